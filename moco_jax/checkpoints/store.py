@@ -1,0 +1,136 @@
+"""A run's checkpoints: the whole state and everything needed to continue from it. The only file that says orbax."""
+
+import importlib.metadata
+import json
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from absl import logging as absl_logging
+
+from moco_jax import __version__
+from moco_jax.config import ConfigError
+from moco_jax.state import FORMAT
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain", "tensorflow-datasets")
+
+
+def describe(config: Mapping[str, Any], objects: Mapping[str, str]) -> dict[str, Any]:
+    """What a checkpoint says of itself: format, resolved config, labels of the objects in use, package versions."""
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    versions |= {"moco_jax": __version__, "python": platform.python_version()}
+    return {"format": FORMAT, "config": dict(config), "objects": dict(objects), "versions": versions}
+
+
+class Store:
+    """Checkpoints under a folder, newest `keep` kept, written in the background.
+
+    Orbax publishes a step by renaming a finished folder, so that a kill while saving leaves the step before it.
+    """
+
+    def __init__(self, folder: Path, *, keep: int = 1, read_only: bool = False):
+        """Raises ConfigError where a folder to read does not exist."""
+        absl_logging.set_verbosity(absl_logging.ERROR)  # orbax narrates every save
+        if read_only and not folder.is_dir():
+            raise ConfigError(f"no checkpoints in {folder}: give the folder of a run, the one that train wrote to")
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=ocp.checkpoint_managers.LatestN(keep),
+            cleanup_tmp_directories=not read_only,
+            read_only=read_only,
+            create=not read_only,
+        )
+        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        self.folder = folder
+
+    def latest(self) -> int | None:
+        """The newest finished step, or None."""
+        self._manager.wait_until_finished()  # until then orbax also names a step that is still being written
+        return self._manager.latest_step()
+
+    def save(self, step: int, state: Any, about: Mapping[str, Any]) -> None:
+        """Write a state of global arrays; returns once the device buffers are copied, the rest happens behind."""
+        args = ocp.args.Composite(state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(dict(about)))
+        if not self._manager.save(step, args=args):
+            raise RuntimeError(f"checkpoint {step} was not written: {self.folder} already holds one of that step")
+
+    def about(self, step: int) -> dict[str, Any]:
+        """What the checkpoint of a step says of itself; raises ConfigError for a format this version cannot read."""
+        restored = self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))
+        about: dict[str, Any] = restored["about"]
+        if about.get("format") != FORMAT:
+            raise ConfigError(
+                f"checkpoint {self.folder}/{step} has format version {about.get('format')}, moco_jax {__version__} "
+                f"reads version {FORMAT}: use the version that wrote it ({about.get('versions', {}).get('moco_jax')})"
+            )
+        return about
+
+    def restore(self, step: int, like: Any) -> Any:
+        """The state of a step, shaped and placed as `like` (ShapeDtypeStructs with shardings).
+
+        Raises ConfigError naming the leaf where what is stored has another shape or type: orbax would cast in silence.
+        """
+        self._check(step, like)
+        restored = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like)))
+        return restored["state"]
+
+    def restore_part(self, step: int, like: Any, name: str) -> Any:
+        """One field of the state, such as "online", shaped and placed as `like`; the rest is not read."""
+        wanted = {name: jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), like)}
+        stored = {k: v for k, v in _leaves(self._manager.item_metadata(step)["state"].tree).items() if k.startswith(name + "/")}
+        self._check(step, stored, wanted)
+        args = ocp.args.PyTreeRestore(
+            item=wanted, restore_args=ocp.checkpoint_utils.construct_restore_args(wanted), partial_restore=True
+        )
+        return self._manager.restore(step, args=ocp.args.Composite(state=args))["state"][name]
+
+    def _check(self, step: int, like: Any) -> None:
+        stored = _leaves(self._manager.item_metadata(step)["state"].tree)
+        wanted = _leaves(like)
+        for name in sorted(stored.keys() ^ wanted.keys()):
+            side = "the checkpoint lacks" if name in wanted else "the checkpoint has, and this run lacks,"
+            raise ConfigError(f"checkpoint {self.folder}/{step} is of another model: {side} {name}")
+        for name, leaf in wanted.items():
+            have = stored[name]
+            if tuple(have.shape) != tuple(leaf.shape) or have.dtype != leaf.dtype:
+                raise ConfigError(
+                    f"checkpoint {self.folder}/{step}: {name} is {have.dtype}{tuple(have.shape)}, this run needs "
+                    f"{leaf.dtype}{tuple(leaf.shape)}; use the config it was trained with"
+                )
+
+    def wait(self) -> None:
+        """Block until everything asked for is on disk; raises what went wrong in the background."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Finish writing and let go of the folder."""
+        self._manager.close()
+
+
+def _leaves(tree: Any) -> dict[str, Any]:
+    """{"online/params/...": leaf}: names that do not depend on whether a node is a dict or a dataclass."""
+    named = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        parts = (getattr(p, "key", getattr(p, "name", getattr(p, "idx", None))) for p in path)
+        named["/".join(map(str, parts))] = leaf
+    return named
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON file's content, or None where there is no file; raises ConfigError for one that is no JSON."""
+    if not path.exists():
+        return None
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path} is damaged ({error}); delete it, or use another workdir") from None
+    return content
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(content, indent=2) + "\n")
+    part.replace(path)

@@ -1,0 +1,177 @@
+"""Numbers that must fit each other, checked before anything is compiled or written; and what None resolves to."""
+
+import dataclasses
+from typing import Any
+
+from moco_jax.config import Config, ConfigError, flat, unknown
+
+FREE = ("data.data_dir", "data.workers", "eval.", "checkpoint.", "log.", "train.microbatch_size", "train.steps_per_call")
+
+
+def resolve(config: Config, records: int) -> Config:
+    """The config with queue.size and shuffle.block as numbers: functions of the data and the global batch alone."""
+    out = config
+    if config.queue is not None and config.queue.size is None:
+        out = dataclasses.replace(out, queue=dataclasses.replace(config.queue, size=default_queue(config, records)))
+    if config.shuffle is not None and config.shuffle.block is None:
+        block = default_block(config.batch_size, config.bn.group_size)
+        out = dataclasses.replace(out, shuffle=dataclasses.replace(config.shuffle, block=block))
+    return out
+
+
+def keys_per_step(config: Config) -> int:
+    """Keys enqueued per step: the global batch, twice when symmetric."""
+    return config.batch_size * (2 if config.moco is not None and config.moco.symmetric else 1)
+
+
+def default_queue(config: Config, records: int) -> int:
+    """Largest power of two up to a quarter of the images, at most 65,536, at least the keys of one step."""
+    quarter = max(records // 4, 1)
+    return max(min(1 << (quarter.bit_length() - 1), 65536), keys_per_step(config))
+
+
+def default_block(batch_size: int, group_size: int) -> int:
+    """Largest divisor of the global batch up to 256 that is two groups or more; 0 where there is none."""
+    if group_size == 0:
+        return 0
+    fits = (b for b in range(min(batch_size, 256), 2 * group_size - 1, -1) if batch_size % b == 0 and b % group_size == 0)
+    return next(fits, 0)
+
+
+def check(config: Config, *, records: int, devices: int) -> list[str]:
+    """Raises ConfigError at the first number of a resolved config that does not fit; returns warnings."""
+    check_ranges(config)
+    if config.batch_size % devices:
+        near = config.batch_size // devices * devices or devices
+        raise ConfigError(
+            f"batch_size {config.batch_size} over {devices} devices leaves {config.batch_size % devices} over; "
+            f"use {near} or {near + devices}"
+        )
+    if records < config.batch_size:
+        raise ConfigError(
+            f"batch_size {config.batch_size} is more than the {records} images of {config.data.dataset} "
+            f"{config.data.split}: an epoch has no step; use {records} or less"
+        )
+    warnings = _check_groups(config, config.batch_size // devices)
+    warnings += _check_shuffle(config, config.batch_size // devices)
+    _check_microbatch(config, config.batch_size // devices)
+    return warnings + _check_queue(config, records)
+
+
+def check_ranges(config: Config) -> None:
+    positive = ("batch_size", "views.size", "model.width", "model.dim", "moco.temperature", "train.epochs", "eval.k")
+    positive += ("train.steps_per_call", "checkpoint.every_epochs", "checkpoint.keep", "log.every_steps", "data.workers")
+    positive += ("eval.batch_size", "eval.temperature", "eval.resize", "train.microbatch_size")
+    at_least_zero = ("bn.group_size", "shuffle.block", "eval.every_epochs", "optimizer.learning_rate")
+    at_least_zero += ("optimizer.weight_decay",)
+    values = flat(config)
+    for name in positive:
+        if values.get(name) is not None and not values[name] > 0:
+            raise ConfigError(f"{name} must be above 0, not {values[name]}")
+    for name in at_least_zero:
+        if values.get(name) is not None and not values[name] >= 0:
+            raise ConfigError(f"{name} must be 0 or more, not {values[name]}")
+    for name in ("moco.momentum", "optimizer.momentum"):
+        if name in values and not 0 <= values[name] <= 1:
+            raise ConfigError(f"{name} must lie in 0..1, not {values[name]}")
+    if not 0 <= config.seed < 2**32:
+        raise ConfigError(f"seed must lie in 0..2**32 - 1, not {config.seed}")
+    if config.data.path not in ("resident", "streamed"):
+        raise unknown("data.path", config.data.path, ("resident", "streamed"))
+    if config.eval.feature not in ("backbone", "head"):
+        raise unknown("eval.feature", config.eval.feature, ("backbone", "head"))
+
+
+def _check_groups(config: Config, n: int) -> list[str]:
+    """n images per device and a batch-norm group divide one another."""
+    group = config.bn.group_size or config.batch_size
+    if (n % group and group % n) or config.batch_size % group:
+        raise ConfigError(
+            f"batch_size {config.batch_size} puts {n} images on each device, which neither divides nor is divided by "
+            f"bn.group_size {group}; use a batch_size of {2 * group}, or a bn.group_size that divides {n}"
+        )
+    if group > n:
+        return [
+            f"bn.group_size {group} spans {group // n} devices of {n} images: exact, but each batch norm now costs "
+            "about three small all-reduces; a larger batch or fewer devices avoid them"
+        ]
+    return []
+
+
+def _check_shuffle(config: Config, n: int) -> list[str]:
+    if config.shuffle is None:
+        return []
+    block, group = config.shuffle.block or 0, config.bn.group_size or config.batch_size
+    if block == 0:
+        if config.bn.group_size == 0:
+            return []
+        return [
+            "shuffle.block is 0: query and key of an image share batch statistics, which lets the encoder solve the "
+            "pretext task by them (pretext accuracy goes to 100 %, features stop improving); use a batch of two "
+            f"bn.group_size ({group}) or more and shuffle.block=None"
+        ]
+    if block % group or config.batch_size % block or (n % block and block % n):
+        raise ConfigError(
+            f"shuffle.block {block} does not fit: it must be a multiple of bn.group_size ({group}), divide batch_size "
+            f"({config.batch_size}), and divide or be divided by the {n} images of a device; None chooses one"
+        )
+    return []
+
+
+def _check_microbatch(config: Config, n: int) -> None:
+    size, group = config.train.microbatch_size, config.bn.group_size or config.batch_size
+    if size is None:
+        return
+    if group > n or config.bn.group_size == 0:
+        raise ConfigError(
+            f"train.microbatch_size {size} with bn.group_size {config.bn.group_size}: statistics over "
+            f"{group} images need more than the {n} of one device at once; use a group that fits a micro-batch"
+        )
+    if n % size or size % group:
+        raise ConfigError(
+            f"train.microbatch_size {size} must divide the {n} images of a device and hold whole groups of "
+            f"bn.group_size {group}; use {group} or a multiple that divides {n}"
+        )
+
+
+def _check_queue(config: Config, records: int) -> list[str]:
+    if config.queue is None:
+        return []
+    size, keys = config.queue.size or 0, keys_per_step(config)
+    if size < keys:
+        raise ConfigError(
+            f"queue.size {size} is less than the {keys} keys enqueued per step (batch_size {config.batch_size}"
+            f"{', symmetric' if keys > config.batch_size else ''}); use {keys} or more, or a smaller batch"
+        )
+    if 2 * size > records:
+        return [
+            f"queue.size {size} is more than half of the {records} images: many negatives are old keys of the very "
+            f"image that is matched; use {default_queue(config, records)} (queue.size=None) or more images"
+        ]
+    return []
+
+
+def check_same_run(config: Config, stored: dict[str, Any], where: str) -> None:
+    """Raises ConfigError naming the keys by which `config` is another run than the one a folder holds."""
+    ours, theirs = flat(config), _flat(stored)
+    changed = [
+        f"{name} {theirs.get(name)!r} -> {ours.get(name)!r}"
+        for name in sorted(ours.keys() | theirs.keys())
+        if not name.startswith(FREE) and ours.get(name) != _tuples(theirs.get(name))
+    ]
+    if changed:
+        raise ConfigError(
+            f"{where} holds another run: {', '.join(changed)}; use another --workdir, or undo the change "
+            f"(only {', '.join(f.rstrip('.') for f in FREE)} and the hardware may change within a run)"
+        )
+
+
+def _flat(stored: dict[str, Any]) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for name, value in stored.items():
+        out.update({f"{name}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {name: value})
+    return out
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value

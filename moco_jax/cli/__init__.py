@@ -1,0 +1,27 @@
+"""One program: `moco-jax <command>`. Flags are read here, before JAX is imported; the work is elsewhere."""
+
+import sys
+from collections.abc import Sequence
+
+COMMANDS = {
+    "train": "pretrain an encoder (default: handwritten digits into runs/digits)",
+    "eval-linear": "linear accuracy of a pretrained encoder beside raw pixels and the untrained encoder",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status: 0, 1 for an error of the user's, 2 for an unknown command."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv and argv[0] == "train":
+        from moco_jax.cli import train as command
+    elif argv and argv[0] == "eval-linear":
+        from moco_jax.cli import eval_linear as command
+    else:
+        wanted = not argv or argv[0] in ("--help", "-h", "help")
+        lines = ["usage: moco-jax COMMAND [flags]   (moco-jax COMMAND --help)", ""]
+        lines += [f"  {name:<14}{text}" for name, text in COMMANDS.items()]
+        if not wanted:
+            lines.insert(0, f"moco-jax: unknown command {argv[0]!r}")
+        print("\n".join(lines), file=sys.stdout if wanted else sys.stderr)
+        return 0 if wanted else 2
+    return command.main(argv[1:])

@@ -1,0 +1,31 @@
+"""`eval_linear.py` and `moco-jax eval-linear`: flags, then one call."""
+
+from collections.abc import Sequence
+
+from moco_jax import config
+from moco_jax.cli import flags
+
+USAGE = (
+    "usage: eval_linear.py [--config=PAGE] [--config.KEY=VALUE ...] [--checkpoint=RUN] [--workdir=DIR]\n\n"
+    "Linear accuracy of a pretrained encoder, beside raw pixels and the untrained encoder."
+)
+NAMED = {
+    "checkpoint": ("runs/digits", "folder of the run to evaluate"),
+    "workdir": (None, "folder for the result; CHECKPOINT/linear where not given"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Evaluate as the flags say; returns the exit status."""
+    return flags.run(_evaluate, argv)
+
+
+def _evaluate(argv: Sequence[str]) -> int:
+    page, named = flags.parse(argv, page="linear_digits", named=NAMED, usage=USAGE)
+    probe_config = config.read_probe(page)
+    flags.prepare_environment()
+
+    from moco_jax.evaluation import probe
+
+    print(probe.run(probe_config, named["checkpoint"], named["workdir"] or f"{named['checkpoint']}/linear"))
+    return 0

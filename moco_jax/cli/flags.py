@@ -1,0 +1,126 @@
+"""`--config=PAGE --config.a.b=v` and a few named flags, read without importing JAX."""
+
+import difflib
+import inspect
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from moco_jax import config
+from moco_jax.config import ConfigError
+
+
+def pages() -> Path:
+    """The folder of the shipped config pages: in the installed package, or beside it in a clone."""
+    package = Path(__file__).resolve().parents[1]
+    return package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
+
+
+def find_page(name: str) -> Path:
+    """The file of a config page given by path or by the name of a shipped one; raises ConfigError with those there are."""
+    for path in (Path(name), pages() / f"{name}.py"):
+        if path.is_file():
+            return path
+    shipped = sorted(p.stem for p in pages().glob("*.py"))
+    near = difflib.get_close_matches(Path(name).stem, shipped, 1, 0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ConfigError(f"no config page {name!r}{hint} (a path, or one of: {', '.join(shipped)})")
+
+
+def parse(argv: Sequence[str], *, page: str, named: Mapping[str, tuple[Any, str]], usage: str) -> tuple[ConfigDict, dict[str, Any]]:
+    """The config page with its overrides applied, and the values of the named flags {name: (default, help)}.
+
+    Raises ConfigError for an unknown or mistyped flag or key; exits 0 after printing help.
+    """
+    if any(a in ("--help", "-h", "-help") for a in argv):
+        print(_help(page, named, usage))
+        sys.exit(0)
+    argv = _with_page_paths(argv, page)
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=["program", *argv], lock_config=True)
+    for name, (default, text) in named.items():
+        flags.DEFINE_string(name, default, text, flag_values=values)
+    try:
+        rest = values(["program", *argv])[1:]
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ConfigError(_one_line(error, argv)) from None
+    if rest:
+        raise ConfigError(f"unexpected argument {rest[0]!r}; flags are written --name=value")
+    return values["config"].value, {name: values[name].value for name in named}
+
+
+def run(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None) -> int:
+    """Run a command: an error of the user's ends in one line on stderr and status 1, without a traceback."""
+    try:
+        return command(list(sys.argv[1:] if argv is None else argv))
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def prepare_environment() -> None:
+    """What must be in the environment before JAX is imported."""
+    # Collectives of several CPU devices deadlock when XLA has as few pool threads as there are cores.
+    os.environ.setdefault("NPROC", str(max(32, os.cpu_count() or 1)))
+
+
+def _with_page_paths(argv: Sequence[str], page: str) -> list[str]:
+    """argv with `--config=NAME` as `--config=PATH`, and the default page where none is given."""
+    out, given = [], False
+    arguments = list(argv)
+    for i, argument in enumerate(arguments):
+        match = re.fullmatch(r"--?config=(.*)", argument)
+        if match:
+            argument, given = f"--config={find_page(match[1])}", True
+        elif argument in ("--config", "-config"):
+            raise ConfigError(f"write --config={arguments[i + 1] if i + 1 < len(arguments) else 'PAGE'}, with an equals sign")
+        out.append(argument)
+    return out if given else [f"--config={find_page(page)}", *out]
+
+
+def _one_line(error: Exception, argv: Sequence[str]) -> str:
+    text = " ".join(str(error.args[0] if isinstance(error, KeyError) else error).split())
+    overrides = [a for a in argv if re.match(r"--?config\.", a)]
+    return f"{text}" + (f" (among: {' '.join(overrides)})" if overrides and "config." not in text else "")
+
+
+def _help(page: str, named: Mapping[str, tuple[Any, str]], usage: str) -> str:
+    """Usage, flags, the shipped pages, and every key of the default page with its value."""
+    lines = [usage, "", "flags:", f"  --config=PAGE            a file or a shipped page: {_shipped()} (default {page})"]
+    lines += [f"  {f'--{name}=':<25}{text} (default {default})" for name, (default, text) in named.items()]
+    lines += ["  --config.KEY=VALUE       override any key of the page:", ""]
+    lines += [f"  {f'{key} = {value!r}':<44}{comment}" for key, value, comment in _explained(load(page))]
+    return "\n".join(lines)
+
+
+def _explained(page: ConfigDict) -> Iterator[tuple[str, Any, str]]:
+    """Every key of a page, its value, and the comment beside it in the schema."""
+    comments, section = {}, ""
+    for line in inspect.getsource(config).splitlines():
+        if match := re.match(r"class (\w+)", line):
+            section = match[1].lower()
+        elif match := re.match(r"    (\w+): .*?(?:#\s*(.*))?$", line):
+            comments[section, match[1]] = match[2] or ""
+    names = {"bn": "batchnorm"}  # sections are named after their class, with this one exception
+    for key, value in page.items():
+        if isinstance(value, ConfigDict):
+            yield from ((f"{key}.{k}", v, comments.get((names.get(key, key), k), "")) for k, v in value.items())
+        else:
+            yield key, value, comments.get(("config", key), "") or comments.get(("probe", key), "")
+
+
+def _shipped() -> str:
+    return ", ".join(sorted(p.stem for p in pages().glob("*.py")))
+
+
+def load(name: str) -> ConfigDict:
+    """The ConfigDict of a page by path or name, for pages that build on another and for tests."""
+    import runpy
+
+    return runpy.run_path(str(find_page(name)))["get_config"]()

@@ -1,0 +1,29 @@
+"""`train.py` and `moco-jax train`: flags, then one call."""
+
+from collections.abc import Sequence
+
+from moco_jax import config
+from moco_jax.cli import flags
+
+USAGE = "usage: train.py [--config=PAGE] [--config.KEY=VALUE ...] [--workdir=DIR]\n\nPretrain an encoder by momentum contrast."
+NAMED = {"workdir": ("runs/digits", "folder of the run; the same command continues it")}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Pretrain as the flags say; returns the exit status."""
+    return flags.run(_train, argv)
+
+
+def _train(argv: Sequence[str]) -> int:
+    page, named = flags.parse(argv, page="digits", named=NAMED, usage=USAGE)
+    run_config = config.read(page)
+    flags.prepare_environment()
+
+    from moco_jax import parallel, pretrain
+
+    parallel.start()
+    result = pretrain.train(run_config, named["workdir"])
+    if parallel.is_first_process():
+        state = "was complete already" if result.complete else f"done in {result.seconds:.0f} s"
+        print(f"{state}: checkpoint {result.workdir}/checkpoints/{result.checkpoint}, log {result.workdir}/log.jsonl")
+    return 0

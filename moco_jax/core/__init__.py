@@ -1,0 +1,1 @@
+"""Per-device maths: pure functions that know one axis name and no device."""

@@ -1,0 +1,33 @@
+"""The contrastive loss: unit vectors, logits with the positive first, InfoNCE."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+def unit(z: jax.Array) -> jax.Array:
+    """Rows scaled to unit length, in float32 at least; a zero row stays zero (torch's normalize, eps 1e-12): (N, C)."""
+    z = z.astype(jnp.promote_types(z.dtype, jnp.float32))
+    square = jnp.sum(z * z, axis=-1, keepdims=True)  # (N, 1)
+    return z * lax.rsqrt(jnp.maximum(square, 1e-24))
+
+
+def contrast(q: jax.Array, k: jax.Array, queue: jax.Array, temperature: float) -> jax.Array:
+    """Logits of queries against their own key, then against every row of the queue (paper, Algorithm 1).
+
+    q (N, C) and k (N, C) row by row, queue (K, C), all of unit length -> (N, 1 + K), the positive in column 0.
+    Float32 products in full: TPUs and GPUs would otherwise round them to bfloat16 or TF32.
+    """
+    positive = jnp.sum(q * k, axis=-1, keepdims=True)  # (N, 1)
+    negative = jnp.einsum("nc,kc->nk", q, queue, precision=lax.Precision.HIGHEST)  # (N, K)
+    return jnp.concatenate([positive, negative], axis=1) / temperature  # (N, 1 + K)
+
+
+def info_nce(logits: jax.Array) -> jax.Array:
+    """Mean cross entropy of a (1 + K)-way softmax whose right class is column 0: (N, 1 + K) -> ()."""
+    return jnp.mean(jax.nn.logsumexp(logits, axis=1) - logits[:, 0])
+
+
+def pretext_accuracy(logits: jax.Array) -> jax.Array:
+    """Share of queries whose own key scores highest, ties to the positive as in torch's argmax: (N, 1 + K) -> ()."""
+    return jnp.mean(jnp.argmax(logits, axis=1) == 0, dtype=logits.dtype)

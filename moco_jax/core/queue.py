@@ -1,0 +1,42 @@
+"""The dictionary of negatives: a ring of keys, newest batch in, oldest out."""
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax import random
+
+from moco_jax.core.losses import unit
+
+
+@struct.dataclass
+class Queue:
+    """queue (K, C) unit rows; ptr () int32, the next row to be written; written (K,) int32, the step that wrote a row."""
+
+    queue: jax.Array
+    ptr: jax.Array
+    written: jax.Array  # -1: from the start, by no step
+
+
+def start(key: jax.Array, size: int, features: int, dtype: jnp.dtype) -> Queue:
+    """K random unit rows, as the original starts: (size, features)."""
+    return Queue(
+        queue=unit(random.normal(key, (size, features), dtype)),  # (K, C)
+        ptr=jnp.zeros((), jnp.int32),
+        written=jnp.full((size,), -1, jnp.int32),  # (K,)
+    )
+
+
+def enqueue(memory: Queue, keys: jax.Array, step: jax.Array) -> Queue:
+    """The queue with keys (B, C), in their order, over its B oldest rows; wraps at the end, B need not divide K.
+
+    Raises ValueError where B exceeds K: rows of one batch would overwrite each other.
+    """
+    size, count = memory.queue.shape[0], keys.shape[0]
+    if count > size:
+        raise ValueError(f"{count} keys per step do not fit a queue of {size}; use queue.size of {count} or more")
+    rows = (memory.ptr + jnp.arange(count, dtype=jnp.int32)) % size  # (B,)
+    return Queue(
+        queue=memory.queue.at[rows].set(keys.astype(memory.queue.dtype)),
+        ptr=(memory.ptr + count) % size,
+        written=memory.written.at[rows].set(step.astype(jnp.int32)),
+    )

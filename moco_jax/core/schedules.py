@@ -1,0 +1,54 @@
+"""Learning rates as functions of the step; there is no other counter."""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from moco_jax.config import ConfigError, Optimizer, unknown
+
+Schedule = Callable[[jax.Array], jax.Array]  # step () -> rate ()
+
+
+def cosine(base: float, *, epochs: int, steps_per_epoch: int) -> Schedule:
+    """base * (1 + cos(pi * epoch / epochs)) / 2, constant within an epoch, epochs from 0 (MoCo v2's `--cos`)."""
+
+    def rate(step: jax.Array) -> jax.Array:
+        epoch = jnp.asarray(step // steps_per_epoch, _float())
+        return base * 0.5 * (1.0 + jnp.cos(math.pi * epoch / epochs))
+
+    return rate
+
+
+def stepwise(base: float, *, milestones: tuple[int, ...], steps_per_epoch: int) -> Schedule:
+    """A tenth of the rate from each milestone on, in epochs (MoCo v1: 120 and 160 of 200)."""
+
+    def rate(step: jax.Array) -> jax.Array:
+        passed = jnp.sum(step // steps_per_epoch >= jnp.asarray(milestones, jnp.int32))
+        return base * jnp.asarray(0.1, _float()) ** passed
+
+    return rate
+
+
+SCHEDULES = ("cosine", "step")
+
+
+def learning_rate(config: Optimizer, *, batch_size: int, epochs: int, steps_per_epoch: int) -> Schedule:
+    """The schedule that a config's optimizer section describes."""
+    base = config.learning_rate * (batch_size / 256 if config.linear_scaling else 1.0)
+    if config.schedule == "cosine":
+        if config.milestones:
+            raise ConfigError(
+                f"optimizer.milestones {config.milestones} is read by schedule 'step' only; with 'cosine' leave it ()"
+            )
+        return cosine(base, epochs=epochs, steps_per_epoch=steps_per_epoch)
+    if config.schedule == "step":
+        if not config.milestones:
+            raise ConfigError("optimizer.schedule 'step' needs optimizer.milestones, such as (120, 160)")
+        return stepwise(base, milestones=config.milestones, steps_per_epoch=steps_per_epoch)
+    raise unknown("optimizer.schedule", config.schedule, SCHEDULES)
+
+
+def _float() -> jnp.dtype:
+    return jnp.zeros(()).dtype  # float32, or float64 where the user enabled it

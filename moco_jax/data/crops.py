@@ -1,0 +1,110 @@
+"""Crops on the host with Pillow, antialiased as torchvision's are on PIL images, for any number of channels.
+
+Random crops draw from raw Philox words, made into numbers here: NumPy keeps bit generators stable, `Generator` streams not.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from moco_jax.config import ConfigError
+
+TRIES = 10  # as in torchvision's RandomResizedCrop
+WORDS = 4 * TRIES  # random words that one box can need
+
+
+class Box(NamedTuple):
+    """A rectangle in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def words(seed: int, step: int, position: int, view: int) -> np.ndarray:
+    """(WORDS,) uint64: the random stream of one view of one row, whatever other rows stand beside it."""
+    return np.random.Philox(key=[seed, step], counter=[0, view, position, 0]).random_raw(WORDS)
+
+
+def draw_box(
+    words: np.ndarray, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]
+) -> Box:
+    """The box of torchvision's RandomResizedCrop: area uniform in `scale` of the image, aspect log-uniform in `ratio`.
+
+    `words` is (WORDS,) uint64. Up to ten tries, then the largest centred box whose aspect is within `ratio`.
+    """
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    for area_word, ratio_word, top_word, left_word in words.reshape(TRIES, 4).tolist():
+        area = height * width * (scale[0] + (scale[1] - scale[0]) * _unit(area_word))
+        aspect = math.exp(low + (high - low) * _unit(ratio_word))
+        w = round(math.sqrt(area * aspect))
+        h = round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            return Box(_below(top_word, height - h + 1), _below(left_word, width - w + 1), h, w)
+    return _central_box(height, width, ratio)
+
+
+def _unit(word: int) -> float:
+    """A word as a double in [0, 1)."""
+    return (word >> 11) * 2.0**-53
+
+
+def _below(word: int, count: int) -> int:
+    """A word as an integer in [0, count)."""
+    return (word * count) >> 64
+
+
+def _central_box(height: int, width: int, ratio: tuple[float, float]) -> Box:
+    h, w = height, width
+    if width / height < ratio[0]:
+        h = round(width / ratio[0])
+    elif width / height > ratio[1]:
+        w = round(height * ratio[1])
+    return Box((height - h) // 2, (width - w) // 2, h, w)
+
+
+def random_resized_crop(image: np.ndarray, box: Box, size: int) -> np.ndarray:
+    """(H, W, C) -> (size, size, C) in the same dtype: `box` cut out first, then resized, as torchvision does."""
+    cut = image[box.top : box.top + box.height, box.left : box.left + box.width]
+    return _resized(cut, size, size)
+
+
+def center(image: np.ndarray, *, resize: int, size: int) -> np.ndarray:
+    """(H, W, C) -> (size, size, C) in the same dtype: torchvision's Resize(resize) of the shorter side, then CenterCrop(size).
+
+    Raises ConfigError if `size` exceeds `resize` (torchvision would pad with zeros).
+    """
+    if size > resize:
+        raise ConfigError(f"the centre crop of {size} pixels does not fit a shorter side resized to {resize}; resize to {size} or more")
+    height, width = image.shape[:2]
+    longer = int(resize * max(height, width) / min(height, width))
+    height, width = (resize, longer) if height <= width else (longer, resize)
+    image = _resized(image, height, width)
+    top, left = round((height - size) / 2.0), round((width - size) / 2.0)
+    return image[top : top + size, left : left + size]
+
+
+def _resized(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Bilinear and antialiased. 8-bit gray and RGB take Pillow's own fixed point; everything else goes channel by channel as floats."""
+    if image.shape[:2] == (height, width):
+        return image
+    channels = image.shape[2]
+    if image.dtype == np.uint8 and channels in (1, 3):
+        picture = Image.fromarray(np.ascontiguousarray(image[:, :, 0] if channels == 1 else image))
+        return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR)).reshape(height, width, channels)
+    out = np.empty((height, width, channels), np.float32)
+    for c in range(channels):
+        picture = Image.fromarray(np.ascontiguousarray(image[:, :, c], np.float32))  # mode "F"
+        out[:, :, c] = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
+    return _stored(out, image.dtype)
+
+
+def _stored(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Floats back in the storage dtype: integers are rounded and clipped to what they can hold."""
+    if np.issubdtype(dtype, np.integer):
+        limits = np.iinfo(dtype)
+        values = np.clip(np.rint(values), limits.min, limits.max)
+    return values.astype(dtype)

@@ -1,0 +1,118 @@
+"""Batches on the host: all images at once for the resident path, one batch per step for both paths, by threads."""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
+
+import grain
+import numpy as np
+
+from moco_jax.config import ConfigError, unknown
+from moco_jax.data import crops, order, sources
+
+PATHS = ("resident", "streamed")
+CHUNK = 256  # records decoded per task of the resident path
+
+
+class Crop(Protocol):
+    """What a recipe says about the crop of one view."""
+
+    @property
+    def scale(self) -> tuple[float, float]: ...
+    @property
+    def ratio(self) -> tuple[float, float]: ...
+
+
+def resident(source: sources.Source, workers: int) -> dict[str, np.ndarray]:
+    """{"images": (records, H, W, C)} in the storage dtype, decoded by `workers` threads. ConfigError if sizes differ."""
+    _check_workers(workers)
+    first = sources.read(source, 0)
+    images = np.empty((len(source), *first.shape), first.dtype)
+
+    def fill(start: int) -> None:
+        for i in range(start, min(start + CHUNK, len(images))):
+            image = sources.read(source, i, like=first)
+            if image.shape != first.shape:
+                raise ConfigError(
+                    f"{source.name}: record {i} is {_size(image)} pixels and record 0 {_size(first)}; images of different"
+                    " sizes cannot be resident, use data.path='streamed'"
+                )
+            images[i] = image
+
+    with ThreadPoolExecutor(workers) as pool:
+        for _ in pool.map(fill, range(0, len(images), CHUNK)):  # consumed, so that the first error is raised
+            pass
+    return {"images": images}
+
+
+def batches(
+    source: sources.Source,
+    recipe_crops: Sequence[Crop],
+    *,
+    path: str,
+    seed: int,
+    batch_size: int,
+    positions: np.ndarray,
+    first_step: int,
+    last_step: int,
+    size: int,
+    workers: int,
+    pairs: order.PairRule = order.same_record,
+) -> Iterator[dict[str, Any]]:
+    """Host batches of steps first_step to last_step - 1, prefetched by `workers` threads, each making a whole batch.
+
+    A batch is {"ids": (n, V) int32} for the n global `positions` of this host; on the streamed path also {"raw": V arrays
+    (n, size, size, C)} in the storage dtype, cut as the V `recipe_crops` say. A step's batch does not depend on where the iterator
+    starts. An error in a thread is raised by `next` and names the record; closing the iterator ends the threads.
+    Raises ConfigError for an unknown `path` and where the images cannot fill a batch.
+    """
+    if path not in PATHS:
+        raise unknown("data.path", path, PATHS)
+    _check_workers(workers)
+    records = len(source)
+    order.steps_per_epoch(records, batch_size)
+    cut = _cutter(source, recipe_crops, seed, positions, size) if path == "streamed" else None
+
+    def batch(step: int) -> dict[str, Any]:
+        ids = order.ids(seed, step, positions, records=records, batch_size=batch_size, pairs=pairs)
+        return {"ids": ids} if cut is None else {"ids": ids, "raw": cut(step, ids)}
+
+    steps = grain.MapDataset.range(first_step, last_step).map(batch)
+    options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=max(2, workers))
+    return _until_closed(steps.to_iter_dataset(options))
+
+
+def _until_closed(dataset: grain.IterDataset) -> Iterator[dict[str, Any]]:
+    iterator = iter(dataset)
+    try:
+        yield from iterator
+    finally:
+        iterator.close()  # otherwise the threads live until the garbage collector finds them
+
+
+def _cutter(
+    source: sources.Source, recipe_crops: Sequence[Crop], seed: int, positions: np.ndarray, size: int
+) -> Callable[[int, np.ndarray], tuple[np.ndarray, ...]]:
+    """(step, ids (n, V)) -> V raw views (n, size, size, C); a record behind several views of a row is decoded once."""
+    first = sources.read(source, 0)
+
+    def cut(step: int, ids: np.ndarray) -> tuple[np.ndarray, ...]:
+        raw = tuple(np.empty((len(ids), size, size, first.shape[2]), first.dtype) for _ in recipe_crops)
+        for row, (position, records) in enumerate(zip(positions.tolist(), ids.tolist(), strict=True)):
+            images = {i: sources.read(source, i, like=first) for i in set(records)}
+            for view, (i, crop) in enumerate(zip(records, recipe_crops, strict=True)):
+                words = crops.words(seed, step, position, view)
+                box = crops.draw_box(words, *images[i].shape[:2], crop.scale, crop.ratio)
+                raw[view][row] = crops.random_resized_crop(images[i], box, size)
+        return raw
+
+    return cut
+
+
+def _check_workers(workers: int) -> None:
+    if workers < 1:
+        raise ConfigError(f"data.workers must be 1 or more, not {workers}")
+
+
+def _size(image: np.ndarray) -> str:
+    return f"{image.shape[0]}x{image.shape[1]}"

@@ -1,0 +1,104 @@
+"""A frozen encoder: raw views in, features out, and a fingerprint to show that nothing moved."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from moco_jax import parallel
+from moco_jax import views as views_package
+from moco_jax.checkpoints.store import Store
+from moco_jax.config import Config, ConfigError, read
+from moco_jax.models.encoder import Encoder, from_config
+from moco_jax.state import Network
+
+
+class FrozenEncoder(NamedTuple):
+    """What an evaluation receives."""
+
+    features: Callable[[np.ndarray], dict[str, np.ndarray]]  # raw views (n, S, S, C) -> {backbone (n, D), head (n, C)}
+    digest: Callable[[], str]  # of every parameter and statistic, read anew at each call
+    label: str
+    view_shape: tuple[int, int, int]  # (S, S, C)
+
+
+class Values(NamedTuple):
+    """What stored values mean; kept in the checkpoint so that an encoder needs no training data to be used."""
+
+    channels: int
+    dtype: str
+    low: float
+    high: float
+
+
+def standardiser(config: Config, values: Values, dtype: Any) -> Callable[[jax.Array], jax.Array]:
+    """raw views (n, S, S, C) -> what the encoder was trained to see, without augmentation."""
+    return lambda x: views_package.standardise(
+        x, low=values.low, high=values.high, mean=config.data.mean, std=config.data.std, dtype=dtype
+    )
+
+
+def freeze(
+    encoder: Encoder, network: Network, standardise: Callable[[jax.Array], jax.Array], view_shape: tuple[int, int, int]
+) -> FrozenEncoder:
+    """An encoder with the parameters and batch statistics of `network`, in evaluation mode."""
+    local = parallel.local(network)
+
+    @jax.jit
+    def forward(network: Network, x: jax.Array) -> dict[str, jax.Array]:
+        return encoder.features(network.params, network.batch_stats, standardise(x))
+
+    def features(x: np.ndarray) -> dict[str, np.ndarray]:
+        return jax.tree.map(np.asarray, forward(local, parallel.put_rows(x)))
+
+    return FrozenEncoder(features, lambda: digest(local), encoder.label, view_shape)
+
+
+def digest(tree: Any) -> str:
+    """SHA-256 over every leaf of a tree, in order."""
+    out = hashlib.sha256()
+    for leaf in jax.tree.leaves(parallel.host(tree)):
+        out.update(np.ascontiguousarray(leaf).tobytes())
+    return out.hexdigest()
+
+
+def load(checkpoint: str | Path, *, encoder: Encoder | None = None) -> tuple[FrozenEncoder, FrozenEncoder, Config, int]:
+    """The newest checkpoint of a run's folder: its encoder, the same one untrained, the config and the step.
+
+    Raises ConfigError where there is none, or where the run trained a user's own encoder that is not given here.
+    """
+    store = Store(Path(checkpoint) / "checkpoints", read_only=True)
+    step = store.latest()
+    if step is None:
+        raise ConfigError(f"{checkpoint} holds no finished checkpoint yet; train writes the first after its first epochs")
+    about = store.about(step)
+    config, values = read(about["config"]), Values(**about["values"])
+    shape = (config.views.size, config.views.size, values.channels)
+    dtype = parallel.compute_dtype(config.model.dtype)
+    built = encoder or from_config(
+        config.model, config.bn, channels=values.channels, size=config.views.size, dtype=dtype
+    )
+    if about["objects"]["encoder"] != built.label:
+        raise ConfigError(
+            f"{checkpoint} was trained with encoder {about['objects']['encoder']!r}, not {built.label!r}: "
+            "give the same one as encoder="
+        )
+    fresh = Network(**parallel.born(lambda: built.init(_init_key(config))))
+    trained = store.restore_network(step, fresh)
+    store.close()
+    standardise = standardiser(config, values, dtype)
+    return freeze(built, trained, standardise, shape), freeze(built, fresh, standardise, shape), config, step
+
+
+def _init_key(config: Config) -> jax.Array:
+    from moco_jax.core.randomness import INIT, key
+
+    return key(config.seed, 0, INIT)
+
+
+def load_encoder(checkpoint: str | Path, *, encoder: Encoder | None = None) -> FrozenEncoder:
+    """The trained online encoder of a run's folder, frozen (fidelity: features come from the query encoder)."""
+    return load(checkpoint, encoder=encoder)[0]

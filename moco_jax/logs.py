@@ -1,0 +1,76 @@
+"""What a run says while it goes: JSON lines always, and on process 0 a progress bar or console lines."""
+
+import json
+import math
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+
+class RunLog:
+    """Appends records to `log.jsonl` and shows progress; a silent one (other processes) does nothing."""
+
+    def __init__(self, workdir: Path, *, total_steps: int, first_step: int, batch_size: int, silent: bool = False):
+        self._file = None if silent else (workdir / "log.jsonl").open("a", buffering=1)
+        self._total, self._batch_size = total_steps, batch_size
+        self._last = (first_step, time.perf_counter())
+        interactive = sys.stderr.isatty() and not silent
+        self._bar = tqdm(total=total_steps, initial=first_step, unit="step", dynamic_ncols=True) if interactive else None
+
+    def say(self, text: str) -> None:
+        """One line for people."""
+        if self._file is not None:
+            tqdm.write(text, file=sys.stdout)
+            sys.stdout.flush()
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """One JSON line; numbers that JSON cannot hold are written as null."""
+        if self._file is not None:
+            self._file.write(json.dumps({k: _plain(v) for k, v in record.items()}) + "\n")
+
+    def metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Metrics after `step` steps, with the images per second since the last call."""
+        now = time.perf_counter()
+        rate = (step - self._last[0]) * self._batch_size / max(now - self._last[1], 1e-9)
+        self._last = (step, now)
+        self.write({"step": step, **metrics, "images_per_second": rate})
+        left = (self._total - step) * self._batch_size / max(rate, 1e-9)
+        if self._bar is not None:
+            self._bar.update(step - self._bar.n)
+            self._bar.set_postfix_str(_short(metrics, rate))
+        else:
+            self.say(f"step {step}/{self._total}  {_short(metrics, rate)}  {_clock(left)} left")
+
+    def exclude(self, seconds: float) -> None:
+        """Take `seconds` (an evaluation, a first compile) out of the time that the next rate is formed over."""
+        self._last = (self._last[0], self._last[1] + seconds)
+
+    def close(self) -> None:
+        """Close the bar and the file."""
+        if self._bar is not None:
+            self._bar.close()
+        if self._file is not None:
+            self._file.close()
+
+
+def _short(metrics: Mapping[str, float], rate: float) -> str:
+    parts = [f"loss {metrics['loss']:.3f}"] if "loss" in metrics else []
+    if "pretext_accuracy" in metrics:
+        parts.append(f"pretext {metrics['pretext_accuracy']:.1%}")
+    return "  ".join([*parts, f"{rate:,.0f} images/s"])
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,109 @@
+"""The training loop: dispatch, log, evaluate, save. It knows no algorithm; it runs any mapped step."""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from moco_jax import parallel
+from moco_jax.logs import RunLog
+
+Evaluator = Callable[[Any], dict[str, float]]  # (state) -> numbers by name
+
+
+@dataclass(frozen=True)
+class Cadence:
+    """When things happen, in steps; 0 is never."""
+
+    total: int
+    per_call: int
+    log: int
+    evaluate: int
+    save: int
+
+    def due(self, step: int, every: int) -> bool:
+        """Whether something of this cadence happens after `step` steps; the last step is always one."""
+        return every > 0 and (step % every == 0 or step == self.total)
+
+    def next_call(self, step: int) -> int:
+        """How many steps the next call may take: it ends where something is due."""
+        stops = [self.total, *(step - step % e + e for e in (self.log, self.evaluate, self.save) if e)]
+        return min(self.per_call, min(stops) - step)
+
+
+def run(
+    step_fn: parallel.Step,
+    state: Any,
+    batches: Iterator[Any],
+    data: Any,
+    *,
+    first_step: int,
+    cadence: Cadence,
+    log: RunLog,
+    evaluators: Sequence[Evaluator],
+    save: Callable[[int, Any], None],
+) -> Any:
+    """Train from first_step to cadence.total and return the state; `batches` yields one host batch per step.
+
+    Metrics are fetched one call late, so that nothing waits for the device between two logs. Raises RuntimeError at a loss
+    that is not finite, before anything made from it is saved.
+    """
+    step, pending, ready = first_step, [], None
+    started = time.perf_counter()
+    while step < cadence.total:
+        count = cadence.next_call(step)
+        batch = parallel.put_batch(_stacked([next(batches) for _ in range(count)]))
+        state, metrics = step_fn(state, batch, data)
+        if step == first_step:
+            log.exclude(time.perf_counter() - started)  # compiling
+        if ready is not None:
+            _write(log, *ready)
+            ready = None
+        pending.append(metrics)
+        step += count
+        if cadence.due(step, cadence.log):
+            ready, pending = (step, pending), []
+        evaluate, keep = cadence.due(step, cadence.evaluate), cadence.due(step, cadence.save)
+        if not (evaluate or keep):
+            continue
+        if ready is not None or pending:  # a loss that is not finite is found before it is saved
+            _write(log, *(ready or (step, pending)))
+            ready, pending = None, []
+        pause = time.perf_counter()
+        if evaluate:
+            for evaluator in evaluators:
+                _evaluate(log, step, evaluator(state))
+        if keep:
+            save(step, state)
+        log.exclude(time.perf_counter() - pause)
+    return state
+
+
+def _stacked(batches: list[Any]) -> Any:
+    """One host batch per step as leaves (steps, rows, ...)."""
+    first = batches[0]
+    if isinstance(first, dict):
+        return {k: _stacked([b[k] for b in batches]) for k in first}
+    if isinstance(first, tuple):
+        return tuple(_stacked([b[i] for b in batches]) for i in range(len(first)))
+    return np.stack(batches)
+
+
+def _write(log: RunLog, step: int, calls: list[dict[str, Any]]) -> None:
+    """Fetch the metrics of some calls and log their means."""
+    fetched = parallel.host(calls)
+    means = {name: float(np.mean(np.concatenate([c[name] for c in fetched]))) for name in fetched[0]}
+    log.metrics(step, means)
+    if not math.isfinite(means["loss"]):
+        raise RuntimeError(
+            f"the loss is {means['loss']} within the steps up to {step}; nothing later than the last checkpoint was "
+            "kept: lower optimizer.learning_rate, or look for images that are not finite"
+        )
+
+
+def _evaluate(log: RunLog, step: int, results: dict[str, float]) -> None:
+    log.write({"step": step, **results})
+    log.say(f"step {step}  " + "  ".join(f"{name} {value:.4f}" for name, value in results.items()))

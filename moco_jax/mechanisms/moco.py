@@ -1,0 +1,167 @@
+"""MoCo v1 and v2: a momentum encoder and a queue (arXiv:1911.05722, Algorithm 1; arXiv:2003.04297).
+
+The order is that of the released code: the target moves first, from the online parameters of before this step; Algorithm 1
+moves it last. Since both start equal, the two orders give the same keys.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from moco_jax.config import Config
+from moco_jax.core import axis, health
+from moco_jax.core.ema import ema
+from moco_jax.core.losses import contrast as contrast_logits
+from moco_jax.core.losses import info_nce, pretext_accuracy, unit
+from moco_jax.core.microbatch import microbatched
+from moco_jax.core.optimizers import Optimizer
+from moco_jax.core.queue import enqueue
+from moco_jax.core.queue import start as start_queue
+from moco_jax.core.randomness import AUGMENT, CROP, INIT, QUEUE, SHUFFLE, key
+from moco_jax.core.shuffle import permutation as draw_permutation
+from moco_jax.core.shuffle import shuffled, unshuffled
+from moco_jax.state import Contrast, Facts, Mechanism, Network, State
+
+# (step, direction) -> (G,) int32: the original position that fills each shuffled slot, equal on all devices.
+Permutation = Callable[[jax.Array, int], jax.Array]
+
+
+def make(
+    encoder: Any,
+    views: Any,
+    optimizer: Optimizer,
+    config: Config,
+    facts: Facts,
+    *,
+    permutation: Permutation | None = None,
+    scan: bool = False,
+) -> Mechanism:
+    """The mechanism of a resolved config, for an `Encoder`, `Views` and optimizer.
+
+    permutation replaces the seeded draw (to replay a recorded one); scan loops over micro-batches instead of unrolling.
+    """
+    moco, queue_size, block = config.moco, config.queue.size, config.shuffle.block
+    directions = ((0, 1), (1, 0)) if moco.symmetric else ((0, 1),)  # (view of the query, view of the key)
+    micro = {"size": config.train.microbatch_size, "scan": scan}
+
+    def seeded(step: jax.Array, direction: int) -> jax.Array:
+        return draw_permutation(
+            jax.random.fold_in(key(config.seed, step, SHUFFLE), direction), config.batch_size, block
+        )
+
+    permute = permutation or seeded
+
+    def init() -> State:
+        online = encoder.init(key(config.seed, 0, INIT))
+        features = jax.eval_shape(encoder.features, *online.values(), jnp.zeros((1, *facts.view_shape)))["head"]
+        dtype = jnp.promote_types(features.dtype, jnp.float32)
+        return State(
+            step=jnp.zeros((), jnp.int32),
+            online=Network(**online),
+            target=Network(**jax.tree.map(jnp.copy, online)),  # a copy: the step donates both
+            optimizer=optimizer.init(online["params"]),
+            memory=start_queue(key(config.seed, 0, QUEUE), queue_size, features.shape[-1], dtype),
+        )
+
+    def encode_keys(network: Network, x: jax.Array, step: jax.Array, direction: int) -> tuple[jax.Array, Any]:
+        """Keys (G, C) in the original order from raw views x (N, S, S, C), and the target's batch statistics."""
+        view = directions[direction][1]
+        if block:
+            source = permute(step, direction)  # (G,)
+            x, positions = shuffled(x, source, block)  # rows move between batch-norm groups
+        else:
+            positions = axis.here(x.shape[0])
+
+        def part(rows: Any) -> tuple[Any, jax.Array]:
+            images = views.augment(*rows, key(config.seed, step, AUGMENT), view)
+            k, batch_stats = encoder.project(network.params, network.batch_stats, images)
+            return batch_stats, unit(k)
+
+        batch_stats, k = microbatched(part, (x, positions), **micro)
+        k = axis.gather(k)  # (G, C), shuffled
+        return lax.stop_gradient(unshuffled(k, source) if block else k), batch_stats
+
+    def keys_of(state: State, raw: tuple[jax.Array, ...]) -> tuple[list[jax.Array], Network]:
+        """One momentum step of the target, then the keys of every direction."""
+        target = Network(ema(state.target.params, state.online.params, moco.momentum), state.target.batch_stats)
+        keys = []
+        for d, (_, key_view) in enumerate(directions):
+            k, batch_stats = encode_keys(target, raw[key_view], state.step, d)
+            target = target.replace(batch_stats=batch_stats)
+            keys.append(k)
+        return keys, target
+
+    def logits_of(params: Any, state: State, rows: Any) -> tuple[list[jax.Array], Any]:
+        """Logits (n, 1 + K) of every direction for rows (raw views, positives, positions), and batch statistics."""
+        raw, positives, positions = rows
+        batch_stats, logits = state.online.batch_stats, []
+        for d, (query_view, _) in enumerate(directions):
+            images = views.augment(raw[query_view], positions, key(config.seed, state.step, AUGMENT), query_view)
+            q, batch_stats = encoder.project(params, batch_stats, images)
+            logits.append(contrast_logits(unit(q), positives[d], state.memory.queue, moco.temperature))
+        return logits, batch_stats
+
+    def step(state: State, batch: Any, data: Any) -> tuple[State, dict[str, jax.Array]]:
+        """One step of MoCo seen from one device: batch {ids (N, V), ...} -> (new state, metrics)."""
+        n = batch["ids"].shape[0]
+        positions = axis.here(n)
+        raw = views.raw(batch, data, positions, key(config.seed, state.step, CROP))  # V of (N, S, S, C)
+        keys, target = keys_of(state, raw)  # (G, C) each
+        positives = [axis.mine(k, n) for k in keys]  # (N, C)
+
+        def part(rows: Any) -> tuple[Any, None]:
+            def loss_fn(params: Any) -> tuple[jax.Array, Any]:
+                logits, batch_stats = logits_of(params, state, rows)
+                return sum(map(info_nce, logits)), (batch_stats, _measures(logits, moco.temperature))
+
+            (loss, (batch_stats, measures)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.online.params)
+            return ({"loss": loss, **measures}, gradients, batch_stats), None
+
+        means, _ = microbatched(part, (raw, positives, positions), **micro)
+        means, target_stats = axis.mean((means, target.batch_stats))  # over devices, once, together
+        metrics, gradients, online_stats = means
+
+        params, optimizer_state = optimizer.update(gradients, state.optimizer, state.online.params, state.step)
+        new = State(
+            step=state.step + 1,
+            online=Network(params, online_stats),
+            target=Network(target.params, target_stats),
+            optimizer=optimizer_state,
+            memory=enqueue(state.memory, jnp.concatenate(keys[::-1]), state.step),  # symmetric: view 0's keys first
+        )
+        metrics |= {
+            "alignment": health.alignment(metrics["positive_similarity"]),
+            "uniformity": health.uniformity(keys[0], n),
+            "effective_rank": health.effective_rank(keys[0]),
+            **health.queue_age(state.memory, state.step),
+        }
+        return new, metrics
+
+    def contrast(state: State, batch: Any, data: Any) -> Contrast:
+        """The step's forward, with the logits and keys of this device's rows; nothing is updated."""
+        n = batch["ids"].shape[0]
+        positions = axis.here(n)
+        raw = views.raw(batch, data, positions, key(config.seed, state.step, CROP))
+        positives = [axis.mine(k, n) for k in keys_of(state, raw)[0]]
+
+        def part(rows: Any) -> tuple[None, jax.Array]:
+            logits, _ = logits_of(state.online.params, state, rows)
+            return None, jnp.stack(logits, axis=1)  # (n, directions, 1 + K)
+
+        _, logits = microbatched(part, (raw, positives, positions), **micro)
+        return Contrast(jnp.moveaxis(logits, 1, 0), jnp.stack(positives))
+
+    return Mechanism(init, step, contrast)
+
+
+def _measures(logits: list[jax.Array], temperature: float) -> dict[str, jax.Array]:
+    """Means over rows and directions of what needs no label: pretext accuracy and similarities."""
+    rows = jnp.concatenate(logits)  # (directions * n, 1 + K)
+    return {
+        "pretext_accuracy": pretext_accuracy(rows),
+        "positive_similarity": jnp.mean(rows[:, 0]) * temperature,
+        "negative_similarity": jnp.mean(rows[:, 1:]) * temperature,
+    }

@@ -1,0 +1,208 @@
+"""Devices and processes, and nothing else: the only file that says pmap, mesh, device or process.
+
+The step is written for one device (`mechanisms/`) and mapped here. The state stays an ordinary replicated pytree: it goes
+in and comes out without a device axis, and is born in place on every device, so that one compile serves and a donated
+buffer is never shared.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from moco_jax.config import ConfigError, unknown
+from moco_jax.core.axis import AXIS
+
+Step = Callable[[Any, Any, Any], tuple[Any, dict[str, jax.Array]]]
+
+
+def start(*, cpu_devices: int | None = None) -> None:
+    """Join a cluster if the environment describes one (Slurm, GKE, TPU pod); call before any other use of JAX."""
+    if cpu_devices:
+        jax.config.update("jax_num_cpu_devices", cpu_devices)
+    if os.environ.get("JAX_COORDINATOR_ADDRESS") or _on_cluster():
+        jax.distributed.initialize()
+
+
+def _on_cluster() -> bool:
+    """Whether several processes were started by something that JAX detects by itself."""
+    return int(os.environ.get("SLURM_NTASKS", "1")) > 1 or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
+
+
+def devices() -> list[jax.Device]:
+    """All devices, processes in order: the order of rows in the global batch."""
+    return [d for process in range(jax.process_count()) for d in jax.local_devices(process)]
+
+
+def device_count() -> int:
+    """Devices over all processes."""
+    return jax.device_count()
+
+
+def is_first_process() -> bool:
+    """Whether this process writes logs and reports."""
+    return jax.process_index() == 0
+
+
+def on_cpu() -> bool:
+    """Whether the devices are CPUs."""
+    return jax.default_backend() == "cpu"
+
+
+def describe() -> str:
+    """The devices in words, such as "8 x NVIDIA H100 in 1 process"."""
+    kinds = sorted({d.device_kind for d in jax.devices()})
+    processes = jax.process_count()
+    return f"{jax.device_count()} x {', '.join(kinds)} in {processes} process{'es' if processes > 1 else ''}"
+
+
+def positions(batch_size: int) -> np.ndarray:
+    """Global batch positions of this process's rows, in order: (local rows,) int64."""
+    per_device = batch_size // jax.device_count()
+    own = [i for i, d in enumerate(devices()) if d.process_index == jax.process_index()]
+    return (np.asarray(own)[:, None] * per_device + np.arange(per_device)[None, :]).reshape(-1)
+
+
+def replicated() -> NamedSharding:
+    """The sharding of a state: a copy on every device."""
+    return NamedSharding(Mesh(np.asarray(devices()), (AXIS,)), P())
+
+
+def born(init: Callable[[], Any]) -> Any:
+    """init() made on all devices at once, replicated; its buffers belong to nobody else, so they may be donated."""
+    return jax.jit(init, out_shardings=replicated())()
+
+
+def abstract(init: Callable[[], Any]) -> Any:
+    """Shapes, dtypes and sharding of what `born(init)` makes, for a restore to the same place."""
+    sharding = replicated()
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), jax.eval_shape(init))
+
+
+def map_step(step: Step, *, steps_per_call: int = 1) -> Step:
+    """The per-device step over all devices: (state, batch, data) -> (state, metrics), state donated.
+
+    Batch leaves are (local devices, steps_per_call, n, ...); metrics leaves come out as (steps_per_call,). On accelerators
+    the dispatched function is always a scan, so that the number of steps per call does not change a bit.
+    """
+    if on_cpu() and steps_per_call > 1:
+        raise ConfigError(
+            f"train.steps_per_call {steps_per_call} is for GPUs and TPUs; XLA on CPU runs convolution gradients "
+            "inside a scan some 30 times slower: use 1"
+        )
+
+    def call(state: Any, batch: Any, data: Any) -> tuple[Any, dict[str, jax.Array]]:
+        if on_cpu():
+            state, metrics = step(state, jax.tree.map(lambda a: a[0], batch), data)
+            return state, jax.tree.map(lambda a: a[None], metrics)
+        return lax.scan(lambda s, b: step(s, b, data), state, batch)
+
+    return mapped(call)
+
+
+def mapped(function: Step) -> Step:
+    """`function(state, batch, data)` over all devices by pmap; batch leaves begin with the local devices."""
+    # axis_size refuses a short batch, which would silently move the state to fewer devices.
+    return jax.pmap(
+        function,
+        axis_name=AXIS,
+        in_axes=(None, 0, None),
+        out_axes=(None, None),
+        donate_argnums=0,
+        axis_size=jax.device_count(),
+    )
+
+
+def map_rows(function: Callable[[Any, Any, Any], Any]) -> Callable[[Any, Any, Any], Any]:
+    """`function(state, batch, data)` over all devices, row by row: outputs keep the device axis, nothing is donated."""
+    return jax.pmap(function, axis_name=AXIS, in_axes=(None, 0, None), out_axes=0, axis_size=jax.device_count())
+
+
+def put_batch(batch: Any) -> Any:
+    """This process's rows, (steps, local rows, ...) on the host, as (local devices, steps, n, ...) on its devices."""
+    local = jax.local_devices()
+    sharding = NamedSharding(Mesh(np.asarray(local), (AXIS,)), P(AXIS))
+
+    def put(a: np.ndarray) -> jax.Array:
+        parts = a.reshape(a.shape[0], len(local), a.shape[1] // len(local), *a.shape[2:])
+        return jax.device_put(np.moveaxis(parts, 1, 0), sharding)
+
+    return jax.tree.map(put, batch)
+
+
+def put_data(data: Any) -> Any:
+    """Resident arrays, the same on every process, copied to every device once; empty stays empty."""
+    return jax.tree.map(lambda a: jax.make_array_from_callback(a.shape, replicated(), lambda index: a[index]), data)
+
+
+def everywhere(state: Any) -> Any:
+    """A mapped step's state as global arrays, for saving: pmap's own outputs name only this process's devices."""
+    sharding = replicated()
+
+    def wrap(a: jax.Array) -> jax.Array:
+        shards = [s.data for s in a.addressable_shards]
+        return jax.make_array_from_single_device_arrays(a.shape, sharding, shards)
+
+    return jax.tree.map(wrap, state)
+
+
+def local(state: Any) -> Any:
+    """A replicated state as arrays on this process's devices alone, for work that processes do apart."""
+    sharding = NamedSharding(Mesh(np.asarray(jax.local_devices()), (AXIS,)), P())
+
+    def wrap(a: jax.Array) -> jax.Array:
+        return jax.make_array_from_single_device_arrays(a.shape, sharding, [s.data for s in a.addressable_shards])
+
+    return jax.tree.map(wrap, state)
+
+
+def put_rows(rows: np.ndarray) -> jax.Array:
+    """Rows (n, ...) over this process's devices, or on all of them where n does not divide."""
+    mesh = Mesh(np.asarray(jax.local_devices()), (AXIS,))
+    spec = P(AXIS) if len(rows) % jax.local_device_count() == 0 else P()
+    return jax.device_put(rows, NamedSharding(mesh, spec))
+
+
+def compute_dtype(name: str) -> jnp.dtype:
+    """The dtype that model.dtype means here: auto is bfloat16 on GPU and TPU, float32 on CPU."""
+    if name == "auto":
+        name = "float32" if on_cpu() else "bfloat16"
+    if name not in ("float32", "bfloat16", "float64"):
+        raise unknown("model.dtype", name, ("auto", "float32", "bfloat16", "float64"))
+    if name == "float64" and not jax.config.read("jax_enable_x64"):
+        raise ConfigError("model.dtype float64 needs JAX in double precision: set JAX_ENABLE_X64=1")
+    return jnp.dtype(name)
+
+
+def host(tree: Any) -> Any:
+    """One copy of every replicated leaf, as numpy on this host."""
+    return jax.tree.map(lambda a: np.asarray(a.addressable_shards[0].data), tree)
+
+
+def check_identical(state: Any) -> None:
+    """Raises RuntimeError where copies of the state differ between devices or processes.
+
+    A replicated output that differs between devices is otherwise returned, and saved, without an error.
+    """
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        copies = [np.asarray(s.data) for s in leaf.addressable_shards]
+        if any(c.tobytes() != copies[0].tobytes() for c in copies[1:]):
+            raise RuntimeError(f"state{jax.tree_util.keystr(path)} differs between devices; it must be replicated")
+        digest.update(copies[0].tobytes())
+    if jax.process_count() > 1:
+        multihost_utils.assert_equal(np.frombuffer(digest.digest(), np.uint8), "the state differs between processes")
+
+
+def lower(function: Step, shapes: tuple[Any, Any, Any], *, platform: str) -> str:
+    """The mapped step lowered for hardware that need not be here ("tpu", "cuda"): its StableHLO text."""
+    traced = jax.jit(mapped(function), donate_argnums=0).trace(*shapes)
+    return traced.lower(lowering_platforms=(platform,)).as_text()

@@ -1,0 +1,266 @@
+"""A pretraining run put together: data, encoder, mechanism, loop, checkpoints, evaluation."""
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from moco_jax import checks, parallel, views
+from moco_jax.checkpoints.store import Store, describe, read_json, write_json
+from moco_jax.config import Config, ConfigError, to_json
+from moco_jax.core import randomness, schedules
+from moco_jax.core.optimizers import sgd
+from moco_jax.data import loader, order, sources
+from moco_jax.evaluation import encoder as frozen
+from moco_jax.evaluation import knn
+from moco_jax.evaluation.features import extract
+from moco_jax.logs import RunLog
+from moco_jax.loop import Cadence, Evaluator, run
+from moco_jax.mechanisms import MECHANISMS
+from moco_jax.models import encoder as encoders
+from moco_jax.state import Facts, Mechanism
+
+
+class Result(NamedTuple):
+    """Where a run left things."""
+
+    workdir: Path
+    checkpoint: int  # the newest step on disk
+    complete: bool  # it was already complete when asked for
+    seconds: float
+
+
+class Parts(NamedTuple):
+    """Everything a run needs, made from a config and a user's objects."""
+
+    config: Config  # resolved
+    mechanism: Mechanism
+    encoder: encoders.Encoder
+    recipe: Any
+    source: sources.Source
+    values: frozen.Values
+    steps_per_epoch: int
+    warnings: list[str]
+    objects: dict[str, str]  # labels of the user's objects, by argument
+
+
+def assemble(
+    config: Config,
+    *,
+    encoder: encoders.Encoder | None = None,
+    source: sources.Source | None = None,
+    recipe: Any = None,
+    pairs: order.PairRule | None = None,
+) -> Parts:
+    """Check a config against data and hardware and make its parts; raises ConfigError before anything is compiled."""
+    objects = {
+        "encoder": encoder.label if encoder else "",
+        "source": source.name if source else "",
+        "recipe": "own" if recipe else "",
+        "pairs": getattr(pairs, "__name__", "own") if pairs else "",
+    }
+    checks.check_ranges(config)
+    source = source or sources.open_source(
+        config.data.dataset, config.data.split, data_dir=config.data.data_dir, channels=config.data.channels
+    )
+    facts = sources.facts(source, config.data)
+    config = checks.resolve(config, facts.records)
+    warnings = checks.check(config, records=facts.records, devices=parallel.device_count())
+    recipe = recipe or views.recipes.get(config.views.recipe, facts.channels)
+    dtype = parallel.compute_dtype(config.model.dtype)
+    size = config.views.size
+    encoder = encoder or encoders.from_config(config.model, config.bn, channels=facts.channels, size=size, dtype=dtype)
+    values = frozen.Values(facts.channels, str(facts.dtype), facts.low, facts.high)
+    steps_per_epoch = order.steps_per_epoch(facts.records, config.batch_size)
+    mechanism = MECHANISMS[config.mechanism](
+        encoder,
+        views.make(
+            recipe,
+            size=size,
+            low=facts.low,
+            high=facts.high,
+            mean=config.data.mean,
+            std=config.data.std,
+            dtype=dtype,
+        ),
+        sgd(
+            schedules.learning_rate(
+                config.optimizer,
+                batch_size=config.batch_size,
+                epochs=config.train.epochs,
+                steps_per_epoch=steps_per_epoch,
+            ),
+            momentum=config.optimizer.momentum,
+            weight_decay=config.optimizer.weight_decay,
+        ),
+        config,
+        Facts(facts.records, (size, size, facts.channels), steps_per_epoch),
+        scan=not parallel.on_cpu(),
+    )
+    objects["encoder"] = encoder.label
+    return Parts(config, mechanism, encoder, recipe, source, values, steps_per_epoch, warnings, objects)
+
+
+def train(
+    config: Config,
+    workdir: str | Path,
+    *,
+    encoder: encoders.Encoder | None = None,
+    source: sources.Source | None = None,
+    recipe: Any = None,
+    pairs: order.PairRule | None = None,
+    evaluators: Sequence[Evaluator] | None = None,
+) -> Result:
+    """Pretrain into `workdir`, or continue what is there; a complete run is left alone.
+
+    A user's objects replace what the config names: encoder (`models.encoder.build`), source (`data.sources.Source`),
+    recipe (a tuple of `views.recipes.ViewRecipe`), pairs (`data.order`), evaluators ((state) -> numbers by name; default:
+    the config's kNN). Raises ConfigError for anything that cannot be run, before anything is compiled or written.
+    """
+    started = time.perf_counter()
+    parts = assemble(config, encoder=encoder, source=source, recipe=recipe, pairs=pairs)
+    workdir = Path(workdir)
+    about = {**describe(to_json(parts.config), parts.objects), "values": parts.values._asdict()}
+    stored = read_json(workdir / "config.json")
+    if stored is not None:
+        _check_stored(parts, stored, str(workdir))
+    if evaluators is None:
+        evaluators = [knn_monitor(parts)] if parts.config.eval.every_epochs else []
+
+    first = parallel.is_first_process()
+    workdir.mkdir(parents=True, exist_ok=True)
+    store = Store(workdir / "checkpoints", keep=parts.config.checkpoint.keep)
+    cadence = _cadence(parts)
+    step = store.latest() or 0
+    if step >= cadence.total:
+        store.close()
+        return Result(workdir, step, True, 0.0)
+    if step:
+        state = store.restore(step, parallel.abstract(parts.mechanism.init))
+    else:
+        state = parallel.born(parts.mechanism.init)
+    if first:
+        write_json(workdir / "config.json", about)
+    log = RunLog(
+        workdir, total_steps=cadence.total, first_step=step, batch_size=parts.config.batch_size, silent=not first
+    )
+    _announce(log, parts, step, cadence)
+    batches = loader.batches(
+        parts.source,
+        tuple(view.crop for view in parts.recipe),
+        path=parts.config.data.path,
+        seed=parts.config.seed,
+        batch_size=parts.config.batch_size,
+        positions=parallel.positions(parts.config.batch_size),
+        first_step=step,
+        last_step=cadence.total,
+        size=parts.config.views.size,
+        workers=parts.config.data.workers,
+        pairs=pairs or order.same_record,
+    )
+    resident = parts.config.data.path == "resident"
+    data = parallel.put_data(loader.resident(parts.source, parts.config.data.workers) if resident else {})
+
+    def save(step: int, state: Any) -> None:
+        parallel.check_identical(state)
+        store.save(step, parallel.everywhere(state), about)
+
+    run(
+        parallel.map_step(parts.mechanism.step, steps_per_call=parts.config.train.steps_per_call),
+        state,
+        batches,
+        data,
+        first_step=step,
+        cadence=cadence,
+        log=log,
+        evaluators=evaluators,
+        save=save,
+    )
+    store.wait()
+    store.close()
+    log.close()
+    return Result(workdir, cadence.total, False, time.perf_counter() - started)
+
+
+def knn_monitor(parts: Parts) -> Evaluator:
+    """The config's kNN as an evaluator of a state: {"knn_top1": share}."""
+    config = parts.config
+    section = config.eval
+    open_split = functools.partial(
+        sources.open_source,
+        section.dataset or config.data.dataset,
+        data_dir=section.data_dir or config.data.data_dir,
+        channels=config.data.channels,
+    )
+    bank, queries = open_split(split=section.bank_split), open_split(split=section.split)
+    bank_labels, labels = bank.labels(), queries.labels()
+    if bank_labels is None or labels is None:
+        raise ConfigError(f"{bank.name} has no labels for kNN; name labelled data as eval.dataset, or eval.every_epochs=0")
+    if section.k > len(bank):
+        raise ConfigError(f"eval.k {section.k} neighbours, but {bank.name} holds {len(bank)} images; use that or less")
+    standardise = frozen.standardiser(config, parts.values, parallel.compute_dtype(config.model.dtype))
+    shape = (config.views.size, config.views.size, parts.values.channels)
+    classes = int(max(bank_labels.max(), labels.max())) + 1
+
+    def evaluate(state: Any) -> dict[str, float]:
+        encoder = frozen.freeze(parts.encoder, state.online, standardise, shape)
+        get = functools.partial(extract, encoder, resize=section.resize, batch_size=section.batch_size)
+        predicted = knn.classify(
+            get(bank)[section.feature],
+            bank_labels,
+            get(queries)[section.feature],
+            classes=classes,
+            k=section.k,
+            temperature=section.temperature,
+        )
+        return {"knn_top1": float((predicted == labels).mean())}
+
+    return evaluate
+
+
+def _cadence(parts: Parts) -> Cadence:
+    config, epoch = parts.config, parts.steps_per_epoch
+    return Cadence(
+        total=config.train.epochs * epoch,
+        per_call=config.train.steps_per_call,
+        log=config.log.every_steps,
+        evaluate=config.eval.every_epochs * epoch,
+        save=config.checkpoint.every_epochs * epoch,
+    )
+
+
+def _check_stored(parts: Parts, stored: dict[str, Any], where: str) -> None:
+    checks.check_same_run(parts.config, stored["config"], where)
+    for name, label in stored["objects"].items():
+        if parts.objects.get(name) != label:
+            raise ConfigError(
+                f"{where} holds a run with {name} {label or 'of the config'!r}, this one has "
+                f"{parts.objects.get(name) or 'of the config'!r}: give the same object as {name}= to moco_jax.train"
+            )
+
+
+def _announce(log: RunLog, parts: Parts, step: int, cadence: Cadence) -> None:
+    """What is about to run, in a few lines; chance level first of all, since the loss is judged against it."""
+    import math
+
+    config = parts.config
+    log.say(f"devices: {parallel.describe()}, compute in {parallel.compute_dtype(config.model.dtype)}")
+    log.say(
+        f"data: {parts.source.name}, {len(parts.source)} images, {parts.steps_per_epoch} steps per epoch, "
+        f"{config.train.epochs} epochs = {cadence.total} steps, batch {config.batch_size}"
+    )
+    chance = math.log(config.queue.size + 1) if config.queue else None
+    if config.queue and config.shuffle:
+        log.say(
+            f"queue.size = {config.queue.size} (loss at chance: ln(K+1) = {chance:.2f}; above it at first is normal), "
+            f"bn.group_size = {config.bn.group_size}, shuffle.block = {config.shuffle.block}"
+        )
+    for warning in parts.warnings:
+        log.say(f"warning: {warning}")
+    log.say(f"{'continuing at step ' + str(step) if step else 'starting'} in {log.folder}")
+    log.write({"event": "start", "step": step, "devices": parallel.describe(), "chance": chance, **_about(parts)})
+
+
+def _about(parts: Parts) -> dict[str, Any]:
+    return {"encoder": parts.encoder.label, "images": len(parts.source), "warnings": parts.warnings}
