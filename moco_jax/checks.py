@@ -1,6 +1,7 @@
 """Numbers that must fit each other, checked before anything is compiled or written; and what None resolves to."""
 
 import dataclasses
+import math
 from typing import Any
 
 from moco_jax.config import Config, ConfigError, flat, unknown
@@ -86,9 +87,11 @@ def _check_groups(config: Config, n: int) -> list[str]:
     """n images per device and a batch-norm group divide one another."""
     group = config.bn.group_size or config.batch_size
     if (n % group and group % n) or config.batch_size % group:
+        devices = config.batch_size // n
+        fits = max(round(n / group), 1) * group * devices
         raise ConfigError(
-            f"batch_size {config.batch_size} puts {n} images on each device, which neither divides nor is divided by "
-            f"bn.group_size {group}; use a batch_size of {2 * group}, or a bn.group_size that divides {n}"
+            f"batch_size {config.batch_size} over {devices} devices gives {n} images each, which bn.group_size {group} "
+            f"neither divides nor is divided by; use batch_size {fits}, or bn.group_size {math.gcd(n, group)}"
         )
     if group > n:
         return [

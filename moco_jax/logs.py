@@ -49,8 +49,11 @@ class RunLog:
         """Take `seconds` (an evaluation, a first compile) out of the time that the next rate is formed over."""
         self._last = (self._last[0], self._last[1] + seconds)
 
-    def close(self) -> None:
-        """Close the bar and the file."""
+    def __enter__(self) -> "RunLog":
+        """The log itself; leaving closes the bar and the file."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.close()
         if self._file is not None:

@@ -12,6 +12,7 @@ from moco_jax import parallel
 from moco_jax.logs import RunLog
 
 Evaluator = Callable[[Any], dict[str, float]]  # (state) -> numbers by name
+Metrics = dict[str, Any]  # of one call: arrays (steps,)
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,12 @@ def run(
 ) -> Any:
     """Train from first_step to cadence.total and return the state; `batches` yields one host batch per step.
 
-    Metrics are fetched one call late, so that nothing waits for the device between two logs. Raises RuntimeError at a loss
-    that is not finite, before anything made from it is saved.
+    Metrics are fetched one call late, so that nothing waits for the device between two logs. Raises FloatingPointError at a
+    loss that is not finite, before anything made from it is saved.
     """
-    step, pending, ready = first_step, [], None
+    step = first_step
+    pending: list[Metrics] = []
+    ready: tuple[int, list[Metrics]] | None = None
     started = time.perf_counter()
     while step < cadence.total:
         count = cadence.next_call(step)
@@ -67,11 +70,11 @@ def run(
         if cadence.due(step, cadence.log):
             ready, pending = (step, pending), []
         evaluate, keep = cadence.due(step, cadence.evaluate), cadence.due(step, cadence.save)
-        if not (evaluate or keep):
-            continue
-        if ready is not None or pending:  # a loss that is not finite is found before it is saved
-            _write(log, *(ready or (step, pending)))
-            ready, pending = None, []
+        if ready is not None and (evaluate or keep):
+            _write(log, *ready)
+            ready = None
+        if keep:
+            _check_finite(step, _means(pending))  # before it is saved
         pause = time.perf_counter()
         if evaluate:
             for evaluator in evaluators:
@@ -92,15 +95,24 @@ def _stacked(batches: list[Any]) -> Any:
     return np.stack(batches)
 
 
-def _write(log: RunLog, step: int, calls: list[dict[str, Any]]) -> None:
-    """Fetch the metrics of some calls and log their means."""
-    fetched = parallel.host(calls)
-    means = {name: float(np.mean(np.concatenate([c[name] for c in fetched]))) for name in fetched[0]}
+def _write(log: RunLog, step: int, calls: list[Metrics]) -> None:
+    """Log the means over some calls, which ended at `step`."""
+    means = _means(calls)
     log.metrics(step, means)
-    if not math.isfinite(means["loss"]):
-        raise RuntimeError(
-            f"the loss is {means['loss']} within the steps up to {step}; nothing later than the last checkpoint was "
-            "kept: lower optimizer.learning_rate, or look for images that are not finite"
+    _check_finite(step, means)
+
+
+def _means(calls: list[Metrics]) -> dict[str, float]:
+    """Fetched means over the steps of some calls; none of no call."""
+    fetched = parallel.host(calls)
+    return {name: float(np.mean(np.concatenate([c[name] for c in fetched]))) for name in (fetched or [{}])[0]}
+
+
+def _check_finite(step: int, means: dict[str, float]) -> None:
+    if not math.isfinite(means.get("loss", 0.0)):
+        raise FloatingPointError(
+            f"the loss is {means['loss']} within the steps up to {step}; the last checkpoint is from before: lower "
+            "optimizer.learning_rate, or look for images that are not finite"
         )
 
 

@@ -7,7 +7,7 @@ buffer is never shared.
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -71,14 +71,14 @@ def positions(batch_size: int) -> np.ndarray:
     return (np.asarray(own)[:, None] * per_device + np.arange(per_device)[None, :]).reshape(-1)
 
 
-def replicated() -> NamedSharding:
-    """The sharding of a state: a copy on every device."""
-    return NamedSharding(Mesh(np.asarray(devices()), (AXIS,)), P())
+def replicated(over: Sequence[jax.Device] | None = None) -> NamedSharding:
+    """The sharding of a state: a copy on every device (or on those of `over`)."""
+    return NamedSharding(Mesh(np.asarray(over or devices()), (AXIS,)), P())
 
 
-def born(init: Callable[[], Any]) -> Any:
+def born(init: Callable[[], Any], over: Sequence[jax.Device] | None = None) -> Any:
     """init() made on all devices at once, replicated; its buffers belong to nobody else, so they may be donated."""
-    return jax.jit(init, out_shardings=replicated())()
+    return jax.jit(init, out_shardings=replicated(over))()
 
 
 def abstract(init: Callable[[], Any]) -> Any:
@@ -108,8 +108,8 @@ def map_step(step: Step, *, steps_per_call: int = 1) -> Step:
     return mapped(call)
 
 
-def mapped(function: Step) -> Step:
-    """`function(state, batch, data)` over all devices by pmap; batch leaves begin with the local devices."""
+def mapped(function: Step, over: Sequence[jax.Device] | None = None) -> Step:
+    """`function(state, batch, data)` by pmap; batch leaves begin with the devices. `over`: some devices of one process."""
     # axis_size refuses a short batch, which would silently move the state to fewer devices.
     return jax.pmap(
         function,
@@ -117,7 +117,8 @@ def mapped(function: Step) -> Step:
         in_axes=(None, 0, None),
         out_axes=(None, None),
         donate_argnums=0,
-        axis_size=jax.device_count(),
+        axis_size=len(over) if over else jax.device_count(),
+        devices=over,
     )
 
 

@@ -1,8 +1,9 @@
 """A pretraining run put together: data, encoder, mechanism, loop, checkpoints, evaluation."""
 
 import functools
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -121,66 +122,83 @@ def train(
     started = time.perf_counter()
     parts = assemble(config, encoder=encoder, source=source, recipe=recipe, pairs=pairs)
     workdir = Path(workdir)
-    about = {**describe(to_json(parts.config), parts.objects), "values": parts.values._asdict()}
     stored = read_json(workdir / "config.json")
     if stored is not None:
         _check_stored(parts, stored, str(workdir))
     if evaluators is None:
         evaluators = [knn_monitor(parts)] if parts.config.eval.every_epochs else []
-
-    first = parallel.is_first_process()
-    workdir.mkdir(parents=True, exist_ok=True)
-    store = Store(workdir / "checkpoints", keep=parts.config.checkpoint.keep)
     cadence = _cadence(parts)
+
+    about = {**describe(to_json(parts.config), parts.objects), "values": parts.values._asdict()}
+    _make_folder(workdir, about if stored is None else None)
+    store = Store(workdir / "checkpoints", keep=parts.config.checkpoint.keep)
     step = store.latest() or 0
-    if step >= cadence.total:
-        store.close()
-        return Result(workdir, step, True, 0.0)
-    if step:
-        state = store.restore(step, parallel.abstract(parts.mechanism.init))
-    else:
-        state = parallel.born(parts.mechanism.init)
-    if first:
-        write_json(workdir / "config.json", about)
-    log = RunLog(
-        workdir, total_steps=cadence.total, first_step=step, batch_size=parts.config.batch_size, silent=not first
-    )
-    _announce(log, parts, step, cadence)
+    if step < cadence.total:
+        _train(parts, workdir, store, about, step=step, cadence=cadence, pairs=pairs, evaluators=evaluators)
+    store.close()
+    return Result(workdir, cadence.total, step >= cadence.total, time.perf_counter() - started)
+
+
+def _train(
+    parts: Parts,
+    workdir: Path,
+    store: Store,
+    about: dict[str, Any],
+    *,
+    step: int,
+    cadence: Cadence,
+    pairs: order.PairRule | None,
+    evaluators: Sequence[Evaluator],
+) -> None:
+    """From step to the end: state, batches, log, and the loop over them."""
+    config, init = parts.config, parts.mechanism.init
+    state = store.restore(step, parallel.abstract(init)) if step else parallel.born(init)
     batches = loader.batches(
         parts.source,
         tuple(view.crop for view in parts.recipe),
-        path=parts.config.data.path,
-        seed=parts.config.seed,
-        batch_size=parts.config.batch_size,
-        positions=parallel.positions(parts.config.batch_size),
+        path=config.data.path,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        positions=parallel.positions(config.batch_size),
         first_step=step,
         last_step=cadence.total,
-        size=parts.config.views.size,
-        workers=parts.config.data.workers,
+        size=config.views.size,
+        workers=config.data.workers,
         pairs=pairs or order.same_record,
     )
-    resident = parts.config.data.path == "resident"
-    data = parallel.put_data(loader.resident(parts.source, parts.config.data.workers) if resident else {})
+    data = loader.resident(parts.source, config.data.workers) if config.data.path == "resident" else {}
 
     def save(step: int, state: Any) -> None:
         parallel.check_identical(state)
         store.save(step, parallel.everywhere(state), about)
 
-    run(
-        parallel.map_step(parts.mechanism.step, steps_per_call=parts.config.train.steps_per_call),
-        state,
-        batches,
-        data,
-        first_step=step,
-        cadence=cadence,
-        log=log,
-        evaluators=evaluators,
-        save=save,
-    )
-    store.wait()
-    store.close()
-    log.close()
-    return Result(workdir, cadence.total, False, time.perf_counter() - started)
+    silent = not parallel.is_first_process()
+    with RunLog(
+        workdir, total_steps=cadence.total, first_step=step, batch_size=config.batch_size, silent=silent
+    ) as log:
+        _announce(log, parts, step, cadence)
+        run(
+            parallel.map_step(parts.mechanism.step, steps_per_call=config.train.steps_per_call),
+            state,
+            batches,
+            parallel.put_data(data),
+            first_step=step,
+            cadence=cadence,
+            log=log,
+            evaluators=evaluators,
+            save=save,
+        )
+        store.wait()
+
+
+def _make_folder(workdir: Path, about: dict[str, Any] | None) -> None:
+    """The run's folder, and what it holds in config.json if it is new; raises ConfigError where it cannot be written."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if about is not None and parallel.is_first_process():
+            write_json(workdir / "config.json", about)
+    except OSError as error:
+        raise ConfigError(f"cannot write to {workdir}: {error.strerror}; give another --workdir") from None
 
 
 def knn_monitor(parts: Parts) -> Evaluator:
@@ -241,9 +259,7 @@ def _check_stored(parts: Parts, stored: dict[str, Any], where: str) -> None:
 
 
 def _announce(log: RunLog, parts: Parts, step: int, cadence: Cadence) -> None:
-    """What is about to run, in a few lines; chance level first of all, since the loss is judged against it."""
-    import math
-
+    """What is about to run, in a few lines."""
     config = parts.config
     log.say(f"devices: {parallel.describe()}, compute in {parallel.compute_dtype(config.model.dtype)}")
     log.say(
@@ -258,9 +274,15 @@ def _announce(log: RunLog, parts: Parts, step: int, cadence: Cadence) -> None:
         )
     for warning in parts.warnings:
         log.say(f"warning: {warning}")
-    log.say(f"{'continuing at step ' + str(step) if step else 'starting'} in {log.folder}")
-    log.write({"event": "start", "step": step, "devices": parallel.describe(), "chance": chance, **_about(parts)})
-
-
-def _about(parts: Parts) -> dict[str, Any]:
-    return {"encoder": parts.encoder.label, "images": len(parts.source), "warnings": parts.warnings}
+    log.say(f"continuing at step {step}" if step else "starting")
+    log.write(
+        {
+            "event": "start",
+            "step": step,
+            "devices": parallel.describe(),
+            "encoder": parts.encoder.label,
+            "images": len(parts.source),
+            "chance": chance,
+            "warnings": parts.warnings,
+        }
+    )

@@ -42,7 +42,8 @@ class Store:
             read_only=read_only,
             create=not read_only,
         )
-        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        handlers = {"state": ocp.PyTreeCheckpointHandler(), "about": ocp.JsonCheckpointHandler()}
+        self._manager = ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=handlers)
         self.folder = folder
 
     def latest(self) -> int | None:
@@ -52,7 +53,7 @@ class Store:
 
     def save(self, step: int, state: Any, about: Mapping[str, Any]) -> None:
         """Write a state of global arrays; returns once the device buffers are copied, the rest happens behind."""
-        args = ocp.args.Composite(state=ocp.args.StandardSave(state), about=ocp.args.JsonSave(dict(about)))
+        args = ocp.args.Composite(state=ocp.args.PyTreeSave(state), about=ocp.args.JsonSave(dict(about)))
         if not self._manager.save(step, args=args):
             raise RuntimeError(f"checkpoint {step} was not written: {self.folder} already holds one of that step")
 
@@ -72,22 +73,25 @@ class Store:
 
         Raises ConfigError naming the leaf where what is stored has another shape or type: orbax would cast in silence.
         """
-        self._check(step, like)
-        restored = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like)))
-        return restored["state"]
+        self._check(step, like, self._stored(step))
+        return self._restore(step, like, partial=False)
 
     def restore_part(self, step: int, like: Any, name: str) -> Any:
         """One field of the state, such as "online", shaped and placed as `like`; the rest is not read."""
-        wanted = {name: jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), like)}
-        stored = {k: v for k, v in _leaves(self._manager.item_metadata(step)["state"].tree).items() if k.startswith(name + "/")}
-        self._check(step, stored, wanted)
-        args = ocp.args.PyTreeRestore(
-            item=wanted, restore_args=ocp.checkpoint_utils.construct_restore_args(wanted), partial_restore=True
-        )
-        return self._manager.restore(step, args=ocp.args.Composite(state=args))["state"][name]
+        wanted = {name: like}
+        self._check(step, wanted, {k: v for k, v in self._stored(step).items() if k.startswith(name + "/")})
+        return self._restore(step, wanted, partial=True)[name]
 
-    def _check(self, step: int, like: Any) -> None:
-        stored = _leaves(self._manager.item_metadata(step)["state"].tree)
+    def _restore(self, step: int, like: Any, *, partial: bool) -> Any:
+        args = ocp.args.PyTreeRestore(
+            item=like, restore_args=ocp.checkpoint_utils.construct_restore_args(like), partial_restore=partial
+        )
+        return self._manager.restore(step, args=ocp.args.Composite(state=args))["state"]
+
+    def _stored(self, step: int) -> dict[str, Any]:
+        return _leaves(self._manager.item_metadata(step)["state"].tree)
+
+    def _check(self, step: int, like: Any, stored: dict[str, Any]) -> None:
         wanted = _leaves(like)
         for name in sorted(stored.keys() ^ wanted.keys()):
             side = "the checkpoint lacks" if name in wanted else "the checkpoint has, and this run lacks,"

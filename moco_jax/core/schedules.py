@@ -15,8 +15,9 @@ def cosine(base: float, *, epochs: int, steps_per_epoch: int) -> Schedule:
     """base * (1 + cos(pi * epoch / epochs)) / 2, constant within an epoch, epochs from 0 (MoCo v2's `--cos`)."""
 
     def rate(step: jax.Array) -> jax.Array:
-        epoch = jnp.asarray(step // steps_per_epoch, _float())
-        return base * 0.5 * (1.0 + jnp.cos(math.pi * epoch / epochs))
+        left = jnp.asarray(epochs - step // steps_per_epoch, _float())
+        # (1 + cos x) / 2 = sin((pi - x) / 2)^2, which does not cancel in float32 where the rate is small.
+        return base * jnp.sin(math.pi / 2 * left / epochs) ** 2
 
     return rate
 

@@ -1,6 +1,6 @@
 """Crops on the host with Pillow, antialiased as torchvision's are on PIL images, for any number of channels.
 
-Random crops draw from raw Philox words, made into numbers here: NumPy keeps bit generators stable, `Generator` streams not.
+Random crops draw raw Philox words and make numbers of them here: NumPy keeps bit generators stable, `Generator`s not.
 """
 
 import math
@@ -26,18 +26,19 @@ class Box(NamedTuple):
 
 def words(seed: int, step: int, position: int, view: int) -> np.ndarray:
     """(WORDS,) uint64: the random stream of one view of one row, whatever other rows stand beside it."""
-    return np.random.Philox(key=[seed, step], counter=[0, view, position, 0]).random_raw(WORDS)
+    counter = np.array([0, view, position, 0], np.uint64)  # the first place counts the stream's blocks
+    return np.random.Philox(key=np.array([seed, step], np.uint64), counter=counter).random_raw(WORDS)
 
 
 def draw_box(
-    words: np.ndarray, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]
+    stream: np.ndarray, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float]
 ) -> Box:
     """The box of torchvision's RandomResizedCrop: area uniform in `scale` of the image, aspect log-uniform in `ratio`.
 
-    `words` is (WORDS,) uint64. Up to ten tries, then the largest centred box whose aspect is within `ratio`.
+    `stream` is (WORDS,) uint64, from `words`. Ten tries, then the largest centred box whose aspect is within `ratio`.
     """
     low, high = math.log(ratio[0]), math.log(ratio[1])
-    for area_word, ratio_word, top_word, left_word in words.reshape(TRIES, 4).tolist():
+    for area_word, ratio_word, top_word, left_word in stream.reshape(TRIES, 4).tolist():
         area = height * width * (scale[0] + (scale[1] - scale[0]) * _unit(area_word))
         aspect = math.exp(low + (high - low) * _unit(ratio_word))
         w = round(math.sqrt(area * aspect))
@@ -73,12 +74,15 @@ def random_resized_crop(image: np.ndarray, box: Box, size: int) -> np.ndarray:
 
 
 def center(image: np.ndarray, *, resize: int, size: int) -> np.ndarray:
-    """(H, W, C) -> (size, size, C) in the same dtype: torchvision's Resize(resize) of the shorter side, then CenterCrop(size).
+    """(H, W, C) -> (size, size, C) in the same dtype: torchvision's Resize(resize), then its CenterCrop(size).
 
-    Raises ConfigError if `size` exceeds `resize` (torchvision would pad with zeros).
+    Resize is of the shorter side, bilinear and antialiased. Raises ConfigError if `size` exceeds `resize`, where
+    torchvision would pad with zeros.
     """
     if size > resize:
-        raise ConfigError(f"the centre crop of {size} pixels does not fit a shorter side resized to {resize}; resize to {size} or more")
+        raise ConfigError(
+            f"a centre crop of {size} pixels does not fit a shorter side resized to {resize}; resize to {size} or more"
+        )
     height, width = image.shape[:2]
     longer = int(resize * max(height, width) / min(height, width))
     height, width = (resize, longer) if height <= width else (longer, resize)
@@ -88,7 +92,7 @@ def center(image: np.ndarray, *, resize: int, size: int) -> np.ndarray:
 
 
 def _resized(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Bilinear and antialiased. 8-bit gray and RGB take Pillow's own fixed point; everything else goes channel by channel as floats."""
+    """8-bit gray and RGB take Pillow's own fixed point; everything else goes channel by channel as floats."""
     if image.shape[:2] == (height, width):
         return image
     channels = image.shape[2]

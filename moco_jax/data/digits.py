@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits as a TFDS data set: 1500 training and 297 test images, prepared without TensorFlow."""
+"""scikit-learn's handwritten digits as a TFDS data set, prepared without TensorFlow: 1500 + 297 images."""
 
 import contextlib
 import io
@@ -23,6 +23,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
     """8x8 gray images of ten handwritten digits (the test part of UCI's optical recognition of handwritten digits)."""
 
     VERSION = tfds.core.Version(VERSION)
+    code_path = None  # TFDS would look for files beside the code with importlib_resources, which it does not install
 
     def _info(self) -> tfds.core.DatasetInfo:
         image = tfds.features.Image(shape=(8, 8, 1), encoding_format="png")
@@ -43,10 +44,10 @@ class Digits(tfds.core.GeneratorBasedBuilder):
 
 
 def prepare(data_dir: str) -> None:
-    """Write the digits to `data_dir` unless they are there (about two seconds); safe when several processes do it at once.
+    """Write the digits to `data_dir` unless they are there (two seconds); several processes may do it at once.
 
-    TFDS prepares into a folder beside the final one whose random suffix equal `random.seed`s make equal, and fails when the final
-    one exists by then. Here each process has a folder of its own, and whoever comes second drops its copy.
+    TFDS alone fails then: its rename meets the other process's folder, and equal `random.seed`s even share the
+    temporary one. Here each process has a folder of its own, and whoever comes second drops its copy.
     Raises ConfigError where `data_dir` cannot be written.
     """
     final = pathlib.Path(data_dir, "digits", VERSION)
@@ -71,7 +72,9 @@ def prepare(data_dir: str) -> None:
 
 def _unwritable(data_dir: str, error: OSError) -> ConfigError:
     reason = error.strerror or error
-    return ConfigError(f"data.data_dir {str(data_dir)!r} cannot be written ({reason}), and digits are prepared there; name another")
+    return ConfigError(
+        f"data.data_dir {str(data_dir)!r} cannot be written ({reason}), and digits are prepared there; name another"
+    )
 
 
 def _prepare_in(folder: str) -> None:

@@ -24,7 +24,7 @@ class Crop(Protocol):
 
 
 def resident(source: sources.Source, workers: int) -> dict[str, np.ndarray]:
-    """{"images": (records, H, W, C)} in the storage dtype, decoded by `workers` threads. ConfigError if sizes differ."""
+    """{"images": (records, H, W, C)} in storage dtype, decoded by `workers` threads; ConfigError if sizes differ."""
     _check_workers(workers)
     first = sources.read(source, 0)
     images = np.empty((len(source), *first.shape), first.dtype)
@@ -34,8 +34,8 @@ def resident(source: sources.Source, workers: int) -> dict[str, np.ndarray]:
             image = sources.read(source, i, like=first)
             if image.shape != first.shape:
                 raise ConfigError(
-                    f"{source.name}: record {i} is {_size(image)} pixels and record 0 {_size(first)}; images of different"
-                    " sizes cannot be resident, use data.path='streamed'"
+                    f"{source.name}: record {i} is {_size(image)} pixels and record 0 {_size(first)};"
+                    " images of different sizes cannot be resident, use data.path='streamed'"
                 )
             images[i] = image
 
@@ -61,10 +61,10 @@ def batches(
 ) -> Iterator[dict[str, Any]]:
     """Host batches of steps first_step to last_step - 1, prefetched by `workers` threads, each making a whole batch.
 
-    A batch is {"ids": (n, V) int32} for the n global `positions` of this host; on the streamed path also {"raw": V arrays
-    (n, size, size, C)} in the storage dtype, cut as the V `recipe_crops` say. A step's batch does not depend on where the iterator
-    starts. An error in a thread is raised by `next` and names the record; closing the iterator ends the threads.
-    Raises ConfigError for an unknown `path` and where the images cannot fill a batch.
+    A batch is {"ids": (n, V) int32} for the n global `positions` of this host; on the streamed path also {"raw": V
+    arrays (n, size, size, C)} in the storage dtype, cut as the V `recipe_crops` say. A step's batch does not depend on
+    where the iterator starts. An error in a thread is raised by `next` and names the record; closing the iterator ends
+    the threads. Raises ConfigError for an unknown `path` and where the images cannot fill a batch.
     """
     if path not in PATHS:
         raise unknown("data.path", path, PATHS)
@@ -101,8 +101,9 @@ def _cutter(
         for row, (position, records) in enumerate(zip(positions.tolist(), ids.tolist(), strict=True)):
             images = {i: sources.read(source, i, like=first) for i in set(records)}
             for view, (i, crop) in enumerate(zip(records, recipe_crops, strict=True)):
+                height, width = images[i].shape[:2]
                 words = crops.words(seed, step, position, view)
-                box = crops.draw_box(words, *images[i].shape[:2], crop.scale, crop.ratio)
+                box = crops.draw_box(words, height, width, crop.scale, crop.ratio)
                 raw[view][row] = crops.random_resized_crop(images[i], box, size)
         return raw
 

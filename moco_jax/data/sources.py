@@ -1,4 +1,4 @@
-"""Where images come from: TFDS data sets read without TensorFlow, arrays, or a user's object with the methods of `Source`."""
+"""Where images come from: TFDS data sets read without TensorFlow, arrays in memory, or a user's own object."""
 
 import dataclasses
 import functools
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
-from tensorflow_datasets.core import constants, read_only_builder, registered
+from tensorflow_datasets.core import constants, read_only_builder
 
 from moco_jax import config
 from moco_jax.config import ConfigError
@@ -20,30 +20,33 @@ DTYPES = ("uint8", "uint16", "float32")  # storage dtypes that the views underst
 SAMPLE = 64  # images that `facts` looks at
 CHUNK = 1024  # records read at once for their labels
 EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # Pillow modes that convert without clipping
-RANDOM_ACCESS = tfds.decode.DeserializeMethod.RAW_BYTES
-PREPARE = 'python -c "import tensorflow_datasets as tfds; tfds.builder({!r}, data_dir={!r}, file_format={!r}).download_and_prepare()"'
+PREPARE = (
+    'python -c "import tensorflow_datasets as tfds;'
+    " tfds.builder({!r}, data_dir={!r}, file_format='array_record').download_and_prepare()\""
+)
 
 
 @runtime_checkable
 class Source(Protocol):
     """Images by number. What `open_source` returns, and all that a user's own object has to offer."""
 
-    name: str
-    classes: int | None  # how many, where labels have classes
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def classes(self) -> int | None: ...  # how many, where labels are classes
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """Image `index` as (H, W, C) in its storage dtype: uint8, uint16 or float32. Called from several threads."""
-        ...
+        """Image `index`, (H, W, C), in its storage dtype: uint8, uint16 or float32. Called from several threads."""
 
     def labels(self) -> np.ndarray | None:
         """(len,) integers, or None if there are none."""
-        ...
 
 
 class Facts(NamedTuple):
-    """What the images are; `shape` is (H, W), or None if sizes differ; `low` and `high` are the values mapped to 0..1."""
+    """What the images are; `shape` is (H, W), None if sizes differ; `low` and `high` are the values mapped to 0..1."""
 
     records: int
     channels: int
@@ -53,22 +56,18 @@ class Facts(NamedTuple):
     high: float
 
 
-@dataclasses.dataclass(frozen=True)
 class ArraySource:
     """Images that are in memory: N arrays (H, W, C), of one size or of many, and (N,) integer labels."""
 
-    images: Sequence[np.ndarray] | np.ndarray
-    given_labels: Sequence[int] | np.ndarray | None = None
-    name: str = "arrays"
-
-    def __post_init__(self) -> None:
-        if self.given_labels is not None and len(self.given_labels) != len(self.images):
-            raise ConfigError(f"{self.name}: {len(self.given_labels)} labels for {len(self.images)} images; give one each")
-
-    @property
-    def classes(self) -> int | None:
-        labels = self.labels()
-        return None if labels is None else int(labels.max()) + 1
+    def __init__(self, images: Any, labels: Any = None, name: str = "arrays") -> None:
+        """ConfigError for labels that are not one integer per image."""
+        self.images, self.name = images, name
+        self.given = None if labels is None else np.asarray(labels)
+        if self.given is not None and (self.given.shape != (len(images),) or self.given.dtype.kind not in "iu"):
+            raise ConfigError(
+                f"{name}: {len(images)} images and labels {self.given.dtype} {self.given.shape}; give ints"
+            )
+        self.classes = None if self.given is None else int(self.given.max()) + 1
 
     def __len__(self) -> int:
         return len(self.images)
@@ -77,12 +76,12 @@ class ArraySource:
         return self.images[index]
 
     def labels(self) -> np.ndarray | None:
-        return None if self.given_labels is None else np.asarray(self.given_labels, np.int64)
+        return self.given
 
 
 @dataclasses.dataclass(frozen=True)
 class TfdsSource:
-    """A split of a TFDS data set. Images are decoded by Pillow alone, so that what is installed beside it changes no pixel."""
+    """A split of a TFDS data set, decoded by Pillow alone (TFDS would take OpenCV where it is installed)."""
 
     name: str
     classes: int | None
@@ -94,21 +93,22 @@ class TfdsSource:
         return len(self.records)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """(H, W, C); ConfigError for an image unlike record 0, or one that Pillow cannot read or convert without loss."""
+        """(H, W, C); ConfigError for an image unlike record 0, or one that Pillow would not read without loss."""
         if not 0 <= index < len(self.records):
             raise IndexError(f"{self.name}: record {index} of {len(self.records)}")
         return _same_kind(self._decoded(index), self._first, index, self.name)
 
     def labels(self) -> np.ndarray | None:
         """(len,) int64, without decoding an image; None where the data set has no integer feature "label"."""
-        label = self.features.get("label")
+        label = _feature(self.features, "label")
         if label is None or label.shape != () or not np.issubdtype(label.np_dtype, np.integer):
             return None
         parse = tfds.features.FeaturesDict({"label": label}).deserialize_example_np
         found = np.empty(len(self), np.int64)
         for start in range(0, len(self), CHUNK):
             keys = list(range(start, min(start + CHUNK, len(self))))
-            found[start : start + CHUNK] = [parse(record)["label"] for record in self.records.__getitems__(keys)]  # type: ignore[attr-defined]
+            records = self.records.__getitems__(keys)  # type: ignore[attr-defined]
+            found[start : start + CHUNK] = [parse(record)["label"] for record in records]
         return found
 
     @functools.cached_property
@@ -120,42 +120,42 @@ class TfdsSource:
         return tfds.features.FeaturesDict({"image": self.features["image"]})
 
     def _decoded(self, index: int) -> np.ndarray:
-        where = f"{self.name}: record {index}"
-        feature = self._image["image"]
+        feature, record = self._image["image"], self.records[index]
         if not isinstance(feature, tfds.features.Image):  # a tensor, stored as numbers
-            return _unconverted(self._image.deserialize_example_np(self.records[index])["image"], self.channels, where)
+            return self._image.deserialize_example_np(record)["image"]
         skip = {"image": tfds.decode.SkipDecoding()}
-        encoded = self._image.deserialize_example_np(self.records[index], decoders=skip)["image"]
-        if feature.np_dtype == np.float32:  # TFDS stores a float as the four bytes of an RGBA pixel
-            return _unconverted(_pixels(encoded, None, where).view(np.float32), self.channels, where)
-        return _pixels(encoded, self.channels, where)
+        encoded = self._image.deserialize_example_np(record, decoders=skip)["image"]
+        pixels = _pixels(encoded, self.channels, f"{self.name}: record {index}")
+        return pixels.view(np.float32) if feature.np_dtype == np.float32 else pixels  # stored as RGBA, a byte each
 
 
 def open_source(dataset: str, split: str, *, data_dir: str | None = None, channels: int | None = None) -> TfdsSource:
     """Open `split` of a data set that TFDS has prepared as array_record in `data_dir` (None: TFDS's own default).
 
-    "digits" is prepared on first use. `channels` 1 or 3 converts 8-bit images as Pillow does. Raises ConfigError for a data set
-    or split that is not there, another file format, a data set without images, and channels other than these.
+    "digits" is prepared on first use. `channels` 1 or 3 converts 8-bit images as Pillow does. Raises ConfigError for a
+    data set or split that is not there, another file format, no images, and a conversion that is not one of these.
     """
-    if channels not in (None, 1, 3):
-        raise ConfigError(f"data.channels {channels} is not a conversion; use 1 (gray) or 3 (RGB), or None for images as stored")
     folder = os.path.expanduser(data_dir or constants.DATA_DIR)
     if dataset == "digits":
         digits.prepare(folder)
     builder = _builder(dataset, folder)
     features = builder.info.features
-    image = features.get("image")
+    image = _feature(features, "image")
     if image is None or len(image.shape) != 3:
         raise ConfigError(
-            f"data set {dataset!r} has no (H, W, C) feature 'image' (its features: {', '.join(sorted(features))});"
+            f"data set {dataset!r} has no feature 'image' of shape (H, W, C), only {', '.join(features.keys())};"
             " pass a source of your own, an object with the methods of moco_jax.data.sources.Source"
         )
-    classes = getattr(features.get("label"), "num_classes", None)
+    if channels not in (None, 1, 3):
+        raise ConfigError(f"data.channels {channels} is no conversion; use 1 (gray), 3 (RGB) or None (as stored)")
+    if channels is not None and not (isinstance(image, tfds.features.Image) and image.np_dtype == np.uint8):
+        raise ConfigError(f"data.channels converts 8-bit pictures and {dataset!r} holds {image.np_dtype}; leave it out")
+    classes = getattr(_feature(features, "label"), "num_classes", None)
     return TfdsSource(f"{dataset}/{split}", classes, _records(builder, dataset, split, folder), features, channels)
 
 
 def read(source: Source, index: int, *, like: np.ndarray | None = None) -> np.ndarray:
-    """Image `index`, (H, W, C). Whatever fails names the record; ConfigError if channels or dtype are not those of `like`."""
+    """Image `index`, (H, W, C); ConfigError for other channels or dtype than `like` has. Errors name the record."""
     try:
         image = source[index]
     except ConfigError:
@@ -173,11 +173,11 @@ def read(source: Source, index: int, *, like: np.ndarray | None = None) -> np.nd
 def facts(source: Source, data: config.Data) -> Facts:
     """What the run has to know of the images, from up to 64 of them spread over the source.
 
-    Raises ConfigError for an object that is no source, an empty one, mixed channels or dtypes, mean or std of another length than
-    there are channels, and 16-bit or float images without `data.range` (naming the range measured).
+    Raises ConfigError for an object that is no source, an empty one, mixed channels or dtypes, mean or std not of one
+    value per channel, and 16-bit or float images without `data.range` (naming the range measured).
     """
     if not isinstance(source, Source) or len(source) == 0:
-        raise ConfigError(f"{source!r} is no source of images: it needs a length above 0, __getitem__, labels(), name and classes")
+        raise ConfigError(f"{source!r} is no source: it needs length > 0, __getitem__, labels(), name and classes")
     chosen = np.unique(np.linspace(0, len(source) - 1, min(SAMPLE, len(source))).astype(int)).tolist()
     first = read(source, 0)
     sample = [read(source, i, like=first) for i in chosen]
@@ -196,7 +196,7 @@ def facts(source: Source, data: config.Data) -> Facts:
 def _check_normalisation(data: config.Data, channels: int) -> None:
     for name, values in (("mean", data.mean), ("std", data.std)):
         if len(values) != channels:
-            raise ConfigError(f"data.{name} has {len(values)} values and the images have {channels} channels; give one for each")
+            raise ConfigError(f"data.{name} has length {len(values)} and images have {channels} channels; one for each")
     if min(data.std) <= 0:
         raise ConfigError(f"data.std must be above 0, not {data.std}")
 
@@ -210,20 +210,29 @@ def _range(data: config.Data, sample: list[np.ndarray]) -> tuple[float, float]:
         return 0.0, 255.0
     low, high = min(image.min() for image in sample), max(image.max() for image in sample)
     raise ConfigError(
-        f"{sample[0].dtype} images need data.range=(low, high), the values mapped to 0..1; {len(sample)} images hold {low} to {high}"
+        f"{sample[0].dtype} images need data.range=(low, high), the values mapped to 0 and 1;"
+        f" {len(sample)} images measured hold {low} to {high}"
     )
+
+
+def _feature(features: Any, name: str) -> Any:
+    return features[name] if name in features else None  # noqa: SIM401 (a FeaturesDict has no get)
 
 
 def _builder(dataset: str, folder: str) -> Any:
     """TFDS's reader of what lies in `folder`; the code that once prepared it is not needed."""
+    base = dataset.split("/")[0].split(":")[0]
     try:
         return read_only_builder.builder_from_files(dataset, data_dir=folder)
-    except registered.DatasetNotFoundError:
-        known = dataset.split("/")[0].split(":")[0] in tfds.list_builders(with_community_datasets=False)
-    how = PREPARE.format(dataset, folder, "array_record")
-    if known:
-        raise ConfigError(f"data set {dataset!r} is not prepared in {folder}; prepare it once with: {how}")
-    raise ConfigError(f"{config.unknown('data set', dataset, _found(folder))}, looked for in {folder}; to prepare one: {how}")
+    except ValueError as error:  # not found there, or no name at all
+        known = base != "digits" and base in tfds.list_builders(with_community_datasets=False)
+        how = PREPARE.format(dataset if known else "NAME", folder)
+        if known:
+            raise ConfigError(
+                f"data set {dataset!r} is not prepared in {folder}; prepare it once, with TensorFlow: {how}"
+            ) from error
+        unknown = config.unknown("data set", dataset, _found(folder))
+        raise ConfigError(f"{unknown}, looked for in {folder}; to prepare another, with TensorFlow: {how}") from error
 
 
 def _found(folder: str) -> set[str]:
@@ -238,48 +247,44 @@ def _found(folder: str) -> set[str]:
 
 
 def _records(builder: Any, dataset: str, split: str, folder: str) -> Sequence[bytes]:
-    try:
-        return builder.as_data_source(split=split, deserialize_method=RANDOM_ACCESS)
-    except NotImplementedError as error:  # TFDS's word for a format without random access
-        form = builder.info.file_format.value
+    formats = {form.value for form in builder.info.available_file_formats()}
+    if "array_record" not in formats:
         raise ConfigError(
-            f"data set {dataset!r} is prepared in {folder} as {form}, and array_record is read;"
-            f" prepare it into another folder with: {PREPARE.format(dataset, 'FOLDER', 'array_record')}"
-        ) from error
+            f"data set {dataset!r} is prepared in {folder} as {', '.join(sorted(formats))}, and array_record is needed;"
+            f" prepare it into another folder, with TensorFlow: {PREPARE.format(dataset, 'FOLDER')}"
+        )
+    raw = tfds.decode.DeserializeMethod.RAW_BYTES
+    try:
+        records = builder.as_data_source(split=split, deserialize_method=raw, file_format="array_record")
+        len(records)  # a slice such as train[5:2] fails here
+        return records
     except (ValueError, AssertionError) as error:
         splits = ", ".join(f"{name} ({info.num_examples} images)" for name, info in builder.info.splits.items())
-        reason = next(iter(str(error).splitlines()), "")
-        raise ConfigError(f"split {split!r} of data set {dataset!r} holds no images ({reason}); its splits: {splits}") from error
+        reason = str(error).split("\n")[0]
+        raise ConfigError(f"split {split!r} of {dataset!r} holds no images ({reason}); its splits: {splits}") from error
 
 
 def _pixels(encoded: bytes, channels: int | None, where: str) -> np.ndarray:
-    """An encoded image as (H, W, C), with `channels` as Pillow converts; ConfigError where that would lose values in silence."""
+    """An encoded image as (H, W, C), `channels` as Pillow converts; ConfigError where values would get lost unseen."""
     with Image.open(io.BytesIO(encoded)) as image:
-        deep = image.format == "PNG" and encoded[24] == 16  # bits per value in the header: Pillow halves those of colour
-        if deep and image.mode != "I;16":
+        mode = image.mode
+        deep = image.format == "PNG" and encoded[24] == 16  # the header's bits per value
+        if deep and mode != "I;16":
             raise ConfigError(f"{where} is a 16-bit colour PNG, which Pillow reads as 8-bit; pass a source of your own")
-        if channels is not None:
-            if image.mode not in EIGHT_BIT:
-                raise ConfigError(f"{where} is not 8-bit (Pillow mode {image.mode}): data.channels would clip it; leave it out")
-            image = image.convert("RGB" if channels == 3 else "L")
-        elif image.mode in ("P", "PA"):
+        if channels is not None and mode not in EIGHT_BIT:
+            raise ConfigError(f"{where} is not 8-bit (Pillow mode {mode}): data.channels would clip it; leave it out")
+        if channels is None and mode in ("P", "PA"):
             raise ConfigError(f"{where} is a palette image; set data.channels=3 for its colours")
-        elif image.mode == "1":
-            image = image.convert("L")  # one bit as Pillow itself reads two and four: 0 and 255
-        pixels = np.asarray(image)
+        wanted = {1: "L", 3: "RGB", None: "L" if mode == "1" else mode}[channels]  # a bit becomes 0 or 255
+        pixels = np.asarray(image.convert(wanted) if wanted != mode else image)
     return pixels[:, :, None] if pixels.ndim == 2 else pixels
-
-
-def _unconverted(image: np.ndarray, channels: int | None, where: str) -> np.ndarray:
-    if channels is not None:
-        raise ConfigError(f"{where} is {image.dtype}: data.channels converts 8-bit pictures only; leave it out")
-    return image
 
 
 def _same_kind(image: np.ndarray, like: np.ndarray, index: int, name: str) -> np.ndarray:
     if image.shape[2] != like.shape[2]:
         raise ConfigError(
-            f"{name}: record {index} has {_channels(image)} and record 0 {_channels(like)}; set data.channels=3 (or 1) to convert them"
+            f"{name}: record {index} has {_channels(image)} and record 0 {_channels(like)};"
+            " set data.channels=3 (or 1) to convert them"
         )
     if image.dtype != like.dtype:
         raise ConfigError(f"{name}: record {index} is {image.dtype} and record 0 {like.dtype}; store all alike")

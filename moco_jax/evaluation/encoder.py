@@ -87,7 +87,7 @@ def load(checkpoint: str | Path, *, encoder: Encoder | None = None) -> tuple[Fro
             "give the same one as encoder="
         )
     fresh = Network(**parallel.born(lambda: built.init(_init_key(config))))
-    trained = store.restore_network(step, fresh)
+    trained = store.restore_part(step, fresh, "online")
     store.close()
     standardise = standardiser(config, values, dtype)
     return freeze(built, trained, standardise, shape), freeze(built, fresh, standardise, shape), config, step

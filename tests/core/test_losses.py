@@ -1,0 +1,51 @@
+"""InfoNCE and its parts against plain numpy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from moco_jax.core import losses
+
+
+def rows(seed, n, c):
+    z = np.random.default_rng(seed).normal(size=(n, c)).astype(np.float32)
+    return z / np.linalg.norm(z, axis=1, keepdims=True)
+
+
+def test_loss_is_the_cross_entropy_of_the_positive_in_column_zero():
+    """Written out in numpy: -log softmax of the positive among 1 + K, averaged over queries."""
+    q, k, queue, temperature = rows(0, 4, 8), rows(1, 4, 8), rows(2, 10, 8), 0.2
+    scores = np.concatenate([(q * k).sum(1, keepdims=True), q @ queue.T], 1) / temperature
+    expected = np.mean(-np.log(np.exp(scores[:, 0]) / np.exp(scores).sum(1)))
+    logits = losses.contrast(q, k, queue, temperature)
+    np.testing.assert_allclose(logits, scores, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(losses.info_nce(logits), expected, rtol=1e-6)
+
+
+def test_chance_level_is_log_of_one_plus_k():
+    """Equal logits: the loss that a run starts near."""
+    assert float(losses.info_nce(jnp.zeros((3, 1 + 64)))) == pytest.approx(np.log(65))
+
+
+def test_huge_logits_stay_finite():
+    """logsumexp, not log of a sum: T = .01 gives logits of 100 and more."""
+    assert np.isfinite(losses.info_nce(jnp.asarray([[1000.0, 999.0, -1000.0]])))
+
+
+def test_unit_gives_unit_rows_keeps_zero_and_has_finite_gradient():
+    """A zero row (a dead encoder) must give zero, not NaN, forward and backward."""
+    z = jnp.asarray([[3.0, 4.0], [0.0, 0.0]])
+    np.testing.assert_allclose(losses.unit(z), [[0.6, 0.8], [0.0, 0.0]], rtol=1e-6)
+    assert np.isfinite(jax.grad(lambda z: losses.unit(z).sum())(z)).all()
+
+
+def test_unit_leaves_half_precision():
+    """Normalising in bfloat16 would cost three digits of every similarity."""
+    assert losses.unit(jnp.ones((1, 4), jnp.bfloat16)).dtype == jnp.float32
+
+
+def test_pretext_accuracy_counts_rows_won_by_the_positive():
+    """Two of three; a tie goes to the positive, as in torch."""
+    logits = jnp.asarray([[2.0, 1.0, 0.0], [0.0, 1.0, 2.0], [1.0, 1.0, 1.0]])
+    assert float(losses.pretext_accuracy(logits)) == pytest.approx(2 / 3)

@@ -1,0 +1,55 @@
+"""The queue against a list that drops its oldest rows."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from moco_jax.core import queue
+
+
+def filled(size, batch, steps):
+    memory = queue.start(jax.random.key(0), size, 3, jnp.float32)
+    written = []
+    for step in range(steps):
+        keys = np.full((batch, 3), step, np.float32) + np.arange(batch, dtype=np.float32)[:, None] / 100
+        written += list(keys)
+        memory = queue.enqueue(memory, jnp.asarray(keys), jnp.asarray(step))
+    return memory, written
+
+
+@pytest.mark.parametrize(("size", "batch"), [(12, 4), (10, 4), (7, 7), (5, 3)])
+def test_holds_exactly_the_last_k_keys(size, batch):
+    """First in, first out, also where the batch does not divide K and a batch wraps over the end."""
+    memory, written = filled(size, batch, steps=9)
+    expected = {tuple(k) for k in written[-size:]}
+    assert {tuple(k) for k in np.asarray(memory.queue)} == expected
+    assert int(memory.ptr) == 9 * batch % size
+
+
+def test_keys_keep_their_order_and_pointer_is_the_oldest_row():
+    """Read from the pointer on, the ring is the sequence of keys, oldest first."""
+    memory, written = filled(10, 4, steps=6)
+    np.testing.assert_array_equal(np.roll(memory.queue, -int(memory.ptr), axis=0), written[-10:])
+
+
+def test_written_names_the_step_of_every_row():
+    """-1 for rows of the start, else the step whose keys are there."""
+    memory, _ = filled(10, 4, steps=2)
+    np.testing.assert_array_equal(memory.written, [0] * 4 + [1] * 4 + [-1] * 2)
+    memory, _ = filled(10, 4, steps=3)
+    np.testing.assert_array_equal(memory.written, [2] * 2 + [0] * 2 + [1] * 4 + [2] * 2)
+
+
+def test_starts_with_unit_rows():
+    """The original normalises its random start; a row of another length would be a louder negative."""
+    memory = queue.start(jax.random.key(0), 50, 8, jnp.float32)
+    np.testing.assert_allclose(np.linalg.norm(memory.queue, axis=1), 1, rtol=1e-5)
+    assert np.unique(memory.queue, axis=0).shape[0] == 50
+
+
+def test_batch_larger_than_the_queue_is_refused():
+    """With repeated rows in one scatter it would be undefined which key stays."""
+    memory = queue.start(jax.random.key(0), 4, 3, jnp.float32)
+    with pytest.raises(ValueError, match="5 keys per step do not fit a queue of 4"):
+        queue.enqueue(memory, jnp.ones((5, 3)), jnp.asarray(0))

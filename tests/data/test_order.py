@@ -1,0 +1,109 @@
+"""The order of records: a permutation per epoch, the same however positions are spread, different for another seed."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from moco_jax.config import ConfigError
+from moco_jax.data import order
+
+RECORDS, BATCH = 103, 10  # ten steps per epoch, three records left out
+ALL = np.arange(BATCH)
+
+
+def epoch_ids(seed, epoch):
+    return np.concatenate(
+        [order.ids(seed, epoch * 10 + s, ALL, records=RECORDS, batch_size=BATCH)[:, 0] for s in range(10)]
+    )
+
+
+def test_each_record_at_most_once_per_epoch():
+    """100 of the 103 records appear, once each, and both views are of the same record."""
+    for epoch in range(3):
+        assert len(set(epoch_ids(0, epoch).tolist())) == 100
+    pairs = order.ids(0, 7, ALL, records=RECORDS, batch_size=BATCH)
+    assert pairs.shape == (BATCH, 2) and pairs.dtype == np.int32
+    np.testing.assert_array_equal(pairs[:, 0], pairs[:, 1])
+
+
+def test_every_epoch_is_another_permutation_and_leaves_out_others():
+    """Epochs differ in order and in the tail, so that in the long run every image is seen."""
+    epochs = [epoch_ids(0, e) for e in range(20)]
+    assert all((a != b).mean() > 0.8 for a, b in itertools.pairwise(epochs))
+    assert len({tuple(sorted(set(range(RECORDS)) - set(e.tolist()))) for e in epochs}) > 15
+    assert set(np.concatenate(epochs).tolist()) == set(range(RECORDS))
+
+
+def test_another_seed_is_another_order():
+    """Seeds give unrelated orders, neighbours and the largest included; the same seed gives the same."""
+    orders = [epoch_ids(seed, 0) for seed in (0, 1, 2, 2**32 - 1)]
+    for i, a in enumerate(orders):
+        assert all((a != b).mean() > 0.8 for b in orders[i + 1 :])
+    np.testing.assert_array_equal(orders[1], epoch_ids(1, 0))
+    assert (epoch_ids(0, 1) != epoch_ids(1, 0)).mean() > 0.8  # seed and epoch do not add up
+
+
+def test_permutation_is_uniform_enough():
+    """Over 400 epochs a record's first position is spread evenly: no record is favoured by the shuffle."""
+    first = [order.ids(s, 0, np.array([0]), records=16, batch_size=1)[0, 0] for s in range(400)]
+    assert np.bincount(first, minlength=16).min() > 8  # 25 expected, standard deviation 5
+
+
+def test_hosts_hold_parts_of_the_same_batch():
+    """However positions are split, each row's records and draws are those of the whole batch, pair rule included."""
+
+    def neighbour(ids, draws):
+        return np.stack([ids, (ids + draws % 5) % RECORDS], axis=1).astype(np.int64)
+
+    kwargs = dict(records=RECORDS, batch_size=BATCH, pairs=neighbour)
+    whole = order.ids(3, 12, ALL, **kwargs)
+    for parts in ([ALL[:5], ALL[5:]], [ALL[::2], ALL[1::2]], [ALL[:1], ALL[1:9], ALL[9:], ALL[:0]]):
+        for positions in parts:
+            np.testing.assert_array_equal(order.ids(3, 12, positions, **kwargs), whole[positions])
+
+
+def test_draws_are_random_words():
+    """Bits of a draw are fair, and no word repeats over positions, steps and seeds."""
+    words = np.concatenate(
+        [order.draws(seed, step, np.arange(100)) for seed in (0, 1, 2**32 - 1) for step in range(20)]
+    )
+    assert words.dtype == np.uint64 and len(set(words.tolist())) == len(words)
+    ones = np.unpackbits(words.view(np.uint8).reshape(-1, 8), axis=1).mean(0)
+    assert abs(ones - 0.5).max() < 0.05  # standard deviation .0065
+
+
+def test_order_is_what_checkpoints_count_on():
+    """Known values: a run that is resumed under another version must meet the records it would have met."""
+    found = order.ids(42, 25, np.arange(4), records=1000, batch_size=8)[:, 0]
+    assert found.tolist() == GOLDEN_IDS, "the order changed: every checkpoint would go on with other images"
+    assert order.draws(42, 25, np.arange(2)).tolist() == GOLDEN_DRAWS
+
+
+GOLDEN_IDS = [702, 506, 207, 991]
+GOLDEN_DRAWS = [13203326312423805863, 2817725494848009957]
+
+
+def test_steps_per_epoch():
+    """Whole batches only; no batch at all is an error with both numbers."""
+    assert [order.steps_per_epoch(r, 10) for r in (10, 19, 20)] == [1, 1, 2]
+    with pytest.raises(ConfigError, match="batch_size 11 does not fit 10 images; use 1 to 10"):
+        order.steps_per_epoch(10, 11)
+    with pytest.raises(ConfigError, match="batch_size 0"):
+        order.steps_per_epoch(10, 0)
+
+
+@pytest.mark.parametrize(
+    "rule, message",
+    [
+        (lambda ids, draws: ids, r"returned int32 \(10,\) for 10 rows; return integers \(10, 2\)"),
+        (lambda ids, draws: np.stack([ids, ids, ids], 1), r"\(10, 3\)"),
+        (lambda ids, draws: np.stack([ids, ids], 1) / 1.0, "float64"),
+        (lambda ids, draws: np.stack([ids, ids + RECORDS], 1), "there are 0 to 102"),
+        (lambda ids, draws: np.stack([ids, -1 - ids], 1), "records -"),
+    ],
+)
+def test_bad_pair_rule_is_refused(rule, message):
+    """A pair rule of the wrong shape, dtype or range is told so, with what it returned."""
+    with pytest.raises(ConfigError, match=message):
+        order.ids(0, 0, ALL, records=RECORDS, batch_size=BATCH, pairs=rule)

@@ -1,0 +1,83 @@
+"""Numbers that must fit: each misfit in one line with the numbers and a way out, before anything is compiled."""
+
+import dataclasses
+
+import pytest
+
+from moco_jax import checks
+from moco_jax.config import BatchNorm, Config, ConfigError, Moco, Queue, Shuffle, Train, to_json
+
+
+def config(**changes):
+    base = Config(batch_size=256, bn=BatchNorm(32), queue=Queue(1024), shuffle=Shuffle(256))
+    return dataclasses.replace(base, **changes)
+
+
+@pytest.mark.parametrize(
+    ("batch", "group", "block"),
+    [(256, 32, 256), (512, 32, 256), (4096, 32, 256), (128, 32, 128), (384, 32, 192), (48, 16, 48), (64, 32, 64)]
+    + [(32, 32, 0), (256, 0, 0), (768, 96, 192), (512, 256, 0)],
+)
+def test_block_resolves_to_the_largest_divisor_that_holds_two_groups(batch, group, block):
+    """Never a function of the device count; 0 where no block up to 256 holds two whole groups."""
+    assert checks.default_block(batch, group) == block
+
+
+@pytest.mark.parametrize(
+    ("records", "batch", "symmetric", "size"),
+    [(1281167, 256, False, 65536), (50000, 256, False, 8192), (1200, 128, False, 256), (1200, 512, False, 512)]
+    + [(300, 128, True, 256), (4, 2, False, 2)],
+)
+def test_queue_resolves_to_a_quarter_of_the_images(records, batch, symmetric, size):
+    """Largest power of two up to a quarter, at most 65,536, at least the keys of a step."""
+    resolved = checks.resolve(config(batch_size=batch, queue=Queue(), moco=Moco(symmetric=symmetric)), records)
+    assert resolved.queue.size == size
+
+
+@pytest.mark.parametrize(
+    ("changes", "devices", "message"),
+    [
+        ({"batch_size": 100}, 8, "batch_size 100 over 8 devices leaves 4 over; use 96 or 104"),
+        ({"batch_size": 384}, 8, "gives 48 images each, which bn.group_size 32 .* use batch_size 512, or bn.group_size 16"),
+        ({"shuffle": Shuffle(96)}, 1, "shuffle.block 96 does not fit"),
+        ({"shuffle": Shuffle(16)}, 1, "must be a multiple of bn.group_size"),
+        ({"queue": Queue(255)}, 1, "queue.size 255 is less than the 256 keys"),
+        ({"queue": Queue(511), "moco": Moco(symmetric=True)}, 1, "less than the 512 keys .* symmetric"),
+        ({"train": Train(microbatch_size=48)}, 1, "train.microbatch_size 48 must divide"),
+        ({"train": Train(microbatch_size=16)}, 1, "whole groups of bn.group_size 32"),
+        ({"train": Train(microbatch_size=8), "bn": BatchNorm(64)}, 8, "statistics over 64 images"),
+        ({"train": Train(microbatch_size=32), "bn": BatchNorm(0), "shuffle": Shuffle(0)}, 1, "bn.group_size 0"),
+        ({"seed": -1}, 1, "seed must lie in"),
+        ({"batch_size": 0}, 1, "batch_size must be above 0"),
+        ({"moco": Moco(momentum=1.5)}, 1, "moco.momentum must lie in 0..1"),
+        ({"moco": Moco(temperature=0.0)}, 1, "moco.temperature must be above 0"),
+        ({"batch_size": 100_000, "bn": BatchNorm(32)}, 1, "more than the 50000 images"),
+    ],
+)
+def test_misfit_is_refused_with_its_numbers(changes, devices, message):
+    """One line: what, the numbers, what to do."""
+    with pytest.raises(ConfigError, match=message) as error:
+        checks.check(checks.resolve(config(**changes), 50000), records=50000, devices=devices)
+    assert "\n" not in str(error.value)
+
+
+def test_warnings_name_leak_span_and_large_queue():
+    """Allowed, but not silently."""
+    assert checks.check(config(), records=50000, devices=8) == []
+    (leak,) = checks.check(config(shuffle=Shuffle(0)), records=50000, devices=1)
+    assert "share batch statistics" in leak
+    (span,) = checks.check(config(bn=BatchNorm(128)), records=50000, devices=8)
+    assert "spans 4 devices of 32 images" in span
+    (large,) = checks.check(config(), records=2000, devices=1)
+    assert "queue.size 1024 is more than half of the 2000 images" in large
+
+
+def test_same_run_may_change_paths_logging_evaluation_and_checkpoints_only():
+    """What a folder holds is compared key by key with what is asked for."""
+    ours = config()
+    free = dataclasses.replace(ours, log=dataclasses.replace(ours.log, every_steps=3))
+    free = dataclasses.replace(free, data=dataclasses.replace(ours.data, data_dir="/elsewhere"))
+    free = dataclasses.replace(free, eval=dataclasses.replace(ours.eval, k=7), train=Train(microbatch_size=32))
+    checks.check_same_run(free, to_json(ours), "runs/a")
+    with pytest.raises(ConfigError, match=r"runs/a holds another run: moco.temperature 0.07 -> 0.2; use another"):
+        checks.check_same_run(dataclasses.replace(ours, moco=Moco(temperature=0.2)), to_json(ours), "runs/a")

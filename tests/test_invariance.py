@@ -1,0 +1,149 @@
+"""The headline property: the same algorithm and the same draws whatever the hardware.
+
+In float64, three steps of the shipped step (encoder, views, augmentation on the device, shuffle and batch-norm groups on)
+leave the same state on 1, 2, 4 and 8 devices, and on one device with micro-batches, for the same global batch.
+"""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from moco_jax import parallel
+from moco_jax.config import BatchNorm, Moco, Queue, Shuffle, Train
+from tests import tiny
+
+TOLERANCE = 1e-10  # max|a - b| / max|b| per tensor; rounding leaves 1e-14
+
+BASE = tiny.config()
+CASES = {
+    "groups and blocks inside a device": BASE,
+    "groups and blocks over devices": dataclasses.replace(BASE, bn=BatchNorm(8), shuffle=Shuffle(16)),
+    "one group over all devices": dataclasses.replace(BASE, bn=BatchNorm(0), shuffle=Shuffle(0)),
+    "symmetric": dataclasses.replace(BASE, moco=Moco(0.9, 0.2, symmetric=True)),
+}
+
+
+def state_of(case, devices, *, microbatch=None, **options):
+    c = tiny.double(CASES[case])
+    c = dataclasses.replace(c, train=dataclasses.replace(c.train, microbatch_size=microbatch))
+    stored = tiny.images()
+    run = tiny.run(tiny.mechanism(c, stored, **options), stored, batch_size=c.batch_size, devices=devices)
+    assert sum("_fun" in n or "step" in n for n in run.compiled[0]) == 1, run.compiled  # one compile of the step
+    assert not any(run.compiled[1:]), run.compiled
+    return run.state
+
+
+def assert_same(a, b):
+    gap, where = tiny.distance(a, b)
+    assert gap < TOLERANCE, f"{where}: {gap:.1e}"
+
+
+def test_two_devices_and_micro_batches_equal_one(float64):
+    """The quick case: 16 images as 1 x 16, 2 x 8 and 2 x 2 micro-batches of 4."""
+    one = state_of("groups and blocks inside a device", 1)
+    assert_same(state_of("groups and blocks inside a device", 2, microbatch=4), one)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_device_count_does_not_matter(case, float64):
+    """1 = 2 = 4 = 8 devices, groups and blocks inside a device or over several."""
+    one = state_of(case, 1)
+    for devices in (2, 4, 8):
+        assert_same(state_of(case, devices), one)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["groups and blocks inside a device", "symmetric"])
+@pytest.mark.parametrize("scan", [False, True])
+def test_micro_batches_do_not_matter(case, scan, float64):
+    """One device in four parts, unrolled as on CPU and scanned as on accelerators."""
+    one = state_of(case, 1)
+    assert_same(state_of(case, 1, microbatch=4, scan=scan), one)
+
+
+@pytest.mark.slow
+def test_seed_step_and_shuffle_do_matter(float64):
+    """The property is no accident of constants: another seed, or no shuffle, leaves another state."""
+    one = state_of("groups and blocks inside a device", 1)
+    for change in ({"seed": 1}, {"shuffle": Shuffle(0)}):
+        c = tiny.double(dataclasses.replace(BASE, **change))
+        stored = tiny.images()
+        other = tiny.run(tiny.mechanism(c, stored), stored, batch_size=16).state
+        assert tiny.distance(other.memory.queue, one.memory.queue)[0] > 1e-3
+
+
+def by_shard_map(step, over):
+    """The same per-device step by jit(shard_map), the way off pmap should JAX drop it."""
+    from jax.sharding import Mesh
+    from jax.sharding import PartitionSpec as P
+
+    def flat(state, batch, data):
+        return step(state, jax.tree.map(lambda a: a[0], batch), data)
+
+    mesh = Mesh(np.asarray(over), ("batch",))
+    specs = {"in_specs": (P(), P("batch"), P()), "out_specs": (P(), P())}
+    return jax.jit(jax.shard_map(flat, mesh=mesh, check_vma=False, **specs), donate_argnums=0)
+
+
+@pytest.mark.slow
+def test_shard_map_gives_the_same_bits_as_pmap():
+    """Four devices, groups and blocks over two each."""
+    c = CASES["groups and blocks over devices"]
+    stored = tiny.images()
+    m = tiny.mechanism(c, stored)
+    a = tiny.run(m, stored, batch_size=16, devices=4).state
+    b = tiny.run(m, stored, batch_size=16, devices=4, mapped=by_shard_map).state
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.mark.slow
+def test_vmap_on_one_device_equals_pmap(float64):
+    """Groups and blocks that lie inside a device need no hardware at all."""
+    c = tiny.double(BASE)
+    stored = tiny.images()
+    m = tiny.mechanism(c, stored)
+
+    def by_vmap(step, over):
+        mapped = jax.vmap(step, axis_name="batch", in_axes=(None, 0, None), out_axes=0, axis_size=2)
+        return jax.jit(lambda *a: jax.tree.map(lambda x: x[0], mapped(*a)))
+
+    over = jax.devices()[:1]
+    state, data = parallel.born(m.init, over), {"images": stored}
+    for step in range(3):
+        state, _ = by_vmap(m.step, over)(state, {"ids": tiny.ids(step, 16).reshape(2, 8, 2)}, data)
+    assert_same(parallel.host(state), state_of("groups and blocks inside a device", 2))
+
+
+@pytest.mark.slow
+def test_without_shuffle_key_groups_are_query_groups(float64):
+    """The leak, shown: with shuffle off, a key depends on exactly the images of its query's group; with it on, not.
+
+    Change one image and see which keys change through the batch statistics.
+    """
+    stored = tiny.images()
+    first = tiny.ids(0, 16)
+    changed = stored.copy()
+    changed[first[0, 1]] = 255 - changed[first[0, 1]]
+
+    def keys_that_move(block):
+        c = tiny.double(dataclasses.replace(BASE, shuffle=Shuffle(block), queue=Queue(16)))
+        queues = [tiny.run(tiny.mechanism(c, x), x, batch_size=16, steps=1).state.memory.queue for x in (stored, changed)]
+        return set(np.flatnonzero(np.abs(queues[0] - queues[1]).max(1) > 1e-9))
+
+    assert keys_that_move(0) == {0, 1, 2, 3}
+    moved = keys_that_move(16)
+    assert len(moved) == 4 and 0 in moved and moved != {0, 1, 2, 3}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("channels", [1, 3, 13])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_a_step_runs_on_any_channel_count_and_storage_dtype(channels, dtype):
+    """Photos, X-rays, satellite bands: the step is finite and moves the parameters."""
+    stored = tiny.images(channels, dtype)
+    run = tiny.run(tiny.mechanism(BASE, stored), stored, batch_size=16, steps=2)
+    assert all(np.isfinite(a).all() for a in jax.tree.leaves(run.state))
+    assert run.metrics["effective_rank"] > 1

@@ -1,0 +1,54 @@
+"""The log: JSON lines that any reader takes, rates that count training alone, nothing from silent processes."""
+
+import json
+
+import pytest
+
+from moco_jax import logs
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def test_writes_json_lines_and_one_console_line(tmp_path, capsys):
+    """Step, metrics, rate; the console line shows how far, loss, pretext accuracy and the time left."""
+    with logs.RunLog(tmp_path, total_steps=100, first_step=0, batch_size=8) as log:
+        log.metrics(10, {"loss": 2.5, "pretext_accuracy": 0.25})
+    (record,) = lines(tmp_path)
+    assert record["step"] == 10 and record["loss"] == 2.5 and record["images_per_second"] > 0
+    text = capsys.readouterr().out
+    assert "step 10/100" in text and "loss 2.500" in text and "pretext 25.0%" in text and "left" in text
+
+
+def test_a_number_that_json_cannot_hold_is_null(tmp_path):
+    """NaN in a JSON line breaks strict readers."""
+    with logs.RunLog(tmp_path, total_steps=1, first_step=0, batch_size=1) as log:
+        log.write({"loss": float("nan")})
+    assert lines(tmp_path) == [{"loss": None}]
+
+
+def test_a_resumed_log_goes_on_behind(tmp_path):
+    """Nothing that was logged is lost."""
+    for step in (1, 2):
+        with logs.RunLog(tmp_path, total_steps=2, first_step=step, batch_size=1) as log:
+            log.write({"step": step})
+    assert [r["step"] for r in lines(tmp_path)] == [1, 2]
+
+
+def test_silent_log_writes_and_says_nothing(tmp_path, capsys):
+    """Other processes share the folder."""
+    with logs.RunLog(tmp_path, total_steps=2, first_step=0, batch_size=1, silent=True) as log:
+        log.say("hello")
+        log.metrics(1, {"loss": 1.0})
+    assert not list(tmp_path.iterdir()) and capsys.readouterr().out == ""
+
+
+def test_excluded_time_does_not_slow_the_rate(tmp_path, monkeypatch):
+    """An evaluation of 90 s between two logs 100 s apart: 10 s of training."""
+    clock = iter([0.0, 100.0])
+    monkeypatch.setattr(logs.time, "perf_counter", lambda: next(clock))
+    with logs.RunLog(tmp_path, total_steps=50, first_step=0, batch_size=4) as log:
+        log.exclude(90.0)
+        log.metrics(10, {"loss": 1.0})
+    assert lines(tmp_path)[0]["images_per_second"] == pytest.approx(4.0)

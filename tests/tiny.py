@@ -1,0 +1,132 @@
+"""A tiny but complete MoCo for tests: the shipped step, encoder and views on images made here."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from moco_jax import parallel, views
+from moco_jax.config import BatchNorm, Config, Model, Moco, Optimizer, Queue, Shuffle, Train
+from moco_jax.core import schedules
+from moco_jax.core.optimizers import sgd
+from moco_jax.mechanisms import MECHANISMS
+from moco_jax.models import encoder as encoders
+from moco_jax.state import Facts, Mechanism
+from moco_jax.views.recipes import RECIPES, ViewRecipe
+
+RECORDS, SIZE, STORED = 64, 8, 10  # images, side of a view, side of a stored image
+
+
+def config(**changes: Any) -> Config:
+    """Four BN groups of 4 in a batch of 16, blocks of 8, a queue that wraps inside a batch."""
+    base = Config(
+        batch_size=16,
+        model=Model(width=4, dim=8, dtype="float32"),
+        bn=BatchNorm(4),
+        moco=Moco(momentum=0.9, temperature=0.2),
+        queue=Queue(40),
+        shuffle=Shuffle(8),
+        optimizer=Optimizer(learning_rate=0.3),
+        train=Train(epochs=5),
+    )
+    return dataclasses.replace(base, **changes)
+
+
+def double(c: Config) -> Config:
+    """The same in float64."""
+    return dataclasses.replace(c, model=dataclasses.replace(c.model, dtype="float64"))
+
+
+def images(channels: int = 3, dtype: Any = np.uint8, seed: int = 0) -> np.ndarray:
+    """Stored images (RECORDS, STORED, STORED, channels) in a storage dtype."""
+    values = np.random.default_rng(seed).random((RECORDS, STORED, STORED, channels))
+    top = np.iinfo(dtype).max if np.issubdtype(dtype, np.integer) else 1.0
+    return (values * top).astype(dtype)
+
+
+def encoder(c: Config, channels: int = 3) -> encoders.Encoder:
+    """The tiny ResNet of a config."""
+    dtype = parallel.compute_dtype(c.model.dtype)
+    return encoders.from_config(c.model, c.bn, channels=channels, size=SIZE, dtype=dtype)
+
+
+def mechanism(c: Config, stored: np.ndarray, recipe: tuple[ViewRecipe, ...] | None = None, **options: Any) -> Mechanism:
+    """The shipped mechanism of a config for stored images."""
+    channels = stored.shape[-1]
+    top = float(np.iinfo(stored.dtype).max) if stored.dtype.kind == "u" else 1.0
+    recipe = recipe or RECIPES["moco_v2" if channels == 3 else "bands"]
+    return MECHANISMS[c.mechanism](
+        encoder(c, channels),
+        views.make(
+            recipe,
+            size=SIZE,
+            low=0.0,
+            high=top,
+            mean=(0.5,) * channels,
+            std=(0.25,) * channels,
+            dtype=parallel.compute_dtype(c.model.dtype),
+        ),
+        sgd(
+            schedules.learning_rate(c.optimizer, batch_size=c.batch_size, epochs=c.train.epochs, steps_per_epoch=2),
+            momentum=c.optimizer.momentum,
+            weight_decay=c.optimizer.weight_decay,
+        ),
+        c,
+        Facts(RECORDS, (SIZE, SIZE, channels), 2),
+        **options,
+    )
+
+
+def ids(step: int, batch_size: int) -> np.ndarray:
+    """Records of a step: (batch_size, 2)."""
+    rows = np.random.default_rng([7, step]).permutation(RECORDS)[:batch_size].astype(np.int32)
+    return np.stack([rows, rows], 1)
+
+
+class Run(NamedTuple):
+    """What some steps left: one host copy of the state, the metrics of the last step, what was compiled at each step."""
+
+    state: Any
+    metrics: dict[str, float]
+    compiled: list[list[str]]
+
+
+def run(
+    m: Mechanism, stored: np.ndarray, *, batch_size: int, devices: int = 1, steps: int = 3, mapped: Any = None
+) -> Run:
+    """Some steps on `devices` devices; the copies of the state must be identical."""
+    over = jax.devices()[:devices]
+    state = parallel.born(m.init, over)
+    data = {"images": jax.device_put(stored, parallel.replicated(over))}
+    mapped = (mapped or parallel.mapped)(m.step, over)
+    metrics: dict[str, Any] = {}
+    compiled: list[list[str]] = []
+
+    def heard(name: str, duration: float, **about: Any) -> None:
+        if "backend_compile" in name:
+            compiled[-1].append(str(about.get("fun_name", name)))
+
+    for step in range(steps):
+        batch = {"ids": ids(step, batch_size).reshape(devices, batch_size // devices, 2)}
+        compiled.append([])
+        jax.monitoring.register_event_duration_secs_listener(heard)
+        state, metrics = mapped(state, batch, data)
+        jax.block_until_ready(state)
+        jax.monitoring.unregister_event_duration_listener(heard)
+    parallel.check_identical(state)
+    return Run(parallel.host(state), {k: float(v) for k, v in metrics.items()}, compiled)
+
+
+def distance(a: Any, b: Any) -> tuple[float, str]:
+    """Largest max|a - b| / max|b| over the tensors of two trees, both zero counting as equal, and where it is."""
+    worst, where = 0.0, ""
+    leaves, others = jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b)
+    assert len(leaves) == len(others)
+    for (path, x), y in zip(leaves, others, strict=True):
+        x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+        gap = float(np.abs(x - y).max() / (np.abs(y).max() or 1.0))
+        if not gap <= worst:
+            worst, where = gap, jax.tree_util.keystr(path)
+    return worst, where
