@@ -99,13 +99,20 @@ def map_step(step: Step, *, steps_per_call: int = 1) -> Step:
             "inside a scan some 30 times slower: use 1"
         )
 
-    def call(state: Any, batch: Any, data: Any) -> tuple[Any, dict[str, jax.Array]]:
-        if on_cpu():
-            state, metrics = step(state, jax.tree.map(lambda a: a[0], batch), data)
-            return state, jax.tree.map(lambda a: a[None], metrics)
+    return mapped(call_of(step))
+
+
+def call_of(step: Step) -> Step:
+    """The function that is dispatched: some steps on one device, batch leaves (steps, n, ...)."""
+
+    def one(state: Any, batch: Any, data: Any) -> tuple[Any, dict[str, jax.Array]]:
+        state, metrics = step(state, jax.tree.map(lambda a: a[0], batch), data)
+        return state, jax.tree.map(lambda a: a[None], metrics)
+
+    def several(state: Any, batch: Any, data: Any) -> tuple[Any, dict[str, jax.Array]]:
         return lax.scan(lambda s, b: step(s, b, data), state, batch)
 
-    return mapped(call)
+    return one if on_cpu() else several
 
 
 def mapped(function: Step, over: Sequence[jax.Device] | None = None) -> Step:

@@ -39,6 +39,7 @@ class Parts(NamedTuple):
     mechanism: Mechanism
     encoder: encoders.Encoder
     recipe: Any
+    views: views.Views
     source: sources.Source
     values: frozen.Values
     steps_per_epoch: int
@@ -74,33 +75,22 @@ def assemble(
     encoder = encoder or encoders.from_config(config.model, config.bn, channels=facts.channels, size=size, dtype=dtype)
     values = frozen.Values(facts.channels, str(facts.dtype), facts.low, facts.high)
     steps_per_epoch = order.steps_per_epoch(facts.records, config.batch_size)
+    made = views.make(
+        recipe, size=size, low=facts.low, high=facts.high, mean=config.data.mean, std=config.data.std, dtype=dtype
+    )
+    rate = schedules.learning_rate(
+        config.optimizer, batch_size=config.batch_size, epochs=config.train.epochs, steps_per_epoch=steps_per_epoch
+    )
     mechanism = MECHANISMS[config.mechanism](
         encoder,
-        views.make(
-            recipe,
-            size=size,
-            low=facts.low,
-            high=facts.high,
-            mean=config.data.mean,
-            std=config.data.std,
-            dtype=dtype,
-        ),
-        sgd(
-            schedules.learning_rate(
-                config.optimizer,
-                batch_size=config.batch_size,
-                epochs=config.train.epochs,
-                steps_per_epoch=steps_per_epoch,
-            ),
-            momentum=config.optimizer.momentum,
-            weight_decay=config.optimizer.weight_decay,
-        ),
+        made,
+        sgd(rate, momentum=config.optimizer.momentum, weight_decay=config.optimizer.weight_decay),
         config,
         Facts(facts.records, (size, size, facts.channels), steps_per_epoch),
         scan=not parallel.on_cpu(),
     )
     objects["encoder"] = encoder.label
-    return Parts(config, mechanism, encoder, recipe, source, values, steps_per_epoch, warnings, objects)
+    return Parts(config, mechanism, encoder, recipe, made, source, values, steps_per_epoch, warnings, objects)
 
 
 def train(

@@ -110,9 +110,8 @@ def test_crop_is_antialiased():
 
 def test_values_are_rounded_and_clipped():
     """Extremes stay extremes: floats beside the largest integer do not wrap around."""
-    assert crops._stored(np.array([-0.4, -3.0, 1.5, 2.6, 65535.4, 70000.0], np.float32), np.dtype("uint16")).tolist() == [
-        0, 0, 2, 3, 65535, 65535,
-    ]  # fmt: skip
+    floats = np.array([-0.4, -3.0, 1.5, 2.6, 65535.4, 70000.0], np.float32)
+    assert crops._stored(floats, np.dtype("uint16")).tolist() == [0, 0, 2, 3, 65535, 65535]
     full = np.full((9, 7, 2), 65535, np.uint16)
     assert (crops.random_resized_crop(full, crops.Box(0, 0, 9, 7), 5) == 65535).all()
 
