@@ -56,7 +56,8 @@ def make(
 
     def init() -> State:
         online = encoder.init(key(config.seed, 0, INIT))
-        features = jax.eval_shape(encoder.features, *online.values(), jnp.zeros((1, *facts.view_shape)))["head"]
+        image = jnp.zeros((1, *facts.view_shape))
+        features = jax.eval_shape(encoder.features, online["params"], online["batch_stats"], image)["head"]
         dtype = jnp.promote_types(features.dtype, jnp.float32)
         return State(
             step=jnp.zeros((), jnp.int32),

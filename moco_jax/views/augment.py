@@ -7,6 +7,7 @@ be computed anyway.
 """
 
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +32,8 @@ def _blend(image: jax.Array, other: jax.Array | float, factor: jax.Array) -> jax
 
 def luma(image: jax.Array) -> jax.Array:
     """Rec. 601 gray of three channels: (H, W, 3) -> (H, W, 1)."""
-    return sum(image[:, :, c : c + 1] * weight for c, weight in enumerate(REC601))
+    r, g, b = (image[:, :, c : c + 1] * weight for c, weight in enumerate(REC601))
+    return r + g + b
 
 
 def adjust_grayscale(image: jax.Array) -> jax.Array:
@@ -55,14 +57,11 @@ def adjust_contrast(image: jax.Array, factor: jax.Array) -> jax.Array:
     As PIL, three channels pivot on one mean, of the luma, rounded to 1/255. Any other number of channels has no luma:
     each pivots on its own mean, unrounded, since 1/255 is coarse for 16 bits.
     """
-    return _blend(image, _middle(image), factor)
-
-
-def _middle(image: jax.Array) -> jax.Array:
-    """What contrast pivots on: (1, 1, 1) for three channels, else (1, 1, C)."""
     if image.shape[2] == 3:
-        return jnp.floor(jnp.mean(luma(image), keepdims=True) * 255 + 0.5) / 255
-    return jnp.mean(image, axis=(0, 1), keepdims=True)
+        pivot = jnp.floor(jnp.mean(luma(image), keepdims=True) * 255 + 0.5) / 255  # (1, 1, 1)
+    else:
+        pivot = jnp.mean(image, axis=(0, 1), keepdims=True)  # (1, 1, C)
+    return _blend(image, pivot, factor)
 
 
 def adjust_saturation(image: jax.Array, factor: jax.Array) -> jax.Array:
@@ -89,34 +88,21 @@ def adjust_hue(image: jax.Array, turns: jax.Array) -> jax.Array:
     return jnp.stack([channel(5), channel(3), channel(1)], axis=2)
 
 
-def adjust_color(image: jax.Array, factors: jax.Array, turns: jax.Array | None, order: jax.Array) -> jax.Array:
-    """Brightness, contrast, saturation by `factors` (3,) and hue by `turns`, in `order`: (H, W, C) -> (H, W, C).
+ADJUST = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
 
-    `order` (4,) is a permutation of brightness 0, contrast 1, saturation 2, hue 3. Two factors leave saturation out, None
-    leaves hue out: images without three channels need both. Hue, the dearest, is computed once: what comes before it,
-    hue, and what comes after it, where an adjustment whose turn it is not has factor 1.
+
+def adjust_color(
+    image: jax.Array, factors: Sequence[jax.Array], places: jax.Array, *, kinds: Sequence[int] = (0, 1, 2, 3)
+) -> jax.Array:
+    """ADJUST[k](image, factor) for k in `kinds` and the factor beside it, in any order: (H, W, C) -> (H, W, C).
+
+    `places` (len(kinds),) is a permutation: when each of them comes, 0 first.
     """
-    if turns is None:
-        for place in range(4):
-            image = _adjust_one(image, factors, order[place])
-        return image
-    hue_at = jnp.argmax(order == 3)
-    for place in range(3):
-        image = _adjust_one(image, factors, jnp.where(place < hue_at, order[place], 3))
-    image = adjust_hue(image, turns)
-    for place in range(1, 4):
-        image = _adjust_one(image, factors, jnp.where(place > hue_at, order[place], 3))
+    for place in range(len(kinds)):
+        before = image
+        for i, kind in enumerate(kinds):
+            image = jnp.where(places[i] == place, ADJUST[kind](before, factors[i]), image)
     return image
-
-
-def _adjust_one(image: jax.Array, factors: jax.Array, which: jax.Array) -> jax.Array:
-    """Brightness 0, contrast 1 or saturation 2 by its factor; nothing where `which` has no factor."""
-    count = factors.shape[0]
-    pivot = jnp.where(which == 0, 0, _middle(image))
-    if count == 3:
-        pivot = jnp.where(which == 2, luma(image), pivot)
-    factor = jnp.where(which < count, factors[jnp.minimum(which, count - 1)], 1)
-    return _blend(image, pivot, factor)
 
 
 def random_color_jitter(
@@ -131,11 +117,13 @@ def random_color_jitter(
 ) -> jax.Array:
     """torchvision's ColorJitter in random order, with probability p; a strength of 0 leaves its adjustment out."""
     u = _draws(key, 9, image.dtype)
-    strengths = (brightness, contrast) if saturation == 0 else (brightness, contrast, saturation)
-    factors = jnp.stack([_between(u[i], max(0.0, 1 - x), 1 + x) for i, x in enumerate(strengths)])
-    turns = _between(u[3], -hue, hue) if hue > 0 else None
-    order = jnp.argsort(u[4:8])
-    return jnp.where(u[8] < p, adjust_color(image, factors, turns, order), image)
+    strengths = (brightness, contrast, saturation, hue)
+    kinds = [k for k in range(4) if strengths[k] > 0]
+    lows, highs = [max(0.0, 1 - x) for x in strengths[:3]] + [-hue], [1 + x for x in strengths[:3]] + [hue]
+    factors = [_between(u[k], lows[k], highs[k]) for k in kinds]
+    ranked = u[4 : 4 + len(kinds)]
+    places = jnp.sum(ranked[None, :] < ranked[:, None], axis=1)  # (len(kinds),), a random permutation
+    return jnp.where(u[8] < p, adjust_color(image, factors, places, kinds=kinds), image)
 
 
 def adjust_blur(image: jax.Array, sigma: jax.Array, *, widest: float) -> jax.Array:

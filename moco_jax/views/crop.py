@@ -26,9 +26,7 @@ def random_resized_crop(
     return crop_and_resize(image, draw_box(key, image.shape[0], image.shape[1], scale=scale, ratio=ratio), size)
 
 
-def draw_box(
-    key: jax.Array, height: int, width: int, *, scale: tuple[float, float], ratio: tuple[float, float]
-) -> Box:
+def draw_box(key: jax.Array, height: int, width: int, *, scale: tuple[float, float], ratio: tuple[float, float]) -> Box:
     """The box of torchvision's RandomResizedCrop: area uniform in `scale` of the image, aspect log-uniform in `ratio`.
 
     Ten tries, then the largest centred box whose aspect is within `ratio`. Always drawn in float32, so that double

@@ -86,9 +86,10 @@ class HorizontalFlip:
 
 @dataclass(frozen=True)
 class Affine:
-    """With probability p: rotation by U(-degrees, degrees), a shift of at most `translate` of each side, a zoom, a shear.
+    """With probability p: a rotation by U(-degrees, degrees), a shift, a zoom by U(*scale), a shear along the rows.
 
-    The shear is along the rows, by U(-shear, shear) degrees. What comes from outside the image is 0.
+    The shift is by whole pixels, at most `translate` of each side; the shear is by U(-shear, shear) degrees. What comes
+    from outside the image is 0.
     """
 
     degrees: float

@@ -1,0 +1,65 @@
+# One command each; `make` alone lists them. The environment is made once and remade when its requirements change.
+#   PYTHON=python3.13   another interpreter        EXTRA=cuda13   JAX for an accelerator: cuda12, cuda13 or tpu
+# Each choice gets an environment of its own, so that switching back and forth reinstalls nothing; VENV= names one.
+
+PYTHON = python3
+EXTRA =
+ifneq ($(filter-out cuda12 cuda13 tpu,$(EXTRA)),)
+$(error EXTRA=$(EXTRA) is unknown; use cuda12, cuda13 or tpu, or leave it out for the CPU)
+endif
+
+ifneq ($(PYTHON),python3)
+VERSION := $(shell $(PYTHON) -c "import sys; print('-%d.%d' % sys.version_info[:2])")
+ifeq ($(VERSION),)
+$(error PYTHON=$(PYTHON) does not run; give the name or the path of a Python 3.11 or newer)
+endif
+endif
+VENV = .venv$(VERSION)$(EXTRA:%=-%)
+PY = $(VENV)/bin/python
+
+.PHONY: help train test check check-rest test-slow lint format types env clean
+.DELETE_ON_ERROR:
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
+
+train: $(VENV)/.installed  ## pretrain on handwritten digits into runs/digits, then evaluate: the two commands of the README
+	$(PY) train.py --workdir=runs/digits
+	$(PY) eval_linear.py --checkpoint=runs/digits
+
+test: $(VENV)/.dev  ## the tests to run while working
+	$(PY) -m pytest -m "not slow"
+
+check: test check-rest  ## everything that must hold: all tests, lint, types
+
+check-rest: lint types test-slow  ## what `make check` does beyond `make test`
+
+test-slow: $(VENV)/.dev  ## the tests that `make test` leaves out
+	$(PY) -m pytest -m slow
+
+lint: $(VENV)/.dev  ## formatting and rules (ruff)
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+
+format: $(VENV)/.dev  ## put both in order
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+types: $(VENV)/.dev  ## type check (mypy)
+	$(PY) -m mypy
+
+env: $(VENV)/.dev  ## the environment with development tools, for an editor
+
+clean:  ## remove environments, caches and builds; runs/ stays
+	rm -rf .venv .venv-* build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.installed: requirements.txt
+	@$(PYTHON) -c "import sys; sys.version_info >= (3, 11) or sys.exit('Python 3.11 or newer is needed, not %d.%d: make ... PYTHON=python3.11' % sys.version_info[:2])"
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --disable-pip-version-check -r requirements.txt $(EXTRA:%="jax[%]")
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.installed pyproject.toml
+	$(PY) -m pip install --disable-pip-version-check -e ".[dev]"
+	@touch $@
