@@ -1,4 +1,4 @@
-"""The house rules, executable: each is a function from a folder to complaints, and is shown what it must complain of."""
+"""The house rules, executable: each is a function from a folder to complaints, and is shown what it must refuse."""
 
 import ast
 import os

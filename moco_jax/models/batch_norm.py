@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
-from moco_jax.core.axis import AXIS
+from moco_jax.core import axis
 
 MOMENTUM = 0.1  # torch's convention: the share of the new statistics
 EPSILON = 1e-5
@@ -20,21 +20,19 @@ class Layout(NamedTuple):
     groups: int  # groups on this device
     members: int  # images of a group on this device
     span: int  # devices that share one group
-    devices: int  # devices in all; 1 where no group spans, since nothing asks for the number then
 
 
 class GroupBatchNorm(nn.Module):
     """Batch norm over contiguous groups of `group_size` images of the global batch; 0 is the whole global batch.
 
     A group inside a device needs no axis name; a group over several devices, and group 0, average their moments over
-    `axis_name`. Momentum, epsilon and the unbiased running variance are torch's (`torch.nn.BatchNorm2d`). Result in
+    the mapped axis. Momentum, epsilon and the unbiased running variance are torch's (`torch.nn.BatchNorm2d`). Result in
     `dtype`, statistics and normalisation in at least float32, running statistics in at least float32 as `param_dtype`.
     """
 
     group_size: int
     dtype: DTypeLike
     param_dtype: DTypeLike
-    axis_name: str = AXIS
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -56,14 +54,14 @@ class GroupBatchNorm(nn.Module):
             y = wide.reshape(1, 1, -1, channels)
             mean, var = running_mean.value[None], running_var.value[None]
         else:
-            layout = group_layout(x.shape[0], self.group_size, self.axis_name)
+            layout = group_layout(x.shape[0], self.group_size)
             y = wide.reshape(layout.groups, layout.members, -1, channels)
             count = layout.members * layout.span * y.shape[2]
             if count < 2:
                 raise ValueError(
                     f"batch norm needs 2 values per channel, a group here holds {count}; raise bn.group_size"
                 )
-            mean, var = group_moments(y, layout, self.axis_name)  # (groups, C) each
+            mean, var = group_moments(y, layout)  # (groups, C) each
             # Normalising takes the biased variance, the running one is unbiased (torch).
             running_mean.value = _advance(running_mean.value, mean)
             running_var.value = _advance(running_var.value, var * (count / (count - 1)))
@@ -73,38 +71,35 @@ class GroupBatchNorm(nn.Module):
         return y.reshape(x.shape).astype(self.dtype)
 
 
-def group_layout(n: int, group_size: int, axis_name: str) -> Layout:
-    """How `n` images per device fall into groups; asks `axis_name` for its size only if a group may leave the device.
+def group_layout(n: int, group_size: int) -> Layout:
+    """How `n` images per device fall into groups; asks the axis for its size only if a group may leave the device.
 
     Raises ValueError if `n` and `group_size` do not divide one another, or spanning groups do not divide the devices.
     """
     if group_size < 0:
         raise ValueError(f"bn.group_size {group_size} is negative; use 0 for the whole global batch")
     if group_size == 0:
-        devices = lax.axis_size(axis_name)
-        return Layout(1, n, devices, devices)
+        return Layout(1, n, axis.size())
     if n % group_size == 0:
-        return Layout(n // group_size, group_size, 1, 1)
+        return Layout(n // group_size, group_size, 1)
     if group_size % n:
         raise ValueError(
             f"{n} images per device and bn.group_size {group_size} do not divide one another; change either"
         )
-    span, devices = group_size // n, lax.axis_size(axis_name)
+    span, devices = group_size // n, axis.size()
     if devices % span:
         raise ValueError(
             f"bn.group_size {group_size} spans {span} devices at {n} images each, which does not divide {devices} "
             f"devices; use a bn.group_size that divides the {n * devices} images of the global batch"
         )
-    return Layout(1, n, span, devices)
+    return Layout(1, n, span)
 
 
-def group_moments(y: jax.Array, layout: Layout, axis_name: str) -> tuple[jax.Array, jax.Array]:
+def group_moments(y: jax.Array, layout: Layout) -> tuple[jax.Array, jax.Array]:
     """Mean and biased variance (groups, C) of `y` (groups, members, pixels, C), in one pass over the values."""
     moments = jnp.stack([y.mean((1, 2)), (y * y).mean((1, 2))])  # (2, groups, C)
     if layout.span > 1:
-        starts = range(0, layout.devices, layout.span)
-        members = None if layout.span == layout.devices else [list(range(i, i + layout.span)) for i in starts]
-        moments = lax.pmean(moments, axis_name, axis_index_groups=members)
+        moments = lax.pmean(moments, axis.AXIS, axis_index_groups=axis.subsets(layout.span))
     # E[x^2] - E[x]^2 cancels: rounding can take it below zero, and rsqrt then to nan.
     return moments[0], jnp.maximum(moments[1] - moments[0] ** 2, 0)
 

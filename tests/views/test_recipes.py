@@ -1,0 +1,108 @@
+"""Recipes are data: what was published is pinned, and images that a recipe does not fit are refused with a reason."""
+
+import ast
+import inspect
+
+import pytest
+
+from moco_jax.config import ConfigError
+from moco_jax.views import recipes
+from moco_jax.views.recipes import (
+    RECIPES,
+    Affine,
+    ColorJitter,
+    Crop,
+    GaussianBlur,
+    Grayscale,
+    HorizontalFlip,
+    ViewRecipe,
+)
+
+
+def test_moco_v1_is_published():
+    """facebookresearch/moco, main_moco.py: gray before jitter, hue as strong as the rest, jitter always."""
+    view = ViewRecipe(
+        Crop((0.2, 1.0), (3 / 4, 4 / 3)),
+        (Grayscale(0.2), ColorJitter(0.4, 0.4, 0.4, 0.4, 1.0), HorizontalFlip(0.5)),
+    )
+    assert RECIPES["moco_v1"] == (view, view)
+
+
+def test_moco_v2_is_published():
+    """facebookresearch/moco, main_moco.py --aug-plus: jitter before gray, weaker hue, blur before the flip."""
+    view = ViewRecipe(
+        Crop((0.2, 1.0), (3 / 4, 4 / 3)),
+        (ColorJitter(0.4, 0.4, 0.4, 0.1, 0.8), Grayscale(0.2), GaussianBlur(0.1, 2.0, 0.5), HorizontalFlip(0.5)),
+    )
+    assert RECIPES["moco_v2"] == (view, view)
+
+
+def test_cifar_demo_is_published():
+    """facebookresearch/moco's CIFAR notebook: torchvision's default crop, flip first, no blur."""
+    view = ViewRecipe(
+        Crop((0.08, 1.0), (3 / 4, 4 / 3)),
+        (HorizontalFlip(0.5), ColorJitter(0.4, 0.4, 0.4, 0.1, 0.8), Grayscale(0.2)),
+    )
+    assert RECIPES["cifar_demo"] == (view, view)
+
+
+def test_bands_is_moco_v2_without_colour():
+    """For any channels, v2's recipe less what needs red, green and blue, in v2's order."""
+    (v2, _), (bands, _) = RECIPES["moco_v2"], RECIPES["bands"]
+    jitter, _, blur, flip = v2.ops
+    gray_jitter = ColorJitter(jitter.brightness, jitter.contrast, 0.0, 0.0, jitter.p)
+    assert bands == ViewRecipe(v2.crop, (gray_jitter, blur, flip))
+
+
+def test_digits_keeps_a_sign_a_sign():
+    """A mirrored digit is another sign: the recipe moves digits and never flips them."""
+    assert all(isinstance(op, Affine) for view in RECIPES["digits"] for op in view.ops)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 13])
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_three_channel_recipes_are_refused_on_others(name, channels):
+    """Hue, saturation and grayscale never meet another number of channels; the error names them and what fits."""
+    if channels == 3 or name in ("digits", "bands"):
+        assert recipes.get(name, channels) is RECIPES[name]
+        return
+    with pytest.raises(ConfigError) as error:
+        recipes.get(name, channels)
+    for word in (name, "ColorJitter.hue", "ColorJitter.saturation", "Grayscale", f"have {channels}", "bands"):
+        assert word in str(error.value)
+
+
+def test_an_unknown_name_is_answered_with_the_nearest():
+    """A typing error costs one look at the message."""
+    with pytest.raises(ConfigError, match="moco_2.*did you mean 'moco_v"):
+        recipes.get("moco_2", 3)
+
+
+@pytest.mark.parametrize(
+    ("make", "word"),
+    [
+        (lambda: Crop((0.0, 1.0)), "Crop.scale"),
+        (lambda: Crop((0.2, 1.2)), "Crop.scale"),
+        (lambda: Crop((0.5, 0.2)), "Crop.scale"),
+        (lambda: Crop((0.2, 1.0), (0.0, 1.0)), "Crop.ratio"),
+        (lambda: GaussianBlur(0.0, 1.0, 0.5), "GaussianBlur"),  # a width of 0 divides by 0
+        (lambda: HorizontalFlip(50), "HorizontalFlip.p"),
+        (lambda: Grayscale(-0.1), "Grayscale.p"),
+        (lambda: ColorJitter(0.4, 0.4, 0.4, 0.6, 1.0), "hue"),
+        (lambda: ColorJitter(-0.4, 0.4, 0.4, 0.1, 1.0), "strengths"),
+        (lambda: Affine(10.0, 2.0, (0.9, 1.1), 5.0, 1.0), "translate"),
+        (lambda: Affine(10.0, 0.1, (0.0, 1.1), 5.0, 1.0), "Affine.scale"),
+    ],
+)
+def test_impossible_numbers_are_refused_when_written(make, word):
+    """A recipe that exists can be run: what would end as NaN or a silent clip is a ConfigError with the number."""
+    with pytest.raises(ConfigError, match=word):
+        make()
+
+
+def test_recipes_are_pure_data():
+    """The module imports nothing but dataclasses and the config, so that any tool can read a recipe."""
+    tree = ast.parse(inspect.getsource(recipes))
+    modules = {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+    assert modules == {"dataclasses", "moco_jax.config"}
+    assert not any(isinstance(n, ast.Import) for n in ast.walk(tree))
