@@ -42,6 +42,7 @@ def parse(argv: Sequence[str], *, page: str, named: Mapping[str, tuple[Any, str]
         print(_help(page, named, usage))
         sys.exit(0)
     argv = _with_page_paths(argv, page)
+    argv, cleared = _without_none(argv, _page_of(argv))
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=["program", *argv], lock_config=True)
     for name, (default, text) in named.items():
@@ -52,7 +53,9 @@ def parse(argv: Sequence[str], *, page: str, named: Mapping[str, tuple[Any, str]
         raise ConfigError(_one_line(error, argv)) from None
     if rest:
         raise ConfigError(f"unexpected argument {rest[0]!r}; flags are written --name=value")
-    return values["config"].value, {name: values[name].value for name in named}
+    chosen = values["config"].value
+    chosen.update_from_flattened_dict(dict.fromkeys(cleared))
+    return chosen, {name: values[name].value for name in named}
 
 
 def run(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None) -> int:
@@ -82,6 +85,28 @@ def _with_page_paths(argv: Sequence[str], page: str) -> list[str]:
             raise ConfigError(f"write --config={arguments[i + 1] if i + 1 < len(arguments) else 'PAGE'}, with an equals sign")
         out.append(argument)
     return out if given else [f"--config={find_page(page)}", *out]
+
+
+def _page_of(argv: Sequence[str]) -> ConfigDict:
+    return load(next(a for a in reversed(argv) if re.match(r"--?config=", a)).split("=", 1)[1])
+
+
+def _without_none(argv: Sequence[str], page: ConfigDict) -> tuple[list[str], list[str]]:
+    """argv without overrides that set a key to None, and those keys; raises ConfigError for a key that is not there.
+
+    ml_collections reads "None" as text of the key's type, and names an unknown key without its section.
+    """
+    known = {k for name, v in page.items() for k in ([f"{name}.{n}" for n in v] if isinstance(v, ConfigDict) else [name])}
+    kept, cleared = [], []
+    for argument in argv:
+        match = re.fullmatch(r"--?config\.([^=]+)(?:=(.*))?", argument)
+        if match and match[1].removeprefix("no") not in known and match[1] not in known:
+            raise config.unknown("config key", match[1], known)
+        if match and match[2] == "None":
+            cleared.append(match[1])
+        else:
+            kept.append(argument)
+    return kept, cleared
 
 
 def _one_line(error: Exception, argv: Sequence[str]) -> str:

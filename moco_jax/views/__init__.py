@@ -27,7 +27,7 @@ class Views(NamedTuple):
     Every draw comes from (key, position, view), so that a row gets the same view wherever it is computed.
     """
 
-    count: int  # V
+    count: int  # type: ignore[assignment]  # V; hides tuple.count
     raw: Callable[..., tuple[jax.Array, ...]]  # (batch, data, positions, key) -> V times (n, S, S, C), storage dtype
     augment: Callable[..., jax.Array]  # (x (n, S, S, C), positions, key, view: int) -> (n, S, S, C) normalised
 

@@ -1,9 +1,9 @@
 """What the operations of a recipe do to one float image (H, W, C) in 0..1; torchvision's semantics on PIL images.
 
-Each has a deterministic twin `adjust_*(image, ...)`, and a random wrapper `random_*(key, image, *, ...)` whose arguments are
-the fields of the operation in `recipes.py`. Values stay floats between operations, where PIL rounds to 8 bits. Draws are
-made in float32 whatever the precision of the image. Choices are selections, never branches: under `vmap` both sides would
-be computed anyway.
+Each has a deterministic twin `adjust_*(image, ...)` and a random wrapper `random_*(key, image, *, ...)`, whose arguments
+are the fields of the operation in `recipes.py`. Values stay floats between operations, where PIL rounds to 8 bits. Draws
+are made in float32 whatever the precision of the image. Choices are selections, never branches: under `vmap` both sides
+would be computed anyway.
 """
 
 import math
@@ -129,9 +129,9 @@ def random_color_jitter(
 def adjust_blur(image: jax.Array, sigma: jax.Array, *, widest: float) -> jax.Array:
     """PIL's GaussianBlur(sigma): three box blurs along each axis, edges extended: (H, W, C) -> (H, W, C).
 
-    `widest` is the largest sigma there can be, in pixels: it fixes the size of the box. A sampled Gaussian would be up to
-    3/255 off for small sigmas, where it is not as wide as sigma. One matrix per image and axis: different kernels for
-    the images of a batch would make a grouped convolution, which is slow.
+    `widest` is the largest sigma there can be, in pixels: it fixes the size of the box. A sampled Gaussian would be
+    3/255 off at a sigma of 0.3, where it is not as wide as sigma. One matrix per image and axis, since different
+    kernels for the images of a batch would make a grouped convolution, which is slow.
     """
     reach = math.floor((math.sqrt(4 * widest**2 + 1) - 1) / 2) + 1
     for axis in (0, 1):
@@ -174,9 +174,9 @@ def random_horizontal_flip(key: jax.Array, image: jax.Array, *, p: float) -> jax
 def inverse_affine(
     angle: jax.Array, shift: tuple[jax.Array, jax.Array], scale: jax.Array, shear: jax.Array, *, height: int, width: int
 ) -> tuple[jax.Array, ...]:
-    """PIL's six numbers, from output (x, y) to input: rotation and shear (degrees) and scale about the centre, then shift.
+    """PIL's six numbers, from output (x, y) to input (x, y), of torchvision's affine.
 
-    As torchvision's affine: angle clockwise, shift (x, y) in pixels, shear along x.
+    Scale, shear along x and clockwise rotation (degrees) about the centre, then a shift (x, y) in pixels.
     """
     turn, skew = jnp.deg2rad(angle), jnp.tan(jnp.deg2rad(shear))
     cos, sin = jnp.cos(turn), jnp.sin(turn)

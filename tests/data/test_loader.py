@@ -115,13 +115,14 @@ def test_errors_in_threads_name_the_record():
 
 def test_stopping_early_ends_the_threads():
     """Closing the iterator, finishing it and failing in it leave no thread behind."""
+    before = threading.enumerate()
     for use in (lambda i: (next(i), i.close()), list):
         use(stream(0, 100 if use is not list else 3))
     with pytest.raises(RuntimeError):
         list(stream(0, 3, source=Broken(IMAGES)))
-    left = [t for t in threading.enumerate() if t.name.startswith("grain-prefetch")]
+    left = [t for t in threading.enumerate() if t not in before and t.name.startswith("grain-prefetch")]
     for thread in left:
-        thread.join(20)
+        thread.join(2)
     assert not any(thread.is_alive() for thread in left)
 
 

@@ -110,7 +110,7 @@ def test_dataset_without_images_is_refused(prepare):
 
 
 def test_images_as_stored(prepare, encoded):
-    """Without data.channels: gray, RGB, RGBA, 16-bit gray and bands stored as a tensor come out bit for bit."""
+    """Without data.channels: gray, RGB, RGBA, 16-bit gray, tensors of bands come out bit for bit; a bit as 0 or 255."""
     deep = RNG.integers(0, 65536, (5, 7), dtype=np.uint16)
     rgba = RNG.integers(0, 256, (5, 7, 4), dtype=np.uint8)
     for name, image in (("gray", GRAY), ("rgb", RGB), ("rgba", rgba), ("deep", deep)):
@@ -118,6 +118,10 @@ def test_images_as_stored(prepare, encoded):
         found = sources.open_source(name, "train", data_dir=folder)[0]
         assert found.dtype == image.dtype
         np.testing.assert_array_equal(found, image.reshape(5, 7, -1))
+    folder = prepare("bit", PICTURES, [{"image": encoded(Image.fromarray(GRAY > 99))}])
+    bits = sources.open_source("bit", "train", data_dir=folder)[0]
+    assert bits.dtype == np.uint8
+    np.testing.assert_array_equal(bits[..., 0], (GRAY > 99) * np.uint8(255))
     bands = RNG.standard_normal((2, 4, 6, 13)).astype(np.float32)
     kind = {"image": tfds.features.Tensor(shape=(4, 6, 13), dtype=np.float32)}
     source = sources.open_source("bands", "train", data_dir=prepare("bands", kind, [{"image": b} for b in bands]))

@@ -1,0 +1,82 @@
+"""Flags: pages by name or path, typed overrides, and one clear line for every slip."""
+
+import pytest
+
+from moco_jax import cli, config
+from moco_jax.cli import flags
+from moco_jax.config import ConfigError
+
+NAMED = {"workdir": ("runs/x", "folder")}
+
+
+def parse(*argv, page="digits"):
+    read, named = flags.parse(argv, page=page, named=NAMED, usage="usage")
+    return config.read(read), named
+
+
+def test_defaults_to_its_page_and_its_named_values():
+    """No argument at all is a complete run."""
+    read, named = parse()
+    assert read.data.dataset == "digits" and named == {"workdir": "runs/x"}
+
+
+def test_page_by_name_by_path_and_overrides(tmp_path):
+    """Names are those of shipped pages; a path is the user's own page, built on `page()` or a shipped one."""
+    assert parse("--config=moco_v2_r50")[0].moco.temperature == 0.2
+    own = tmp_path / "own.py"
+    own.write_text("from moco_jax.cli.flags import load\ndef get_config():\n  c = load('digits')\n  c.seed = 7\n  return c\n")
+    read, named = parse(f"--config={own}", "--config.moco.temperature=0.5", "--config.data.mean=(0.1,)", "--workdir=w")
+    assert (read.seed, read.moco.temperature, read.data.mean, named["workdir"]) == (7, 0.5, (0.1,), "w")
+
+
+def test_none_and_booleans():
+    """Keys that may be None can be set to it again; `--noconfig.x` is absl's way to say false."""
+    assert parse("--config.queue.size=None", "--config.data.data_dir=None")[0].queue.size is None
+    assert parse("--config.moco.symmetric=true")[0].moco.symmetric
+    assert not parse("--noconfig.moco.symmetric")[0].moco.symmetric
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--config=moco_v3_r50"], "no config page 'moco_v3_r50'; did you mean 'moco_v2_r50'"),
+        (["--config=none/such.py"], "no config page 'none/such.py'"),
+        (["--config.moco.temprature=3"], "config key 'moco.temprature' is unknown; did you mean 'moco.temperature'"),
+        (["--config.temperature=3"], "config key 'temperature' is unknown; did you mean 'moco.temperature'"),
+        (["--config.batch_size=1e3"], "config.batch_size=1e3"),
+        (["--config.batch_size=None"], "'batch_size' must be int, not None"),
+        (["--config.moco.symmetric=maybe"], "symmetric"),
+        (["--workdri=x"], "Unknown command line flag 'workdri'. Did you mean: workdir"),
+        (["digits"], "unexpected argument 'digits'"),
+        (["--config", "digits"], "write --config=digits, with an equals sign"),
+    ],
+)
+def test_a_slip_is_named(argv, message):
+    """What is wrong and what to write, in one line."""
+    with pytest.raises(ConfigError, match=message) as error:
+        parse(*argv)
+    assert "\n" not in str(error.value)
+
+
+def test_help_lists_every_key_with_its_comment(capsys):
+    """The schema's own comments, so that help cannot go stale."""
+    with pytest.raises(SystemExit) as done:
+        parse("--help")
+    assert done.value.code == 0
+    text = capsys.readouterr().out
+    assert all(f"  {key} = " in text for key in config.flat(parse()[0]))
+    assert "moco.temperature = 0.1" in text and "images that share batch statistics" in text
+
+
+def test_commands():
+    """The one program: help is 0, an unknown command 2, an error of the user's 1 in one line."""
+    assert cli.main(["--help"]) == 0 and cli.main([]) == 0
+    assert cli.main(["trian"]) == 2
+
+
+def test_an_error_of_the_users_is_one_line_and_status_one(capsys):
+    """No traceback for a typo."""
+    assert cli.main(["train", "--config.sed=1"]) == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: config key 'sed' is unknown; did you mean 'seed'")
+    assert captured.err.count("\n") == 1
