@@ -121,11 +121,10 @@ def train(
 
     about = {**describe(to_json(parts.config), parts.objects), "values": parts.values._asdict()}
     _make_folder(workdir, about if stored is None else None)
-    store = Store(workdir / "checkpoints", keep=parts.config.checkpoint.keep)
-    step = store.latest() or 0
-    if step < cadence.total:
-        _train(parts, workdir, store, about, step=step, cadence=cadence, pairs=pairs, evaluators=evaluators)
-    store.close()
+    with Store(workdir / "checkpoints", keep=parts.config.checkpoint.keep) as store:
+        step = store.latest() or 0
+        if step < cadence.total:
+            _train(parts, workdir, store, about, step=step, cadence=cadence, pairs=pairs, evaluators=evaluators)
     return Result(workdir, cadence.total, step >= cadence.total, time.perf_counter() - started)
 
 
@@ -178,7 +177,6 @@ def _train(
             evaluators=evaluators,
             save=save,
         )
-        store.wait()
 
 
 def _make_folder(workdir: Path, about: dict[str, Any] | None) -> None:

@@ -104,12 +104,11 @@ class Store:
                     f"{leaf.dtype}{tuple(leaf.shape)}; use the config it was trained with"
                 )
 
-    def wait(self) -> None:
-        """Block until everything asked for is on disk; raises what went wrong in the background."""
-        self._manager.wait_until_finished()
+    def __enter__(self) -> "Store":
+        """The store itself; leaving, also by an error, first finishes what is being written."""
+        return self
 
-    def close(self) -> None:
-        """Finish writing and let go of the folder."""
+    def __exit__(self, *_: object) -> None:
         self._manager.close()
 
 

@@ -62,9 +62,12 @@ def run(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None) -> 
     """Run a command: an error of the user's ends in one line on stderr and status 1, without a traceback."""
     try:
         return command(list(sys.argv[1:] if argv is None else argv))
-    except ConfigError as error:
+    except (ConfigError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("stopped; the same command continues from the last checkpoint", file=sys.stderr)
+        return 130
 
 
 def prepare_environment() -> None:

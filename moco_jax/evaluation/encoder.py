@@ -12,6 +12,7 @@ from moco_jax import parallel
 from moco_jax import views as views_package
 from moco_jax.checkpoints.store import Store
 from moco_jax.config import Config, ConfigError, read
+from moco_jax.core.randomness import INIT, key
 from moco_jax.models.encoder import Encoder, from_config
 from moco_jax.state import Network
 
@@ -70,33 +71,26 @@ def load(checkpoint: str | Path, *, encoder: Encoder | None = None) -> tuple[Fro
 
     Raises ConfigError where there is none, or where the run trained a user's own encoder that is not given here.
     """
-    store = Store(Path(checkpoint) / "checkpoints", read_only=True)
-    step = store.latest()
-    if step is None:
-        raise ConfigError(f"{checkpoint} holds no finished checkpoint yet; train writes the first after its first epochs")
-    about = store.about(step)
-    config, values = read(about["config"]), Values(**about["values"])
-    shape = (config.views.size, config.views.size, values.channels)
-    dtype = parallel.compute_dtype(config.model.dtype)
-    built = encoder or from_config(
-        config.model, config.bn, channels=values.channels, size=config.views.size, dtype=dtype
-    )
-    if about["objects"]["encoder"] != built.label:
-        raise ConfigError(
-            f"{checkpoint} was trained with encoder {about['objects']['encoder']!r}, not {built.label!r}: "
-            "give the same one as encoder="
+    with Store(Path(checkpoint) / "checkpoints", read_only=True) as store:
+        step = store.latest()
+        if step is None:
+            raise ConfigError(f"{checkpoint} holds no finished checkpoint yet; train writes one every few epochs")
+        about = store.about(step)
+        config, values = read(about["config"]), Values(**about["values"])
+        shape = (config.views.size, config.views.size, values.channels)
+        dtype = parallel.compute_dtype(config.model.dtype)
+        built = encoder or from_config(
+            config.model, config.bn, channels=values.channels, size=config.views.size, dtype=dtype
         )
-    fresh = Network(**parallel.born(lambda: built.init(_init_key(config))))
-    trained = store.restore_part(step, fresh, "online")
-    store.close()
+        if about["objects"]["encoder"] != built.label:
+            raise ConfigError(
+                f"{checkpoint} was trained with encoder {about['objects']['encoder']!r}, not {built.label!r}: "
+                "give the same one as encoder="
+            )
+        fresh = parallel.born(lambda: Network(**built.init(key(config.seed, 0, INIT))))
+        trained = store.restore_part(step, fresh, "online")
     standardise = standardiser(config, values, dtype)
     return freeze(built, trained, standardise, shape), freeze(built, fresh, standardise, shape), config, step
-
-
-def _init_key(config: Config) -> jax.Array:
-    from moco_jax.core.randomness import INIT, key
-
-    return key(config.seed, 0, INIT)
 
 
 def load_encoder(checkpoint: str | Path, *, encoder: Encoder | None = None) -> FrozenEncoder:

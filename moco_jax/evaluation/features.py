@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from moco_jax.data import crops
+from moco_jax.data import crops, sources
 from moco_jax.data.sources import Source
 from moco_jax.evaluation.encoder import FrozenEncoder
 
@@ -12,7 +12,8 @@ from moco_jax.evaluation.encoder import FrozenEncoder
 def views_of(source: Source, *, size: int, resize: int, batch_size: int) -> Iterator[tuple[np.ndarray, int]]:
     """Centre views of every image in order, (batch_size, S, S, C) and how many rows are real: the tail is padded."""
     for start in range(0, len(source), batch_size):
-        rows = [crops.center(source[i], resize=resize, size=size) for i in range(start, min(start + batch_size, len(source)))]
+        records = range(start, min(start + batch_size, len(source)))
+        rows = [crops.center(sources.read(source, i), resize=resize, size=size) for i in records]
         real = len(rows)
         rows += [np.zeros_like(rows[0])] * (batch_size - real)
         yield np.stack(rows), real

@@ -28,11 +28,10 @@ ABOUT = stores.describe(to_json(Config()), {"encoder": "tiny"})
 
 @pytest.fixture
 def folder(tmp_path):
-    store = stores.Store(tmp_path, keep=2)
     state = parallel.born(init)
-    for step in (1, 2, 3):
-        store.save(step, state, ABOUT)
-    store.close()
+    with stores.Store(tmp_path, keep=2) as store:
+        for step in (1, 2, 3):
+            store.save(step, state, ABOUT)
     return tmp_path
 
 
@@ -44,7 +43,6 @@ def test_restores_every_leaf_where_the_step_wants_it(folder):
     jax.tree.map(np.testing.assert_array_equal, parallel.host(restored), parallel.host(parallel.born(init)))
     assert all(a.sharding == parallel.replicated() for a in jax.tree.leaves(restored))
     assert sorted(p.name for p in folder.iterdir() if p.name.isdigit()) == ["2", "3"]
-    store.close()
 
 
 def test_checkpoint_describes_itself(folder):
@@ -95,7 +93,6 @@ def test_saving_twice_is_an_error(folder):
     store = stores.Store(folder, keep=2)
     with pytest.raises(RuntimeError, match="checkpoint 3 was not written"):
         store.save(3, parallel.born(init), ABOUT)
-    store.close()
 
 
 def test_json_is_written_whole_and_damage_is_named(tmp_path):

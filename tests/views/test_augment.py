@@ -1,4 +1,4 @@
-"""Operations against PIL, which torchvision uses, on one 32-pixel and one 96-pixel photo of slopes, colours and noise.
+"""Operations against PIL, which torchvision uses, on a 32-pixel and a 96-pixel photo of slopes and noise.
 
 PIL rounds to 8 bits after every operation and we never do, so means within 1/255 are agreement; each case states what was
 measured.
@@ -154,7 +154,7 @@ def test_contrast_of_bands_pivots_on_each_own_mean(channels):
 
 @pytest.mark.parametrize("places", list(itertools.permutations(range(4))))
 def test_color_adjustments_come_in_the_order_asked_for(places):
-    """All 24 orders, against the adjustments called one by one; a strong jitter makes every order a picture of its own."""
+    """All 24 orders, against the adjustments called one by one; strong ones, so that every order shows."""
     image, factors = floats(photo(32)), (1.4, 0.6, 1.4, 0.3)
     expected = image
     for kind in np.argsort(places):
@@ -180,7 +180,7 @@ def test_random_operations_under_jit_and_vmap(name):
     keys = jax.random.split(jax.random.key(1), 3)
     images = jnp.stack([floats(photo(16)), floats(photo(16))[::-1], floats(photo(16))[:, ::-1]])
     mapped = jax.jit(jax.vmap(RANDOM[name]))(keys, images)
-    alone = jnp.stack([RANDOM[name](k, x) for k, x in zip(keys, images, strict=True)])
+    alone = jnp.stack([RANDOM[name](keys[0], images[0]), *(jax.jit(RANDOM[name])(keys[i], images[i]) for i in (1, 2))])
     np.testing.assert_allclose(mapped, alone, rtol=0, atol=1e-5)
     assert mapped.dtype == jnp.float32
 
@@ -226,7 +226,7 @@ def test_jitter_draws_every_order_and_independent_factors():
             augment.random_color_jitter(key, jnp.zeros((2, 2, 3)), **JITTER)
             return seen.pop()
 
-        factors, places = jax.vmap(draws)(jax.random.split(jax.random.key(4), 2400))
+        factors, places = jax.jit(jax.vmap(draws))(jax.random.split(jax.random.key(4), 2400))
     _, counts = np.unique(np.asarray(places), axis=0, return_counts=True)
     assert len(counts) == 24
     assert 60 < counts.min() <= counts.max() < 145  # 100 expected, four standard errors
@@ -248,7 +248,7 @@ def test_blur_and_affine_draws_span_their_ranges():
     np.testing.assert_allclose(np.quantile(sigma, (0, 0.5, 1)), (0.5, 1.25, 2.0), atol=0.12)
 
     shift = functools.partial(augment.random_affine, degrees=0.0, translate=0.1, scale=(1.0, 1.0), shear=0.0, p=1.0)
-    moved = np.asarray(jax.vmap(shift, (0, None))(keys, point))[:, :, :, 0]
+    moved = np.asarray(jax.jit(jax.vmap(shift, (0, None)))(keys, point))[:, :, :, 0]
     assert np.array_equal(np.unique(moved.round(4)), [0, 1])  # whole pixels: a point stays a point
     rows, columns = np.nonzero(moved.round(4))[1:]
     assert set(rows - 12) == set(columns - 12) == {-2, -1, 0, 1, 2}  # 0.1 of 25 pixels, rounded half to even
@@ -259,7 +259,9 @@ def test_double_precision_sees_the_same_draws(float64):
     """In float64 nothing falls back to float32, and the picture is the float32 one to rounding."""
     pixels = photo(8)
     for name, operation in RANDOM.items():
-        wide = operation(jax.random.key(6), jnp.asarray(pixels, jnp.float64) / 255)
-        narrow = operation(jax.random.key(6), jnp.asarray(pixels, jnp.float32) / 255)
+        wide, narrow = (
+            jax.jit(operation)(jax.random.key(6), jnp.asarray(pixels, dtype) / 255)
+            for dtype in (jnp.float64, jnp.float32)
+        )
         assert (wide.dtype, narrow.dtype) == (jnp.float64, jnp.float32), name
         np.testing.assert_allclose(wide, narrow, rtol=0, atol=1e-5)

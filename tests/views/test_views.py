@@ -32,47 +32,60 @@ def images(n, channels, *, storage="uint8", size=12):
     return jnp.asarray(values.astype(storage))
 
 
+def whole_path(made, positions):
+    """(batch, data, key) -> raw views and augmented views, of all V views."""
+
+    def both(batch, data, key):
+        raw = made.raw(batch, data, positions, key)
+        return raw, tuple(made.augment(x, positions, key, v) for v, x in enumerate(raw))
+
+    return both
+
+
+IDS = jnp.array([[0, 1], [2, 2], [4, 3]], jnp.int32)
 FITS = [("moco_v1", 3), ("moco_v2", 3), ("cifar_demo", 3), ("digits", 1), ("digits", 3), ("bands", 1), ("bands", 13)]
 
 
 @pytest.mark.parametrize("storage", sorted(LIMITS))
 @pytest.mark.parametrize(("name", "channels"), FITS)
-def test_every_recipe_from_storage_to_network(name, channels, storage):
-    """Raw views keep the storage dtype and lie in its range; augmented ones are normalised floats in 0..1 before that."""
+def test_every_recipe_keeps_shapes_and_types(name, channels, storage):
+    """Raw views keep the storage dtype, augmented ones have the compute dtype, for every recipe and every storage."""
     made = make(name, channels, storage=storage)
-    data = {"images": images(5, channels, storage=storage)}
-    positions = jnp.arange(3, dtype=jnp.int32)
-    batch = {"ids": jnp.array([[0, 1], [2, 2], [4, 3]], jnp.int32)}
+    both = whole_path(made, jnp.arange(3, dtype=jnp.int32))
+    x = images(5, channels, storage=storage)
+    raw, augmented = jax.eval_shape(both, {"ids": IDS}, {"images": x}, jax.random.key(0))
+    assert made.count == len(raw) == len(augmented) == 2
+    assert {(a.shape, a.dtype) for a in raw} == {((3, 8, 8, channels), x.dtype)}
+    assert {(a.shape, a.dtype) for a in augmented} == {((3, 8, 8, channels), jnp.dtype("float32"))}
 
-    @jax.jit
-    def both(batch, data, key):
-        raw = made.raw(batch, data, positions, key)
-        return raw, [made.augment(x, positions, key, v) for v, x in enumerate(raw)]
 
-    raw, augmented = both(batch, data, jax.random.key(0))
-    assert made.count == len(raw) == 2
-    for x, y in zip(raw, augmented, strict=True):
-        assert (x.shape, x.dtype) == ((3, 8, 8, channels), data["images"].dtype)
-        assert (y.shape, y.dtype) == ((3, 8, 8, channels), jnp.float32)
-        assert float(data["images"].min()) <= float(x.min()) < float(x.max()) <= float(data["images"].max())
+@pytest.mark.parametrize(
+    ("name", "channels", "storage"),
+    [("moco_v2", 3, "uint8"), ("bands", 13, "uint16"), ("bands", 1, "float32"), ("digits", 1, "uint16")],
+)
+def test_values_from_storage_to_network(name, channels, storage):
+    """Crops stay within the stored values, and before normalisation every augmented view lies in 0..1."""
+    made = make(name, channels, storage=storage)
+    x = images(5, channels, storage=storage)
+    both = jax.jit(whole_path(made._replace(augment=lambda x, p, k, v: made.augment(x, p, k, 0)), jnp.arange(3)))
+    raw, augmented = both({"ids": IDS}, {"images": x}, jax.random.key(0))
+    for crops, y in zip(raw, augmented, strict=True):
+        assert float(x.min()) <= float(crops.min()) < float(crops.max()) <= float(x.max())
         unit = np.asarray(y) * 0.2 + 0.4
         assert -1e-5 <= unit.min() < unit.max() <= 1 + 1e-5
         assert 0.1 < unit.mean() < 0.8
 
 
-@pytest.mark.parametrize("name", ["moco_v2", "digits"])
-def test_a_row_takes_its_draws_along(name):
+def test_a_row_takes_its_draws_along():
     """Rows permuted together with their positions give permuted views: draws know positions, never places."""
-    channels = 3 if name == "moco_v2" else 1
-    made, x = make(name, channels), images(6, channels, size=8)
+    made, x = make("digits", 1), images(6, 1, size=8)
     positions, key = jnp.arange(6, dtype=jnp.int32) + 10, jax.random.key(1)
     order = np.array([3, 0, 5, 1, 4, 2])
     augment = jax.jit(made.augment, static_argnums=3)
-    np.testing.assert_allclose(
-        augment(x[order], positions[order], key, 1), augment(x, positions, key, 1)[order], atol=1e-5
-    )
+    plain = augment(x, positions, key, 1)
+    np.testing.assert_allclose(augment(x[order], positions[order], key, 1), plain[order], atol=1e-5)
     part = augment(x[2:4], positions[2:4], key, 1)  # another batch size, as on another number of devices
-    np.testing.assert_allclose(part, augment(x, positions, key, 1)[2:4], atol=1e-5)
+    np.testing.assert_allclose(part, plain[2:4], atol=1e-5)
 
     ids = jnp.stack([jnp.arange(6), jnp.arange(6)], axis=1)
     raw = jax.jit(made.raw)
@@ -83,23 +96,18 @@ def test_a_row_takes_its_draws_along(name):
 
 def test_draws_differ_by_key_position_and_view():
     """The same image at another step, in another row or in the other view is another picture; else the very same."""
-    made = make("moco_v2", 3)
-    x = jnp.broadcast_to(images(1, 3, size=8), (4, 8, 8, 3))
+    made = make("digits", 1)
+    x = jnp.broadcast_to(images(1, 1, size=8), (4, 8, 8, 1))
     augment = jax.jit(made.augment, static_argnums=3)
-    positions, key = jnp.arange(4, dtype=jnp.int32), jax.random.key(2)
+    positions, key, another = jnp.arange(4, dtype=jnp.int32), jax.random.key(2), jax.random.key(3)
     first = augment(x, positions, key, 0)
     np.testing.assert_array_equal(first, augment(x, positions, key, 0))
-    assert len({row.tobytes() for row in np.asarray(first)}) == 4
-    for other in (
-        augment(x, positions, jax.random.key(3), 0),
-        augment(x, positions + 4, key, 0),
-        augment(x, positions, key, 1),
-    ):
-        assert all(not np.array_equal(a, b) for a, b in zip(first, other, strict=True))
+    rest = (augment(x, positions, another, 0), augment(x, positions + 4, key, 0), augment(x, positions, key, 1))
+    assert len({row.tobytes() for batch in (first, *rest) for row in np.asarray(batch)}) == 16
 
-    resident = {"images": images(1, 3)}
-    batch = {"ids": jnp.zeros((4, 2), jnp.int32)}
-    crops = [*made.raw(batch, resident, positions, key), *made.raw(batch, resident, positions, jax.random.key(3))]
+    raw, batch = jax.jit(made.raw), {"ids": jnp.zeros((4, 2), jnp.int32)}
+    data = {"images": images(1, 1, size=32)}
+    crops = [*raw(batch, data, positions, key), *raw(batch, data, positions, another)]
     assert len({row.tobytes() for view in crops for row in np.asarray(view)}) == 16
 
 
@@ -108,24 +116,21 @@ def test_equal_operations_of_a_recipe_draw_apart():
     recipe = (ViewRecipe(Crop((1.0, 1.0), (1.0, 1.0)), (HorizontalFlip(0.5), HorizontalFlip(0.5))),)
     made = views.make(recipe, size=4, low=0, high=1, mean=(0.0,), std=(1.0,), dtype=jnp.float32)
     x = jnp.broadcast_to(jnp.arange(16.0).reshape(1, 4, 4, 1), (64, 4, 4, 1))
-    out = made.augment(x, jnp.arange(64, dtype=jnp.int32), jax.random.key(0), 0)
+    out = jax.jit(made.augment, static_argnums=3)(x, jnp.arange(64, dtype=jnp.int32), jax.random.key(0), 0)
     flipped = np.asarray(jnp.any(out != x, axis=(1, 2, 3)))
     assert 16 < flipped.sum() < 48
 
 
-def test_operations_run_in_the_recipe_s_order():
-    """With a probability of 1 nothing is random but the order, and gray before hue is not gray after hue."""
+def test_operations_run_in_the_recipes_order():
+    """With probabilities of 1, gray after a tint is another picture than gray before, which has no colour to tint."""
     gray, tint = recipes.Grayscale(1.0), recipes.ColorJitter(0.0, 0.0, 0.9, 0.5, 1.0)
-    x, positions = images(2, 3, size=6), jnp.arange(2, dtype=jnp.int32)
-    colour = []
-    for ops in ((gray, tint), (gray,)):
+    x, positions, out = images(2, 3, size=6), jnp.arange(2, dtype=jnp.int32), []
+    for ops in ((gray,), (gray, tint), (tint, gray)):
         recipe = (ViewRecipe(Crop((1.0, 1.0)), ops),)
         made = views.make(recipe, size=6, low=0, high=255, mean=(0.0,) * 3, std=(1.0,) * 3, dtype=jnp.float32)
-        colour.append(np.asarray(made.augment(x, positions, jax.random.key(0), 0)))
-    np.testing.assert_allclose(*colour, atol=1e-5)  # gray has no colour to tint
-    recipe = (ViewRecipe(Crop((1.0, 1.0)), (tint, gray)),)
-    made = views.make(recipe, size=6, low=0, high=255, mean=(0.0,) * 3, std=(1.0,) * 3, dtype=jnp.float32)
-    assert np.abs(np.asarray(made.augment(x, positions, jax.random.key(0), 0)) - colour[0]).max() > 0.05
+        out.append(np.asarray(jax.jit(made.augment, static_argnums=3)(x, positions, jax.random.key(0), 0)))
+    np.testing.assert_allclose(out[1], out[0], atol=1e-5)
+    assert np.abs(out[2] - out[0]).max() > 0.05
 
 
 def test_resident_views_are_crops_of_the_records_named():
@@ -134,7 +139,7 @@ def test_resident_views_are_crops_of_the_records_named():
     made = views.make((whole, whole), size=12, low=0, high=255, mean=(0.0,), std=(1.0,), dtype=jnp.float32)
     data = {"images": images(5, 1)}
     ids = jnp.array([[4, 0], [1, 3]], jnp.int32)
-    raw = made.raw({"ids": ids}, data, jnp.arange(2, dtype=jnp.int32), jax.random.key(0))
+    raw = jax.jit(made.raw)({"ids": ids}, data, jnp.arange(2, dtype=jnp.int32), jax.random.key(0))
     for view in range(2):
         np.testing.assert_array_equal(raw[view], data["images"][ids[:, view]])
 
@@ -161,20 +166,23 @@ def test_evaluation_sees_an_unaugmented_view(storage):
     np.testing.assert_array_equal(views.standardise(np.asarray(x), **values, dtype=jnp.float32), out)
 
 
+def augmented(dtype):
+    """Three augmented digits in a compute dtype."""
+    made = make("digits", 1, dtype=dtype)
+    arguments = images(3, 1, size=8), jnp.arange(3, dtype=jnp.int32), jax.random.key(0)
+    return jax.jit(made.augment, static_argnums=3)(*arguments, 0)
+
+
 def test_compute_dtype_only_rounds_the_result():
     """In bfloat16 the arithmetic stays float32 and only the normalised view is rounded."""
-    x, positions = images(3, 3, size=8), jnp.arange(3, dtype=jnp.int32)
-    half = make("moco_v2", 3, dtype=jnp.bfloat16).augment(x, positions, jax.random.key(0), 0)
-    full = make("moco_v2", 3).augment(x, positions, jax.random.key(0), 0)
+    half, full = augmented(jnp.bfloat16), augmented(jnp.float32)
     assert half.dtype == jnp.bfloat16
     np.testing.assert_array_equal(half, full.astype(jnp.bfloat16))
 
 
 def test_double_precision_reaches_the_end(float64):
     """With dtype float64 views are float64, and equal the float32 ones to rounding: the same draws."""
-    x, positions = images(3, 3, size=8), jnp.arange(3, dtype=jnp.int32)
-    wide = make("moco_v2", 3, dtype=jnp.float64).augment(x, positions, jax.random.key(0), 0)
-    narrow = make("moco_v2", 3).augment(x, positions, jax.random.key(0), 0)
+    wide, narrow = augmented(jnp.float64), augmented(jnp.float32)
     assert (wide.dtype, narrow.dtype) == (jnp.float64, jnp.float32)
     np.testing.assert_allclose(wide, narrow, rtol=0, atol=1e-4)
 

@@ -1,0 +1,152 @@
+"""The whole way on digits: pretrain, stop, resume, evaluate; and a folder that another run must not touch."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from moco_jax import config, load_encoder, parallel, pretrain
+from moco_jax.checkpoints.store import Store
+from moco_jax.cli import flags
+from moco_jax.config import ConfigError
+from moco_jax.data.sources import ArraySource
+from moco_jax.evaluation import probe
+from tests import tiny
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory):
+    """A TFDS folder of the tests' own."""
+    return str(tmp_path_factory.mktemp("tfds"))
+
+
+def digits(data_dir, **changes):
+    """The default page, shrunken: 8 images a device, a net of width 4, two epochs of two steps."""
+    c = config.read(flags.load("digits"))
+    c = dataclasses.replace(
+        c,
+        batch_size=64,
+        bn=config.BatchNorm(8),
+        queue=config.Queue(64),
+        data=dataclasses.replace(c.data, data_dir=data_dir, split="train[:150]"),
+        model=dataclasses.replace(c.model, width=4, dim=8),
+        train=config.Train(epochs=2),
+        eval=dataclasses.replace(
+            c.eval, every_epochs=1, bank_split="train[:150]", split="train[1400:]", k=5, batch_size=64
+        ),
+        checkpoint=config.Checkpoint(every_epochs=1),
+        log=config.Log(every_steps=1),
+    )
+    return dataclasses.replace(c, **changes)
+
+
+def state_of(workdir, step):
+    """Every leaf that a checkpoint holds."""
+    store = Store(workdir / "checkpoints", read_only=True)
+    parts = pretrain.assemble(config.read(store.about(step)["config"]))
+    state = parallel.host(store.restore(step, parallel.abstract(parts.mechanism.init)))
+    return state
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, data_dir):
+    """A run that was never stopped."""
+    workdir = tmp_path_factory.mktemp("whole")
+    return pretrain.train(digits(data_dir), workdir)
+
+
+def log_of(workdir):
+    return [json.loads(line) for line in (workdir / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.slow
+def test_a_run_leaves_log_config_and_checkpoint(whole):
+    """Chance level, loss, pretext accuracy, similarities, alignment, uniformity, effective rank, queue age, kNN."""
+    records = log_of(whole.workdir)
+    assert records[0]["event"] == "start" and records[0]["chance"] == pytest.approx(np.log(65))
+    steps = [r for r in records if "loss" in r]
+    assert [r["step"] for r in steps] == [1, 2, 3, 4]
+    wanted = {"loss", "pretext_accuracy", "positive_similarity", "negative_similarity", "alignment", "uniformity"}
+    wanted |= {"effective_rank", "queue_age_mean", "queue_age_max", "queue_filled", "images_per_second"}
+    assert wanted <= steps[-1].keys() and all(np.isfinite(steps[-1][k]) for k in wanted)
+    assert [r["step"] for r in records if "knn_top1" in r] == [2, 4]
+    about = json.loads((whole.workdir / "config.json").read_text())
+    assert about["config"]["shuffle"]["block"] == 64 and about["format"] == 1
+    assert whole.checkpoint == 4 and not whole.complete
+
+
+@pytest.mark.slow
+def test_stopped_and_resumed_equals_never_stopped_bit_for_bit(whole, tmp_path, data_dir):
+    """Killed after the first epoch by an evaluator that fails; the same command goes on from the checkpoint."""
+
+    def fails(state):
+        if int(parallel.host(state.step)) == 4:
+            raise KeyboardInterrupt
+        return {"ok": 1.0}
+
+    with pytest.raises(KeyboardInterrupt):
+        pretrain.train(digits(data_dir), tmp_path, evaluators=[fails])
+    result = pretrain.train(digits(data_dir), tmp_path)
+    assert any(r.get("event") == "start" and r["step"] == 2 for r in log_of(tmp_path))
+    assert result.checkpoint == 4
+    gap, where = tiny.distance(state_of(tmp_path, 4), state_of(whole.workdir, 4))
+    assert gap == 0.0, where
+
+
+@pytest.mark.slow
+def test_a_complete_run_is_left_alone(whole, data_dir):
+    """The same command again says so and trains nothing."""
+    before = (whole.workdir / "log.jsonl").read_bytes()
+    assert pretrain.train(digits(data_dir), whole.workdir).complete
+    assert (whole.workdir / "log.jsonl").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_another_runs_folder_is_refused_and_untouched(whole, data_dir):
+    """Another temperature is another run; other paths, logging and cadence are not."""
+    changed = dataclasses.replace(digits(data_dir), moco=config.Moco(0.99, 0.5))
+    with pytest.raises(ConfigError, match=r"holds another run: moco.temperature 0.1 -> 0.5"):
+        pretrain.train(changed, whole.workdir)
+    free = dataclasses.replace(digits(data_dir), log=config.Log(2), checkpoint=config.Checkpoint(5))
+    assert pretrain.train(free, whole.workdir).complete
+
+
+@pytest.mark.slow
+def test_the_table_compares_three_rows_and_is_read_back(whole, tmp_path, data_dir):
+    """Raw pixels, untrained, trained; a second call shows the stored numbers."""
+    settings = config.Probe(train_split="train[:200]", test_split="test", labels_per_class=5, draws=2)
+    text = probe.run(settings, whole.workdir, tmp_path)
+    assert all(row in text for row in probe.ROWS)
+    stamp = (tmp_path / "linear.json").stat().st_mtime_ns
+    assert probe.run(settings, whole.workdir, tmp_path) == text
+    assert (tmp_path / "linear.json").stat().st_mtime_ns == stamp
+    rows = json.loads((tmp_path / "linear.json").read_text())["rows"]
+    assert rows["untrained encoder"] != rows["trained encoder"]
+
+
+@pytest.mark.slow
+def test_a_users_objects_train_and_are_asked_for_again(tmp_path):
+    """Own images, own pair rule, no labels; resuming without the rule is an error, and features come out."""
+    stored = np.random.default_rng(0).integers(0, 2**16, (64, 10, 10, 2), np.uint16)
+
+    def neighbours(ids, draws):
+        return np.stack([ids, ids ^ 1], axis=1)
+
+    c = config.Config(
+        batch_size=16,
+        bn=config.BatchNorm(2),
+        data=config.Data(range=(0.0, 65535.0), mean=(0.5, 0.5), std=(0.25, 0.25)),
+        views=config.Views(recipe="bands", size=8),
+        model=config.Model(width=4, dim=8),
+        queue=config.Queue(16),
+        train=config.Train(epochs=1),
+        eval=config.Eval(every_epochs=0),
+    )
+    source = ArraySource(stored, name="mine")
+    pretrain.train(c, tmp_path, source=source, pairs=neighbours)
+    with pytest.raises(ConfigError, match="give the same object as pairs="):
+        pretrain.train(c, tmp_path, source=source)
+    encoder = load_encoder(tmp_path)
+    features = encoder.features(stored[:3, 1:9, 1:9])
+    assert features["backbone"].shape == (3, 16) and np.isfinite(features["head"]).all()
