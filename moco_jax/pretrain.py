@@ -249,7 +249,7 @@ def _check_stored(parts: Parts, stored: dict[str, Any], where: str) -> None:
 def _announce(log: RunLog, parts: Parts, step: int, cadence: Cadence) -> None:
     """What is about to run, in a few lines."""
     config = parts.config
-    log.say(f"devices: {parallel.describe()}, compute in {parallel.compute_dtype(config.model.dtype)}")
+    log.say(f"encoder: {parts.encoder.label}, computing in {parallel.compute_dtype(config.model.dtype)}")
     log.say(
         f"data: {parts.source.name}, {len(parts.source)} images, {parts.steps_per_epoch} steps per epoch, "
         f"{config.train.epochs} epochs = {cadence.total} steps, batch {config.batch_size}"

@@ -22,6 +22,8 @@ def _train(argv: Sequence[str]) -> int:
     from moco_jax import parallel, pretrain
 
     parallel.start()
+    if parallel.is_first_process():
+        print(f"devices: {parallel.describe()}", flush=True)
     result = pretrain.train(run_config, named["workdir"])
     if parallel.is_first_process():
         state = "was complete already" if result.complete else f"done in {result.seconds:.0f} s"

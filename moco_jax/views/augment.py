@@ -1,6 +1,6 @@
 """What the operations of a recipe do to one float image (H, W, C) in 0..1; torchvision's semantics on PIL images.
 
-Each has a deterministic twin `adjust_*(image, ...)` and a random wrapper `random_*(key, image, *, ...)`, whose options
+Each has a deterministic twin `adjust_*(image, ...)` and a random wrapper `random_*(key, image, *, ...)` whose options
 are the fields of the operation in `recipes.py`. Values stay floats between operations, where PIL rounds to 8 bits. Draws
 are made in float32 whatever the precision of the image. Choices are selections, never branches: under `vmap` both sides
 would be computed anyway.

@@ -1,0 +1,59 @@
+"""Features of a whole data set: every image once, in order; and a frozen encoder that stays frozen."""
+
+import jax
+import numpy as np
+
+from moco_jax import parallel, views
+from moco_jax.data.sources import ArraySource
+from moco_jax.evaluation import encoder as frozen
+from moco_jax.evaluation.features import extract
+from moco_jax.state import Network
+from tests import tiny
+
+
+def mean_encoder(size, channels):
+    """An encoder whose features are the mean value of a view, and that counts the rows it saw."""
+    seen = []
+
+    def features(x):
+        seen.append(len(x))
+        return {"backbone": x.reshape(len(x), -1).mean(1, keepdims=True), "head": x[:, 0, 0, :1]}
+
+    return frozen.FrozenEncoder(features, lambda: "", "mean", (size, size, channels)), seen
+
+
+def test_every_image_once_in_order_and_no_padding_comes_out():
+    """11 images in batches of 4: three calls of one size, eleven rows."""
+    images = np.broadcast_to(np.arange(11, dtype=np.uint8)[:, None, None, None], (11, 8, 8, 1)).copy()
+    encoder, seen = mean_encoder(8, 1)
+    out = extract(encoder, ArraySource(images), resize=8, batch_size=4)
+    np.testing.assert_array_equal(out["backbone"][:, 0], np.arange(11))
+    assert seen == [4, 4, 4] and out["head"].shape == (11, 1)
+
+
+def test_evaluation_views_are_resized_and_centred():
+    """Shorter side to `resize`, then the centre: a bright frame outside the centre does not come in."""
+    images = np.full((1, 16, 16, 1), 255, np.uint8)
+    images[:, 4:12, 4:12] = 0
+    encoder, _ = mean_encoder(8, 1)
+    assert extract(encoder, ArraySource(images), resize=16, batch_size=1)["backbone"][0, 0] == 0
+
+
+def test_a_frozen_encoder_uses_running_statistics_and_keeps_its_digest():
+    """The features of an image do not depend on what stands beside it; the digest sees a change of one leaf."""
+    c = tiny.config()
+    encoder = tiny.encoder(c)
+    network = parallel.born(lambda: Network(**encoder.init(jax.random.key(0))))
+
+    def standardise(x):
+        return views.standardise(x, low=0.0, high=255.0, mean=(0.5,) * 3, std=(0.25,) * 3, dtype="float32")
+
+    it = frozen.freeze(encoder, network, standardise, (8, 8, 3))
+    rows = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 3), np.uint8)
+    before = it.digest()
+    whole = it.features(rows)["backbone"]
+    np.testing.assert_allclose(it.features(np.roll(rows, 3, axis=0))["backbone"], np.roll(whole, 3, axis=0), atol=1e-6)
+    np.testing.assert_allclose(it.features(rows[:3])["backbone"], whole[:3], atol=1e-6)
+    assert it.digest() == before == frozen.digest(network)
+    moved = network.replace(batch_stats=jax.tree.map(lambda a: a + 1, network.batch_stats))
+    assert frozen.digest(moved) != before
