@@ -3,9 +3,9 @@
     python benchmarks/step_time.py --config=configs/digits.py --steps=20 --repeats=3 --output=FILE.json
 
 Images are random and resident, so that nothing but the step is timed. images/s is the median over the repeats of
-`steps` steps dispatched back to back and waited for once. The share of augmentation is the time of crop and augmentation of
-both views alone, mapped the same way, over the time of a step. FLOPs and bytes are XLA's own count of the compiled step;
-peak memory is the device's, where it reports one (CPU: XLA's plan for the step).
+`steps` steps dispatched back to back and waited for once. The share of augmentation is the time of crop and
+augmentation of both views alone, mapped the same way, over the time of a step. FLOPs and bytes are XLA's own count of
+the compiled step; peak memory is the device's, where it reports one (CPU: XLA's plan for the step).
 """
 
 import json
@@ -43,8 +43,9 @@ def measure(run_config: config.Config, *, steps: int, repeats: int) -> dict[str,
     batch = parallel.put_batch({"ids": rows.astype(np.int32)[None]})
 
     mapped = parallel.mapped(parallel.call_of(parts.mechanism.step))
-    compiled, compile_seconds = _timed(lambda: jax.jit(mapped, donate_argnums=0).lower(
-        parallel.born(parts.mechanism.init), batch, data).compile())
+    compiled, compile_seconds = _timed(
+        lambda: jax.jit(mapped, donate_argnums=0).lower(parallel.born(parts.mechanism.init), batch, data).compile()
+    )
     state = parallel.born(parts.mechanism.init)
     state, _ = jax.block_until_ready(mapped(state, batch, data))
 

@@ -6,7 +6,15 @@ from typing import Any
 
 from moco_jax.config import Config, ConfigError, flat, unknown
 
-FREE = ("data.data_dir", "data.workers", "eval.", "checkpoint.", "log.", "train.microbatch_size", "train.steps_per_call")
+FREE = (
+    "data.data_dir",
+    "data.workers",
+    "eval.",
+    "checkpoint.",
+    "log.",
+    "train.microbatch_size",
+    "train.steps_per_call",
+)
 
 
 def resolve(config: Config, records: int) -> Config:
@@ -35,11 +43,13 @@ def default_block(batch_size: int, group_size: int) -> int:
     """Largest divisor of the global batch up to 256 that is two groups or more; 0 where there is none."""
     if group_size == 0:
         return 0
-    fits = (b for b in range(min(batch_size, 256), 2 * group_size - 1, -1) if batch_size % b == 0 and b % group_size == 0)
+    fits = (
+        b for b in range(min(batch_size, 256), 2 * group_size - 1, -1) if batch_size % b == 0 and b % group_size == 0
+    )
     return next(fits, 0)
 
 
-def check(config: Config, *, records: int, devices: int) -> list[str]:
+def check(config: Config, *, records: int, devices: int, name: str = "the data set") -> list[str]:
     """Raises ConfigError at the first number of a resolved config that does not fit; returns warnings."""
     check_ranges(config)
     if config.batch_size % devices:
@@ -50,8 +60,8 @@ def check(config: Config, *, records: int, devices: int) -> list[str]:
         )
     if records < config.batch_size:
         raise ConfigError(
-            f"batch_size {config.batch_size} is more than the {records} images of {config.data.dataset} "
-            f"{config.data.split}: an epoch has no step; use {records} or less"
+            f"batch_size {config.batch_size} is more than the {records} images of {name}: an "
+            f"epoch has no step; use {records} or less"
         )
     warnings = _check_groups(config, config.batch_size // devices)
     warnings += _check_shuffle(config, config.batch_size // devices)
@@ -60,10 +70,25 @@ def check(config: Config, *, records: int, devices: int) -> list[str]:
 
 
 def check_ranges(config: Config) -> None:
-    positive = ("batch_size", "views.size", "model.width", "model.dim", "moco.temperature", "train.epochs", "eval.k")
-    positive += ("train.steps_per_call", "checkpoint.every_epochs", "checkpoint.keep", "log.every_steps", "data.workers")
+    """Raises ConfigError for a value that no data and no hardware could make right."""
+    positive: tuple[str, ...] = (
+        "batch_size",
+        "views.size",
+        "model.width",
+        "model.dim",
+        "moco.temperature",
+        "train.epochs",
+        "eval.k",
+    )
+    positive += (
+        "train.steps_per_call",
+        "checkpoint.every_epochs",
+        "checkpoint.keep",
+        "log.every_steps",
+        "data.workers",
+    )
     positive += ("eval.batch_size", "eval.temperature", "eval.resize", "train.microbatch_size")
-    at_least_zero = ("bn.group_size", "shuffle.block", "eval.every_epochs", "optimizer.learning_rate")
+    at_least_zero: tuple[str, ...] = ("bn.group_size", "shuffle.block", "eval.every_epochs", "optimizer.learning_rate")
     at_least_zero += ("optimizer.weight_decay",)
     values = flat(config)
     for name in positive:
@@ -113,10 +138,10 @@ def _check_shuffle(config: Config, n: int) -> list[str]:
             "pretext task by them (pretext accuracy goes to 100 %, features stop improving); use a batch of two "
             f"bn.group_size ({group}) or more and shuffle.block=None"
         ]
-    if block % group or config.batch_size % block or (n % block and block % n):
+    if block % group or block < 2 * group or config.batch_size % block or (n % block and block % n):
         raise ConfigError(
-            f"shuffle.block {block} does not fit: it must be a multiple of bn.group_size ({group}), divide batch_size "
-            f"({config.batch_size}), and divide or be divided by the {n} images of a device; None chooses one"
+            f"shuffle.block {block} does not fit: it must hold two or more batch-norm groups of {group}, divide "
+            f"batch_size ({config.batch_size}), and divide or be divided by the {n} images of a device; None finds one"
         )
     return []
 

@@ -1,7 +1,7 @@
 """The schema of a run: every key, its type, its default and what it means, in one place.
 
-A config page (`configs/*.py`) calls `page(mechanism)` and edits the ConfigDict it gets; flags override that; `read` turns it
-into the frozen dataclasses below, once. Everything else receives plain values. Nothing here imports JAX.
+A config page (`configs/*.py`) calls `page(mechanism)` and edits the ConfigDict it gets; flags override that; `read`
+turns it into the frozen dataclasses below, once. Everything else receives plain values. Nothing here imports JAX.
 """
 
 import dataclasses
@@ -160,6 +160,8 @@ class Config:
 class Probe:
     """A linear probe of a frozen encoder beside raw pixels and the untrained encoder (`eval_linear.py`)."""
 
+    dataset: str | None = None  # labelled data (None: the data set that the encoder was trained on)
+    data_dir: str | None = None  # TFDS data directory of `dataset` (None: that of the training data)
     train_split: str = "train"  # labelled images the classifier is fitted to
     test_split: str = "test"  # images it is judged on
     labels_per_class: int = 10  # few-label table: labels drawn per class

@@ -19,7 +19,9 @@ class RunLog:
         self._total, self._batch_size = total_steps, batch_size
         self._last = (first_step, time.perf_counter())
         interactive = sys.stderr.isatty() and not silent
-        self._bar = tqdm(total=total_steps, initial=first_step, unit="step", dynamic_ncols=True) if interactive else None
+        self._bar = (
+            tqdm(total=total_steps, initial=first_step, unit="step", dynamic_ncols=True) if interactive else None
+        )
 
     def say(self, text: str) -> None:
         """One line for people."""

@@ -49,8 +49,8 @@ def run(
 ) -> Any:
     """Train from first_step to cadence.total and return the state; `batches` yields one host batch per step.
 
-    Metrics are fetched one call late, so that nothing waits for the device between two logs. Raises FloatingPointError at a
-    loss that is not finite, before anything made from it is saved.
+    Metrics are fetched one call late, so that nothing waits for the device between two logs. Raises FloatingPointError
+    at a loss that is not finite, before anything made from it is saved.
     """
     step = first_step
     pending: list[Metrics] = []

@@ -1,8 +1,8 @@
 """Devices and processes, and nothing else: the only file that says pmap, mesh, device or process.
 
-The step is written for one device (`mechanisms/`) and mapped here. The state stays an ordinary replicated pytree: it goes
-in and comes out without a device axis, and is born in place on every device, so that one compile serves and a donated
-buffer is never shared.
+The step is written for one device (`mechanisms/`) and mapped here. The state stays an ordinary replicated pytree: it
+goes in and comes out without a device axis, and is born in place on every device, so that one compile serves and a
+donated buffer is never shared.
 """
 
 import hashlib
@@ -36,7 +36,9 @@ def start() -> None:
         address, count, index = given.values()
         jax.distributed.initialize(coordinator_address=address, num_processes=int(count), process_id=int(index))
     elif given:
-        raise ConfigError(f"{', '.join(given)} without {', '.join(n for n in names if n not in given)}: set all or none")
+        raise ConfigError(
+            f"{', '.join(given)} without {', '.join(n for n in names if n not in given)}: set all or none"
+        )
     elif _on_cluster():
         jax.distributed.initialize()
 
@@ -103,8 +105,8 @@ def abstract(init: Callable[[], Any]) -> Any:
 def map_step(step: Step, *, steps_per_call: int = 1) -> Step:
     """The per-device step over all devices: (state, batch, data) -> (state, metrics), state donated.
 
-    Batch leaves are (local devices, steps_per_call, n, ...); metrics leaves come out as (steps_per_call,). On accelerators
-    the dispatched function is always a scan, so that the number of steps per call does not change a bit.
+    Batch leaves are (local devices, steps_per_call, n, ...); metrics leaves come out as (steps_per_call,). On
+    accelerators the dispatched function is always a scan, so that the number of steps per call does not change a bit.
     """
     if on_cpu() and steps_per_call > 1:
         raise ConfigError(
@@ -112,7 +114,13 @@ def map_step(step: Step, *, steps_per_call: int = 1) -> Step:
             "inside a scan some 30 times slower: use 1"
         )
 
-    return mapped(call_of(step))
+    call = mapped(call_of(step))
+
+    def one_at_a_time(state: Any, batch: Any, data: Any) -> tuple[Any, dict[str, jax.Array]]:
+        return jax.block_until_ready(call(state, batch, data))
+
+    # Collectives of several CPU devices share one pool of threads: steps in flight together can deadlock.
+    return one_at_a_time if on_cpu() and jax.device_count() > 1 else call
 
 
 def call_of(step: Step) -> Step:
@@ -129,7 +137,7 @@ def call_of(step: Step) -> Step:
 
 
 def mapped(function: Step, over: Sequence[jax.Device] | None = None) -> Step:
-    """`function(state, batch, data)` by pmap; batch leaves begin with the devices. `over`: some devices of one process."""
+    """`function(state, batch, data)` by pmap; batch leaves begin with the devices. `over`: some of one process."""
     # axis_size refuses a short batch, which would silently move the state to fewer devices.
     return jax.pmap(
         function,

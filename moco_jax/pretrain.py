@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from moco_jax import checks, parallel, views
 from moco_jax.checkpoints.store import Store, describe, read_json, write_json
 from moco_jax.config import Config, ConfigError, to_json
-from moco_jax.core import randomness, schedules
+from moco_jax.core import schedules
 from moco_jax.core.optimizers import sgd
 from moco_jax.data import loader, order, sources
 from moco_jax.evaluation import encoder as frozen
@@ -56,23 +56,24 @@ def assemble(
     pairs: order.PairRule | None = None,
 ) -> Parts:
     """Check a config against data and hardware and make its parts; raises ConfigError before anything is compiled."""
-    objects = {
-        "encoder": encoder.label if encoder else "",
-        "source": source.name if source else "",
-        "recipe": "own" if recipe else "",
-        "pairs": getattr(pairs, "__name__", "own") if pairs else "",
-    }
     checks.check_ranges(config)
-    source = source or sources.open_source(
-        config.data.dataset, config.data.split, data_dir=config.data.data_dir, channels=config.data.channels
-    )
+    objects = _labels(encoder, source, recipe, pairs)
+    if source is None:
+        source = sources.open_source(
+            config.data.dataset, config.data.split, data_dir=config.data.data_dir, channels=config.data.channels
+        )
     facts = sources.facts(source, config.data)
     config = checks.resolve(config, facts.records)
-    warnings = checks.check(config, records=facts.records, devices=parallel.device_count())
-    recipe = recipe or views.recipes.get(config.views.recipe, facts.channels)
+    warnings = checks.check(config, records=facts.records, devices=parallel.device_count(), name=source.name)
+    if recipe is None:
+        recipe = views.recipes.get(config.views.recipe, facts.channels)
+    if len(recipe) != 2:
+        raise ConfigError(f"the recipe makes {len(recipe)} views of an image, momentum contrast compares 2")
     dtype = parallel.compute_dtype(config.model.dtype)
     size = config.views.size
-    encoder = encoder or encoders.from_config(config.model, config.bn, channels=facts.channels, size=size, dtype=dtype)
+    if encoder is None:
+        encoder = encoders.from_config(config.model, config.bn, channels=facts.channels, size=size, dtype=dtype)
+    objects["encoder"] = encoder.label
     values = frozen.Values(facts.channels, str(facts.dtype), facts.low, facts.high)
     steps_per_epoch = order.steps_per_epoch(facts.records, config.batch_size)
     made = views.make(
@@ -89,8 +90,17 @@ def assemble(
         Facts(facts.records, (size, size, facts.channels), steps_per_epoch),
         scan=not parallel.on_cpu(),
     )
-    objects["encoder"] = encoder.label
     return Parts(config, mechanism, encoder, recipe, made, source, values, steps_per_epoch, warnings, objects)
+
+
+def _labels(encoder: Any, source: Any, recipe: Any, pairs: Any) -> dict[str, str]:
+    """What a checkpoint says of a user's objects; "" where the config's own is used."""
+    return {
+        "encoder": "" if encoder is None else encoder.label,
+        "source": "" if source is None else source.name,
+        "recipe": "" if recipe is None else repr(recipe),
+        "pairs": "" if pairs is None else getattr(pairs, "__name__", repr(pairs)),
+    }
 
 
 def train(
@@ -106,13 +116,14 @@ def train(
     """Pretrain into `workdir`, or continue what is there; a complete run is left alone.
 
     A user's objects replace what the config names: encoder (`models.encoder.build`), source (`data.sources.Source`),
-    recipe (a tuple of `views.recipes.ViewRecipe`), pairs (`data.order`), evaluators ((state) -> numbers by name; default:
-    the config's kNN). Raises ConfigError for anything that cannot be run, before anything is compiled or written.
+    recipe (a tuple of `views.recipes.ViewRecipe`), pairs (`data.order`), evaluators ((state) -> numbers by name;
+    default: the config's kNN). Raises ConfigError for anything that cannot be run, before anything is compiled or
+    written.
     """
     started = time.perf_counter()
     parts = assemble(config, encoder=encoder, source=source, recipe=recipe, pairs=pairs)
     workdir = Path(workdir)
-    stored = read_json(workdir / "config.json")
+    stored = _stored(workdir)
     if stored is not None:
         _check_stored(parts, stored, str(workdir))
     if evaluators is None:
@@ -180,7 +191,7 @@ def _train(
 
 
 def _make_folder(workdir: Path, about: dict[str, Any] | None) -> None:
-    """The run's folder, and what it holds in config.json if it is new; raises ConfigError where it cannot be written."""
+    """The run's folder, with config.json if it is new; raises ConfigError where it cannot be written."""
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         if about is not None and parallel.is_first_process():
@@ -193,6 +204,11 @@ def knn_monitor(parts: Parts) -> Evaluator:
     """The config's kNN as an evaluator of a state: {"knn_top1": share}."""
     config = parts.config
     section = config.eval
+    if parts.objects["source"] and section.dataset is None:
+        raise ConfigError(
+            f"kNN has no labelled images for source {parts.source.name!r}: name a data set as eval.dataset, give "
+            "evaluators= of your own, or set eval.every_epochs=0"
+        )
     open_split = functools.partial(
         sources.open_source,
         section.dataset or config.data.dataset,
@@ -202,7 +218,16 @@ def knn_monitor(parts: Parts) -> Evaluator:
     bank, queries = open_split(split=section.bank_split), open_split(split=section.split)
     bank_labels, labels = bank.labels(), queries.labels()
     if bank_labels is None or labels is None:
-        raise ConfigError(f"{bank.name} has no labels for kNN; name labelled data as eval.dataset, or eval.every_epochs=0")
+        raise ConfigError(
+            f"{bank.name} has no labels for kNN; name labelled data as eval.dataset, or eval.every_epochs=0"
+        )
+    for split in (bank, queries):
+        image = sources.read(split, 0)
+        if (image.shape[2], str(image.dtype)) != (parts.values.channels, parts.values.dtype):
+            raise ConfigError(
+                f"{split.name} holds {image.dtype} images of {image.shape[2]} channels, the encoder is trained on "
+                f"{parts.values.dtype} of {parts.values.channels}; eval.dataset must be of the same kind"
+            )
     if section.k > len(bank):
         raise ConfigError(f"eval.k {section.k} neighbours, but {bank.name} holds {len(bank)} images; use that or less")
     standardise = frozen.standardiser(config, parts.values, parallel.compute_dtype(config.model.dtype))
@@ -236,6 +261,16 @@ def _cadence(parts: Parts) -> Cadence:
     )
 
 
+def _stored(workdir: Path) -> dict[str, Any] | None:
+    """What the folder's newest checkpoint says of itself, or its config.json before there is one; None for neither."""
+    if (workdir / "checkpoints").is_dir():
+        with Store(workdir / "checkpoints", read_only=True) as store:
+            step = store.latest()
+            if step is not None:
+                return store.about(step)
+    return read_json(workdir / "config.json")
+
+
 def _check_stored(parts: Parts, stored: dict[str, Any], where: str) -> None:
     checks.check_same_run(parts.config, stored["config"], where)
     for name, label in stored["objects"].items():
@@ -254,7 +289,8 @@ def _announce(log: RunLog, parts: Parts, step: int, cadence: Cadence) -> None:
         f"data: {parts.source.name}, {len(parts.source)} images, {parts.steps_per_epoch} steps per epoch, "
         f"{config.train.epochs} epochs = {cadence.total} steps, batch {config.batch_size}"
     )
-    chance = math.log(config.queue.size + 1) if config.queue else None
+    size = config.queue.size if config.queue else None
+    chance = math.log(size + 1) if size else None
     if config.queue and config.shuffle:
         log.say(
             f"queue.size = {config.queue.size} (loss at chance: ln(K+1) = {chance:.2f}; above it at first is normal), "

@@ -9,21 +9,19 @@ from flax import struct
 FORMAT = 1  # of the state in a checkpoint; a change brings a migration and a test that opens the old one
 
 
-@struct.dataclass
-class Network:
+class Network(struct.PyTreeNode):
     """params {backbone, head} and batch_stats {backbone, head} of one encoder."""
 
     params: Any
     batch_stats: Any
 
 
-@struct.dataclass
-class State:
+class State(struct.PyTreeNode):
     """Everything that training changes. Replicated on all devices, with no device axis."""
 
     step: jax.Array  # () int32: steps done, the data position, and what every schedule is a function of
     online: Network
-    target: Network | None
+    target: Any  # a Network, or None where a mechanism has none
     optimizer: Any
     memory: Any  # the mechanism's own: moco keeps its Queue here
 

@@ -2,7 +2,7 @@
 
 import os
 
-# Collectives of fake devices wait for each other in one pool of threads: with as few threads as cores they can deadlock.
+# Collectives of fake devices wait for each other in one pool of threads; with as few as cores they can deadlock.
 os.environ.setdefault("NPROC", "32")
 os.environ["JAX_PLATFORMS"] = "cpu"
 

@@ -15,8 +15,19 @@ def config(**changes):
 
 @pytest.mark.parametrize(
     ("batch", "group", "block"),
-    [(256, 32, 256), (512, 32, 256), (4096, 32, 256), (128, 32, 128), (384, 32, 192), (48, 16, 48), (64, 32, 64)]
-    + [(32, 32, 0), (256, 0, 0), (768, 96, 192), (512, 256, 0)],
+    [
+        (256, 32, 256),
+        (512, 32, 256),
+        (4096, 32, 256),
+        (128, 32, 128),
+        (384, 32, 192),
+        (48, 16, 48),
+        (64, 32, 64),
+        (32, 32, 0),
+        (256, 0, 0),
+        (768, 96, 192),
+        (512, 256, 0),
+    ],
 )
 def test_block_resolves_to_the_largest_divisor_that_holds_two_groups(batch, group, block):
     """Never a function of the device count; 0 where no block up to 256 holds two whole groups."""
@@ -25,8 +36,14 @@ def test_block_resolves_to_the_largest_divisor_that_holds_two_groups(batch, grou
 
 @pytest.mark.parametrize(
     ("records", "batch", "symmetric", "size"),
-    [(1281167, 256, False, 65536), (50000, 256, False, 8192), (1200, 128, False, 256), (1200, 512, False, 512)]
-    + [(300, 128, True, 256), (4, 2, False, 2)],
+    [
+        (1281167, 256, False, 65536),
+        (50000, 256, False, 8192),
+        (1200, 128, False, 256),
+        (1200, 512, False, 512),
+        (300, 128, True, 256),
+        (4, 2, False, 2),
+    ],
 )
 def test_queue_resolves_to_a_quarter_of_the_images(records, batch, symmetric, size):
     """Largest power of two up to a quarter, at most 65,536, at least the keys of a step."""
@@ -38,9 +55,15 @@ def test_queue_resolves_to_a_quarter_of_the_images(records, batch, symmetric, si
     ("changes", "devices", "message"),
     [
         ({"batch_size": 100}, 8, "batch_size 100 over 8 devices leaves 4 over; use 96 or 104"),
-        ({"batch_size": 384}, 8, "gives 48 images each, which bn.group_size 32 .* use batch_size 512, or bn.group_size 16"),
+        (
+            {"batch_size": 384},
+            8,
+            "gives 48 images each, which bn.group_size 32 .* use batch_size 512, or bn.group_size 16",
+        ),
         ({"shuffle": Shuffle(96)}, 1, "shuffle.block 96 does not fit"),
-        ({"shuffle": Shuffle(16)}, 1, "must be a multiple of bn.group_size"),
+        ({"shuffle": Shuffle(16)}, 1, "must hold two or more batch-norm groups of 32"),
+        ({"shuffle": Shuffle(32)}, 1, "two or more batch-norm groups"),
+        ({"bn": BatchNorm(0), "shuffle": Shuffle(256)}, 1, "two or more batch-norm groups of 256"),
         ({"queue": Queue(255)}, 1, "queue.size 255 is less than the 256 keys"),
         ({"queue": Queue(511), "moco": Moco(symmetric=True)}, 1, "less than the 512 keys .* symmetric"),
         ({"train": Train(microbatch_size=48)}, 1, "train.microbatch_size 48 must divide"),

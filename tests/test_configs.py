@@ -22,7 +22,13 @@ def test_moco_v1_is_as_published():
     c = page("moco_v1_r50")
     assert (c.batch_size, c.train.epochs, c.views.size, c.bn.group_size) == (256, 200, 224, 32)
     assert (c.queue.size, c.moco.momentum, c.moco.temperature, c.moco.symmetric) == (65536, 0.999, 0.07, False)
-    assert (c.model.arch, c.model.stem, c.model.width, c.model.head, c.model.dim) == ("resnet50", "imagenet", 64, "linear", 128)
+    assert (c.model.arch, c.model.stem, c.model.width, c.model.head, c.model.dim) == (
+        "resnet50",
+        "imagenet",
+        64,
+        "linear",
+        128,
+    )
     o = c.optimizer
     assert (o.learning_rate, o.momentum, o.weight_decay, o.linear_scaling) == (0.03, 0.9, 1e-4, False)
     assert (o.schedule, o.milestones) == ("step", (120, 160))

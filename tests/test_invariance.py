@@ -1,7 +1,7 @@
 """The headline property: the same algorithm and the same draws whatever the hardware.
 
-In float64, three steps of the shipped step (encoder, views, augmentation on the device, shuffle and batch-norm groups on)
-leave the same state on 1, 2, 4 and 8 devices, and on one device with micro-batches, for the same global batch.
+In float64, three steps of the shipped step (encoder, views, augmentation on the device, shuffle and batch-norm groups
+on) leave the same state on 1, 2, 4 and 8 devices, and on one device with micro-batches, for the same global batch.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from moco_jax import parallel
-from moco_jax.config import BatchNorm, Moco, Queue, Shuffle, Train
+from moco_jax.config import BatchNorm, Moco, Queue, Shuffle
 from tests import tiny
 
 TOLERANCE = 1e-10  # max|a - b| / max|b| per tensor; rounding leaves 1e-14
@@ -130,7 +130,9 @@ def test_without_shuffle_key_groups_are_query_groups(float64):
 
     def keys_that_move(block):
         c = tiny.double(dataclasses.replace(BASE, shuffle=Shuffle(block), queue=Queue(16)))
-        queues = [tiny.run(tiny.mechanism(c, x), x, batch_size=16, steps=1).state.memory.queue for x in (stored, changed)]
+        queues = [
+            tiny.run(tiny.mechanism(c, x), x, batch_size=16, steps=1).state.memory.queue for x in (stored, changed)
+        ]
         return set(np.flatnonzero(np.abs(queues[0] - queues[1]).max(1) > 1e-9))
 
     assert keys_that_move(0) == {0, 1, 2, 3}

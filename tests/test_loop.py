@@ -32,9 +32,7 @@ def go(tmp_path, c, first=0, loss=lambda step: 1.0, events=None):
     # Row values name the step whose batch this is, so a batch that is skipped or repeated shows.
     batches = ({"ids": np.full((8, 2), i + 1, np.int32)} for i in range(first, c.total))
     with RunLog(tmp_path, total_steps=c.total, first_step=first, batch_size=8) as log:
-        state = loop.run(
-            step, 0, batches, {}, first_step=first, cadence=c, log=log, evaluators=[evaluate], save=save
-        )
+        state = loop.run(step, 0, batches, {}, first_step=first, cadence=c, log=log, evaluators=[evaluate], save=save)
     return state, events
 
 

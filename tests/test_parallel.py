@@ -23,7 +23,7 @@ def test_a_short_batch_is_refused():
     """Rows for seven of eight devices would move the state to seven."""
     mapped = parallel.mapped(lambda s, b, d: (s, {"loss": b["x"].sum()}))
     state = parallel.born(lambda: {"a": jnp.ones(2), "b": jnp.ones(2), "c": jnp.ones(2)})
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="7"):
         mapped(state, {"x": np.ones((7, 2))}, {})
 
 
@@ -41,7 +41,9 @@ def test_several_steps_per_call_are_refused_on_cpu():
         parallel.map_step(lambda s, b, d: (s, {}), steps_per_call=4)
 
 
-@pytest.mark.parametrize(("name", "message"), [("float16", "model.dtype 'float16' is unknown"), ("float64", "JAX_ENABLE_X64")])
+@pytest.mark.parametrize(
+    ("name", "message"), [("float16", "model.dtype 'float16' is unknown"), ("float64", "JAX_ENABLE_X64")]
+)
 def test_compute_dtype_is_refused(name, message):
     """No silent change of precision."""
     with pytest.raises(ConfigError, match=message):

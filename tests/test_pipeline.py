@@ -45,8 +45,7 @@ def state_of(workdir, step):
     """Every leaf that a checkpoint holds."""
     store = Store(workdir / "checkpoints", read_only=True)
     parts = pretrain.assemble(config.read(store.about(step)["config"]))
-    state = parallel.host(store.restore(step, parallel.abstract(parts.mechanism.init)))
-    return state
+    return parallel.host(store.restore(step, parallel.abstract(parts.mechanism.init)))
 
 
 @pytest.fixture(scope="module")

@@ -4,11 +4,10 @@ import dataclasses
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from moco_jax import parallel, views
-from moco_jax.config import BatchNorm, Config, Model, Moco, Optimizer, Queue, Shuffle, Train
+from moco_jax.config import BatchNorm, Config, Moco, Model, Optimizer, Queue, Shuffle, Train
 from moco_jax.core import schedules
 from moco_jax.core.optimizers import sgd
 from moco_jax.mechanisms import MECHANISMS
@@ -86,7 +85,7 @@ def ids(step: int, batch_size: int) -> np.ndarray:
 
 
 class Run(NamedTuple):
-    """What some steps left: one host copy of the state, the metrics of the last step, what was compiled at each step."""
+    """What some steps left: a host copy of the state, metrics of the last step, what was compiled at each step."""
 
     state: Any
     metrics: dict[str, float]

@@ -12,11 +12,10 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status: 0, 1 for an error of the user's, 2 for an unknown command."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    if argv and argv[0] == "train":
-        from moco_jax.cli import train as command
-    elif argv and argv[0] == "eval-linear":
-        from moco_jax.cli import eval_linear as command
-    else:
+    from moco_jax.cli import eval_linear, train
+
+    mains = {"train": train.main, "eval-linear": eval_linear.main}
+    if not argv or argv[0] not in mains:
         wanted = not argv or argv[0] in ("--help", "-h", "help")
         lines = ["usage: moco-jax COMMAND [flags]   (moco-jax COMMAND --help)", ""]
         lines += [f"  {name:<14}{text}" for name, text in COMMANDS.items()]
@@ -24,4 +23,4 @@ def main(argv: Sequence[str] | None = None) -> int:
             lines.insert(0, f"moco-jax: unknown command {argv[0]!r}")
         print("\n".join(lines), file=sys.stdout if wanted else sys.stderr)
         return 0 if wanted else 2
-    return command.main(argv[1:])
+    return mains[argv[0]](argv[1:])

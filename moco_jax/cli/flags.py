@@ -5,6 +5,7 @@ import inspect
 import os
 import re
 import sys
+import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ def pages() -> Path:
 
 
 def find_page(name: str) -> Path:
-    """The file of a config page given by path or by the name of a shipped one; raises ConfigError with those there are."""
+    """The file of a config page, given by path or by the name of a shipped one; raises ConfigError listing those."""
     for path in (Path(name), pages() / f"{name}.py"):
         if path.is_file():
             return path
@@ -33,7 +34,9 @@ def find_page(name: str) -> Path:
     raise ConfigError(f"no config page {name!r}{hint} (a path, or one of: {', '.join(shipped)})")
 
 
-def parse(argv: Sequence[str], *, page: str, named: Mapping[str, tuple[Any, str]], usage: str) -> tuple[ConfigDict, dict[str, Any]]:
+def parse(
+    argv: Sequence[str], *, page: str, named: Mapping[str, tuple[Any, str]], usage: str
+) -> tuple[ConfigDict, dict[str, Any]]:
     """The config page with its overrides applied, and the values of the named flags {name: (default, help)}.
 
     Raises ConfigError for an unknown or mistyped flag or key; exits 0 after printing help.
@@ -53,7 +56,7 @@ def parse(argv: Sequence[str], *, page: str, named: Mapping[str, tuple[Any, str]
         raise ConfigError(_one_line(error, argv)) from None
     if rest:
         raise ConfigError(f"unexpected argument {rest[0]!r}; flags are written --name=value")
-    chosen = values["config"].value
+    chosen = typing.cast(ConfigDict, values["config"].value)
     chosen.update_from_flattened_dict(dict.fromkeys(cleared))
     return chosen, {name: values[name].value for name in named}
 
@@ -85,7 +88,9 @@ def _with_page_paths(argv: Sequence[str], page: str) -> list[str]:
         if match:
             argument, given = f"--config={find_page(match[1])}", True
         elif argument in ("--config", "-config"):
-            raise ConfigError(f"write --config={arguments[i + 1] if i + 1 < len(arguments) else 'PAGE'}, with an equals sign")
+            raise ConfigError(
+                f"write --config={arguments[i + 1] if i + 1 < len(arguments) else 'PAGE'}, with an equals sign"
+            )
         out.append(argument)
     return out if given else [f"--config={find_page(page)}", *out]
 
@@ -99,7 +104,9 @@ def _without_none(argv: Sequence[str], page: ConfigDict) -> tuple[list[str], lis
 
     ml_collections reads "None" as text of the key's type, and names an unknown key without its section.
     """
-    known = {k for name, v in page.items() for k in ([f"{name}.{n}" for n in v] if isinstance(v, ConfigDict) else [name])}
+    known = {
+        k for name, v in page.items() for k in ([f"{name}.{n}" for n in v] if isinstance(v, ConfigDict) else [name])
+    }
     kept, cleared = [], []
     for argument in argv:
         match = re.fullmatch(r"--?config\.([^=]+)(?:=(.*))?", argument)

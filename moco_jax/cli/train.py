@@ -5,7 +5,10 @@ from collections.abc import Sequence
 from moco_jax import config
 from moco_jax.cli import flags
 
-USAGE = "usage: train.py [--config=PAGE] [--config.KEY=VALUE ...] [--workdir=DIR]\n\nPretrain an encoder by momentum contrast."
+USAGE = (
+    "usage: train.py [--config=PAGE] [--config.KEY=VALUE ...] [--workdir=DIR]\n\n"
+    "Pretrain an encoder by momentum contrast."
+)
 NAMED = {"workdir": ("runs/digits", "folder of the run; the same command continues it")}
 
 

@@ -14,8 +14,8 @@ Part = Callable[[Any], tuple[Any, Any]]
 def microbatched(function: Part, rows: Any, *, size: int | None, scan: bool) -> tuple[Any, Any]:
     """`function` over micro-batches of `size` rows: means of its first output, all rows of its second.
 
-    `scan` keeps one micro-batch's code in the program; XLA on CPU runs convolution gradients inside a scan some 30 times
-    slower, so it is unrolled there. None: all rows at once.
+    `scan` keeps one micro-batch's code in the program; XLA on CPU runs convolution gradients inside a scan some 30
+    times slower, so it is unrolled there. None: all rows at once.
     """
     n = jax.tree.leaves(rows)[0].shape[0]
     if size is None or size == n:

@@ -8,9 +8,8 @@ from jax import random
 from moco_jax.core.losses import unit
 
 
-@struct.dataclass
-class Queue:
-    """queue (K, C) unit rows; ptr () int32, the next row to be written; written (K,) int32, the step that wrote a row."""
+class Queue(struct.PyTreeNode):
+    """queue (K, C) unit rows; ptr () int32, the next row to write; written (K,) int32, the step that wrote a row."""
 
     queue: jax.Array
     ptr: jax.Array

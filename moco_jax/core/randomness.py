@@ -1,7 +1,7 @@
 """Every random draw is a function of (seed, step, purpose), then of the position in the global batch and the view.
 
-Nothing random is ever stored, so a resumed run draws what the uninterrupted one would have drawn, and no draw depends on how
-many devices share the batch.
+Nothing random is ever stored, so a resumed run draws what the uninterrupted one would have drawn, and no draw depends
+on how many devices share the batch.
 """
 
 import jax

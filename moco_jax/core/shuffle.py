@@ -1,7 +1,7 @@
 """Shuffling of key images between batch-norm groups, and its undoing.
 
-Query and positive key of an image must not share batch statistics: the statistics tell them apart from all other keys, the
-pretext task is solved without looking (paper, section 3.3), and the features stop improving.
+Query and positive key of an image must not share batch statistics: the statistics tell them apart from all other keys,
+the pretext task is solved without looking (paper, section 3.3), and the features stop improving.
 """
 
 import jax

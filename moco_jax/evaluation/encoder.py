@@ -66,8 +66,18 @@ def digest(tree: Any) -> str:
     return out.hexdigest()
 
 
-def load(checkpoint: str | Path, *, encoder: Encoder | None = None) -> tuple[FrozenEncoder, FrozenEncoder, Config, int]:
-    """The newest checkpoint of a run's folder: its encoder, the same one untrained, the config and the step.
+class Loaded(NamedTuple):
+    """What a run's folder holds for evaluation."""
+
+    trained: FrozenEncoder
+    untrained: FrozenEncoder  # the same encoder as it began
+    config: Config
+    step: int
+    source: str  # label of the user's own images; "" where the config names them
+
+
+def load(checkpoint: str | Path, *, encoder: Encoder | None = None) -> Loaded:
+    """The newest checkpoint of a run's folder.
 
     Raises ConfigError where there is none, or where the run trained a user's own encoder that is not given here.
     """
@@ -79,9 +89,9 @@ def load(checkpoint: str | Path, *, encoder: Encoder | None = None) -> tuple[Fro
         config, values = read(about["config"]), Values(**about["values"])
         shape = (config.views.size, config.views.size, values.channels)
         dtype = parallel.compute_dtype(config.model.dtype)
-        built = encoder or from_config(
-            config.model, config.bn, channels=values.channels, size=config.views.size, dtype=dtype
-        )
+        built = encoder
+        if built is None:
+            built = from_config(config.model, config.bn, channels=shape[2], size=shape[0], dtype=dtype)
         if about["objects"]["encoder"] != built.label:
             raise ConfigError(
                 f"{checkpoint} was trained with encoder {about['objects']['encoder']!r}, not {built.label!r}: "
@@ -90,9 +100,10 @@ def load(checkpoint: str | Path, *, encoder: Encoder | None = None) -> tuple[Fro
         fresh = parallel.born(lambda: Network(**built.init(key(config.seed, 0, INIT))))
         trained = store.restore_part(step, fresh, "online")
     standardise = standardiser(config, values, dtype)
-    return freeze(built, trained, standardise, shape), freeze(built, fresh, standardise, shape), config, step
+    frozen = [freeze(built, network, standardise, shape) for network in (trained, fresh)]
+    return Loaded(frozen[0], frozen[1], config, step, about["objects"]["source"])
 
 
 def load_encoder(checkpoint: str | Path, *, encoder: Encoder | None = None) -> FrozenEncoder:
-    """The trained online encoder of a run's folder, frozen (fidelity: features come from the query encoder)."""
-    return load(checkpoint, encoder=encoder)[0]
+    """The trained online encoder of a run's folder, frozen."""
+    return load(checkpoint, encoder=encoder).trained

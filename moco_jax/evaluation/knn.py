@@ -1,4 +1,4 @@
-"""Weighted k-nearest-neighbour classification on the device (Wu et al., 2018; the monitor of MoCo's CIFAR-10 notebook)."""
+"""Weighted k-nearest-neighbour classification on the device (Wu et al., 2018), the monitor of MoCo's notebook."""
 
 from functools import partial
 
@@ -23,12 +23,14 @@ def classify(
 ) -> np.ndarray:
     """Predicted class of every query (Q, D) from a labelled bank (M, D): (Q,) int32.
 
-    Features are L2-normalised; each of the k nearest by cosine votes for its class with weight exp(similarity / T). Ties go
-    to the lower index, of neighbours and of classes. Queries go in chunks; the last one is padded, never dropped.
-    Raises ConfigError where the bank holds fewer than k.
+    Features are L2-normalised; each of the k nearest by cosine votes for its class with weight exp(similarity / T).
+    Ties go to the lower index, of neighbours and of classes. Queries go in chunks; the last one is padded, never
+    dropped. Raises ConfigError where the bank holds fewer than k.
     """
     if k > len(bank):
-        raise ConfigError(f"eval.k {k} neighbours, but the bank holds {len(bank)} images; use eval.k={len(bank)} or less")
+        raise ConfigError(
+            f"eval.k {k} neighbours, but the bank holds {len(bank)} images; use eval.k={len(bank)} or less"
+        )
     keys, labels = unit(jnp.asarray(bank)), jnp.asarray(bank_labels, jnp.int32)
     predicted = []
     for start in range(0, len(queries), chunk):

@@ -71,7 +71,9 @@ def _interval(ours: list[float], theirs: list[float]) -> dict[str, float]:
 
 def table(result: Mapping[str, Any], *, per_class: int, draws: int) -> str:
     """The comparison as text for a terminal."""
-    lines = [f"{'linear accuracy':<20}{f'{per_class} labels per class':>22}{'trained minus this':>22}{'all labels':>13}"]
+    lines = [
+        f"{'linear accuracy':<20}{f'{per_class} labels per class':>22}{'trained minus this':>22}{'all labels':>13}"
+    ]
     for name, row in result.items():
         d = row["difference"]
         difference = "" if d is None else f"{100 * d['mean']:+.1f} ± {100 * d['half_width']:.1f}"

@@ -1,6 +1,7 @@
 """The linear probe as a command: raw pixels, untrained encoder, trained encoder."""
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,19 @@ def run(probe: Probe, checkpoint: str | Path, workdir: str | Path) -> str:
 
     Raises RuntimeError where an encoder is not bit for bit what the checkpoint holds afterwards.
     """
-    trained, untrained, config, step = frozen.load(checkpoint)
+    loaded = frozen.load(checkpoint)
+    trained, untrained, config, step = loaded.trained, loaded.untrained, loaded.config, loaded.step
+    if loaded.source and probe.dataset is None:
+        raise ConfigError(
+            f"{checkpoint} was trained on a source of your own, {loaded.source!r}: name labelled data as dataset"
+        )
     settings = {**dataclasses.asdict(probe), "step": step, "encoder": trained.digest()}
     path = Path(workdir) / "linear.json"
     stored = read_json(path)
     if stored is None or stored["settings"] != settings:
         before = settings["encoder"]
         stored = {"settings": settings, "rows": _measure(probe, config, trained, untrained)}
-        if frozen.load(checkpoint)[0].digest() != before or trained.digest() != before:
+        if frozen.load(checkpoint).trained.digest() != before or trained.digest() != before:
             raise RuntimeError("the encoder changed while it was evaluated; the result is not kept")
         Path(workdir).mkdir(parents=True, exist_ok=True)
         write_json(path, stored)
@@ -38,18 +44,18 @@ def run(probe: Probe, checkpoint: str | Path, workdir: str | Path) -> str:
 def _measure(
     probe: Probe, config: Config, trained: frozen.FrozenEncoder, untrained: frozen.FrozenEncoder
 ) -> dict[str, Any]:
-    splits = [_open(config, split) for split in (probe.train_split, probe.test_split)]
-    labels = [s.labels() for s in splits]
-    if labels[0] is None or labels[1] is None:
-        raise ConfigError(f"{config.data.dataset} has no labels; a linear probe needs some")
-    get = {"resize": config.eval.resize, "batch_size": probe.batch_size}
-    by_encoder = [
-        tuple(features.extract(encoder, s, **get)["backbone"] for s in splits) for encoder in (untrained, trained)
-    ]
-    pixels = tuple(np.stack([s[i] for i in range(len(s))]).reshape(len(s), -1).astype(np.float32) for s in splits)
+    train, test = (_open(probe, config, split) for split in (probe.train_split, probe.test_split))
+    labels, test_labels = train.labels(), test.labels()
+    if labels is None or test_labels is None:
+        raise ConfigError(f"{train.name} has no labels; a linear probe needs some: name a data set as dataset")
+
+    def encoded(encoder: frozen.FrozenEncoder) -> linear.Features:
+        get = functools.partial(features.extract, encoder, resize=config.eval.resize, batch_size=probe.batch_size)
+        return get(train)["backbone"], get(test)["backbone"]
+
     return linear.compare(
-        dict(zip(ROWS, (pixels, *by_encoder), strict=True)),
-        (labels[0], labels[1]),
+        dict(zip(ROWS, ((_pixels(train), _pixels(test)), encoded(untrained), encoded(trained)), strict=True)),
+        (labels, test_labels),
         per_class=probe.labels_per_class,
         draws=probe.draws,
         penalty=probe.penalty,
@@ -57,7 +63,15 @@ def _measure(
     )
 
 
-def _open(config: Config, split: str) -> sources.Source:
+def _pixels(source: sources.Source) -> np.ndarray:
+    """Stored values of every image in a row: (M, H * W * C) float32."""
+    return np.stack([sources.read(source, i).reshape(-1) for i in range(len(source))]).astype(np.float32)
+
+
+def _open(probe: Probe, config: Config, split: str) -> sources.Source:
     return sources.open_source(
-        config.data.dataset, split, data_dir=config.data.data_dir, channels=config.data.channels
+        probe.dataset or config.data.dataset,
+        split,
+        data_dir=probe.data_dir or config.data.data_dir,
+        channels=config.data.channels,
     )

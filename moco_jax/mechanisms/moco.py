@@ -1,22 +1,23 @@
 """MoCo v1 and v2: a momentum encoder and a queue (arXiv:1911.05722, Algorithm 1; arXiv:2003.04297).
 
-The order is that of the released code: the target moves first, from the online parameters of before this step; Algorithm 1
-moves it last. Since both start equal, the two orders give the same keys.
+The order is that of the released code: the target moves first, from the online parameters of before this step;
+Algorithm 1 moves it last. Since both start equal, the two orders give the same keys.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from moco_jax.config import Config
+from moco_jax.config import Config, Moco
 from moco_jax.core import axis, health
 from moco_jax.core.ema import ema
 from moco_jax.core.losses import contrast as contrast_logits
 from moco_jax.core.losses import info_nce, pretext_accuracy, unit
-from moco_jax.core.microbatch import microbatched
+from moco_jax.core.microbatch import Part, microbatched
 from moco_jax.core.optimizers import Optimizer
 from moco_jax.core.queue import enqueue
 from moco_jax.core.queue import start as start_queue
@@ -43,9 +44,8 @@ def make(
 
     permutation replaces the seeded draw (to replay a recorded one); scan loops over micro-batches instead of unrolling.
     """
-    moco, queue_size, block = config.moco, config.queue.size, config.shuffle.block
+    moco, queue_size, block, in_parts = _sections(config, scan)
     directions = ((0, 1), (1, 0)) if moco.symmetric else ((0, 1),)  # (view of the query, view of the key)
-    micro = {"size": config.train.microbatch_size, "scan": scan}
 
     def seeded(step: jax.Array, direction: int) -> jax.Array:
         return draw_permutation(
@@ -81,7 +81,7 @@ def make(
             k, batch_stats = encoder.project(network.params, network.batch_stats, images)
             return batch_stats, unit(k)
 
-        batch_stats, k = microbatched(part, (x, positions), **micro)
+        batch_stats, k = in_parts(part, (x, positions))
         k = axis.gather(k)  # (G, C), shuffled
         return lax.stop_gradient(unshuffled(k, source) if block else k), batch_stats
 
@@ -116,12 +116,13 @@ def make(
         def part(rows: Any) -> tuple[Any, None]:
             def loss_fn(params: Any) -> tuple[jax.Array, Any]:
                 logits, batch_stats = logits_of(params, state, rows)
-                return sum(map(info_nce, logits)), (batch_stats, _measures(logits, moco.temperature))
+                loss = jnp.stack([info_nce(x) for x in logits]).sum()
+                return loss, (batch_stats, _measures(logits, moco.temperature))
 
             (loss, (batch_stats, measures)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.online.params)
             return ({"loss": loss, **measures}, gradients, batch_stats), None
 
-        means, _ = microbatched(part, (raw, positives, positions), **micro)
+        means, _ = in_parts(part, (raw, positives, positions))
         means, target_stats = axis.mean((means, target.batch_stats))  # over devices, once, together
         metrics, gradients, online_stats = means
 
@@ -152,10 +153,18 @@ def make(
             logits, _ = logits_of(state.online.params, state, rows)
             return None, jnp.stack(logits, axis=1)  # (n, directions, 1 + K)
 
-        _, logits = microbatched(part, (raw, positives, positions), **micro)
+        _, logits = in_parts(part, (raw, positives, positions))
         return Contrast(jnp.moveaxis(logits, 1, 0), jnp.stack(positives))
 
     return Mechanism(init, step, contrast)
+
+
+def _sections(config: Config, scan: bool) -> tuple[Moco, int, int, Callable[[Part, Any], tuple[Any, Any]]]:
+    """The mechanism's section, K and block of a resolved config, and how rows are split into micro-batches."""
+    moco, queue, shuffle = config.moco, config.queue, config.shuffle
+    if moco is None or queue is None or shuffle is None or queue.size is None or shuffle.block is None:
+        raise ValueError("moco takes a resolved config with the sections moco, queue and shuffle: see checks.resolve")
+    return moco, queue.size, shuffle.block, partial(microbatched, size=config.train.microbatch_size, scan=scan)
 
 
 def _measures(logits: list[jax.Array], temperature: float) -> dict[str, jax.Array]:

@@ -1,9 +1,9 @@
 """What the operations of a recipe do to one float image (H, W, C) in 0..1; torchvision's semantics on PIL images.
 
-Each has a deterministic twin `adjust_*(image, ...)` and a random wrapper `random_*(key, image, *, ...)` whose options
-are the fields of the operation in `recipes.py`. Values stay floats between operations, where PIL rounds to 8 bits. Draws
-are made in float32 whatever the precision of the image. Choices are selections, never branches: under `vmap` both sides
-would be computed anyway.
+Each has a deterministic twin `adjust_*(image, ...)` and a random wrapper `random_*(key, image, *, ...)`, whose options
+are the fields of the operation in `recipes.py`. Values stay floats between operations, where PIL rounds to 8 bits.
+Draws are made in float32 whatever the precision of the image. Choices are selections, never branches: under `vmap` both
+sides would be computed anyway.
 """
 
 import math
@@ -140,7 +140,7 @@ def adjust_blur(image: jax.Array, sigma: jax.Array, *, widest: float) -> jax.Arr
     reach = math.floor((math.sqrt(4 * widest**2 + 1) - 1) / 2) + 1
     for axis in (0, 1):
         box = _box_blur(image.shape[axis], sigma.astype(image.dtype), reach)
-        blur = jnp.linalg.matrix_power(box, 3)
+        blur = jnp.einsum("oi,ij,jk->ok", box, box, box, precision=lax.Precision.HIGHEST)
         image = jnp.einsum("oi,ihc->hoc", blur, image, precision=lax.Precision.HIGHEST)  # the axes change places
     return image
 

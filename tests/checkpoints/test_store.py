@@ -48,7 +48,9 @@ def test_restores_every_leaf_where_the_step_wants_it(folder):
 def test_checkpoint_describes_itself(folder):
     """Resolved config, labels, format and versions are inside: nothing else is needed to continue."""
     about = stores.Store(folder, read_only=True).about(3)
-    assert about == json.loads(json.dumps(ABOUT)) and about["format"] == 1 and about["versions"]["jax"] == jax.__version__
+    assert (
+        about == json.loads(json.dumps(ABOUT)) and about["format"] == 1 and about["versions"]["jax"] == jax.__version__
+    )
 
 
 def test_part_is_restored_alone(folder):
@@ -61,7 +63,10 @@ def test_part_is_restored_alone(folder):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: s.replace(memory={"queue": jnp.ones((8, 2))}), r"memory/queue is float32\(4, 2\), .*float32\(8, 2\)"),
+        (
+            lambda s: s.replace(memory={"queue": jnp.ones((8, 2))}),
+            r"memory/queue is float32\(4, 2\), .*float32\(8, 2\)",
+        ),
         (lambda s: s.replace(memory={"queue": jnp.ones((4, 2), jnp.bfloat16)}), "memory/queue is float32"),
         (lambda s: s.replace(memory={"bank": jnp.ones((4, 2))}), "of another model: .* lacks memory/bank"),
         (lambda s: s.replace(memory={}), "this run lacks, memory/queue"),

@@ -12,7 +12,7 @@ def test_follows_torch_sgd_with_a_changing_rate():
     optimizer = sgd(schedule, momentum=0.9, weight_decay=0.1)
     params = {"kernel": jnp.asarray([[1.0, -2.0]]), "bn_scale": jnp.asarray(3.0)}
     state = optimizer.init(params)
-    p, buffer = {k: np.array(v, float) for k, v in params.items()}, {k: 0.0 for k in params}
+    p, buffer = {k: np.array(v, float) for k, v in params.items()}, dict.fromkeys(params, 0.0)
     for step, rate in enumerate((0.1, 0.1, 0.01)):
         gradients = {"kernel": jnp.asarray([[0.5, step]], jnp.float32), "bn_scale": jnp.asarray(-1.0)}
         params, state = optimizer.update(gradients, state, params, jnp.asarray(step))

@@ -38,7 +38,7 @@ def test_boxes_reach_both_ends():
 
 
 @pytest.mark.parametrize(
-    "height, width, expected",
+    ("height", "width", "expected"),
     [
         (10, 1000, crops.Box(0, (1000 - 13) // 2, 10, 13)),  # too wide: aspect 4/3
         (1000, 10, crops.Box((1000 - 13) // 2, 0, 13, 10)),  # too tall: aspect 3/4
@@ -116,8 +116,8 @@ def test_values_are_rounded_and_clipped():
     assert (crops.random_resized_crop(full, crops.Box(0, 0, 9, 7), 5) == 65535).all()
 
 
-@pytest.mark.parametrize("height, width", [(30, 41), (41, 30), (33, 33), (16, 50), (31, 47)])
-@pytest.mark.parametrize("resize, size", [(16, 16), (16, 13), (36, 32)])
+@pytest.mark.parametrize(("height", "width"), [(30, 41), (41, 30), (33, 33), (16, 50), (31, 47)])
+@pytest.mark.parametrize(("resize", "size"), [(16, 16), (16, 13), (36, 32)])
 def test_center_equals_torchvision_on_pillow(height, width, resize, size):
     """Resize of the shorter side, int() of the longer, then CenterCrop with round(), as in torchvision's source."""
     image = RNG.integers(0, 256, (height, width, 3), dtype=np.uint8)

@@ -19,7 +19,7 @@ class Crop(NamedTuple):
 
 
 CROPS = (Crop((0.2, 1.0)), Crop((0.5, 0.6)))
-ARGUMENTS = dict(path="streamed", seed=5, batch_size=8, positions=np.arange(8), size=4, workers=2)
+ARGUMENTS = {"path": "streamed", "seed": 5, "batch_size": 8, "positions": np.arange(8), "size": 4, "workers": 2}
 
 
 class Broken(sources.ArraySource):

@@ -56,7 +56,7 @@ def test_hosts_hold_parts_of_the_same_batch():
     def neighbour(ids, draws):
         return np.stack([ids, (ids + draws % 5) % RECORDS], axis=1).astype(np.int64)
 
-    kwargs = dict(records=RECORDS, batch_size=BATCH, pairs=neighbour)
+    kwargs = {"records": RECORDS, "batch_size": BATCH, "pairs": neighbour}
     whole = order.ids(3, 12, ALL, **kwargs)
     for parts in ([ALL[:5], ALL[5:]], [ALL[::2], ALL[1::2]], [ALL[:1], ALL[1:9], ALL[9:], ALL[:0]]):
         for positions in parts:
@@ -94,7 +94,7 @@ def test_steps_per_epoch():
 
 
 @pytest.mark.parametrize(
-    "rule, message",
+    ("rule", "message"),
     [
         (lambda ids, draws: ids, r"returned int32 \(10,\) for 10 rows; return integers \(10, 2\)"),
         (lambda ids, draws: np.stack([ids, ids, ids], 1), r"\(10, 3\)"),

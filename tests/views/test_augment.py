@@ -1,7 +1,7 @@
 """Operations against PIL, which torchvision uses, on a 32-pixel and a 96-pixel photo of slopes and noise.
 
-PIL rounds to 8 bits after every operation and we never do, so means within 1/255 are
-agreement; each case states what was measured.
+PIL rounds to 8 bits after every operation and we never do, so means within 1/255 are agreement; each case states what
+was measured.
 """
 
 import functools
@@ -264,4 +264,7 @@ def test_double_precision_sees_the_same_draws(float64):
             for dtype in (jnp.float64, jnp.float32)
         )
         assert (wide.dtype, narrow.dtype) == (jnp.float64, jnp.float32), name
+        program = str(jax.make_jaxpr(operation)(jax.random.key(6), jnp.zeros((8, 8, 3), jnp.float64)))
+        assert "f64[8,8" in program, name
+        assert "f32[8,8" not in program, name
         np.testing.assert_allclose(wide, narrow, rtol=0, atol=1e-5)

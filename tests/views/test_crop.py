@@ -94,7 +94,7 @@ def test_boxes_have_the_published_distribution():
     assert abs(np.corrcoef(area, aspect)[0, 1]) < 0.03
     for start, length in ((box.top, box.height), (box.left, box.width)):
         place = (start + 0.5) / (400 - length + 1)
-        assert 0 < place.min()
+        assert place.min() > 0
         assert place.max() < 1
         np.testing.assert_allclose(np.quantile(place, (0.25, 0.5, 0.75)), (0.25, 0.5, 0.75), atol=0.02)
 

@@ -73,7 +73,7 @@ def test_values_from_storage_to_network(name, channels, storage):
         assert float(x.min()) <= float(crops.min()) < float(crops.max()) <= float(x.max())
         unit = np.asarray(y) * 0.2 + 0.4
         assert -1e-5 <= unit.min() < unit.max() <= 1 + 1e-5
-        assert 0.1 < unit.mean() < 0.8
+        assert 0.1 < unit.mean() < 0.65
 
 
 def test_a_row_takes_its_draws_along():
@@ -185,6 +185,11 @@ def test_double_precision_reaches_the_end(float64):
     wide, narrow = augmented(jnp.float64), augmented(jnp.float32)
     assert (wide.dtype, narrow.dtype) == (jnp.float64, jnp.float32)
     np.testing.assert_allclose(wide, narrow, rtol=0, atol=1e-4)
+    made = make("digits", 1, dtype=jnp.float64)
+    arguments = images(3, 1, size=8), jnp.arange(3, dtype=jnp.int32), jax.random.key(0)
+    program = str(jax.make_jaxpr(made.augment, static_argnums=3)(*arguments, 0))
+    assert "f64[3,8,8" in program
+    assert "f32[3,8,8" not in program
 
 
 def test_what_does_not_fit_is_refused():
