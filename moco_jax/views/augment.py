@@ -82,7 +82,7 @@ def adjust_hue(image: jax.Array, turns: jax.Array) -> jax.Array:
 
     def channel(offset: int) -> jax.Array:
         k = offset + hue
-        k = k - 6 * jnp.floor(k / 6)  # a remainder, four times faster than XLA's on a CPU
+        k = k - 6 * jnp.floor(k / 6)  # a remainder, several times faster than XLA's on a CPU
         return value - chroma * jnp.clip(jnp.minimum(k, 4 - k), 0, 1)
 
     return jnp.stack([channel(5), channel(3), channel(1)], axis=2)
@@ -138,8 +138,8 @@ def adjust_blur(image: jax.Array, sigma: jax.Array, *, widest: float) -> jax.Arr
     kernels for the images of a batch would make a grouped convolution, which is slow.
     """
     reach = math.floor((math.sqrt(4 * widest**2 + 1) - 1) / 2) + 1
-    for axis in (0, 1):
-        box = _box_blur(image.shape[axis], sigma.astype(image.dtype), reach)
+    for _ in range(2):
+        box = _box_blur(image.shape[0], sigma.astype(image.dtype), reach)
         blur = jnp.einsum("oi,ij,jk->ok", box, box, box, precision=lax.Precision.HIGHEST)
         image = jnp.einsum("oi,ihc->hoc", blur, image, precision=lax.Precision.HIGHEST)  # the axes change places
     return image
