@@ -26,7 +26,7 @@ class Data:
     data_dir: str | None = None  # TFDS data directory (None: TFDS's own default)
     split: str = "train"  # images to train on, in TFDS's split language
     channels: int | None = None  # None: as stored; 3 or 1 convert 8-bit images as Pillow does
-    range: tuple[float, float] | None = None  # stored values mapped to 0..1 (None: 0..255, for uint8 only)
+    range: tuple[float, float] | None = None  # stored values mapped to 0..1, not clipped (None: 0..255, for uint8 only)
     mean: tuple[float, ...] = (0.5,)  # per channel, of values mapped to 0..1
     std: tuple[float, ...] = (0.5,)  # per channel, of values mapped to 0..1
     path: str = "resident"  # resident: images live on the device; streamed: the host decodes and crops

@@ -75,6 +75,8 @@ def run(
             ready = None
         if keep:
             _check_finite(step, _means(pending))  # before it is saved
+        if evaluate or keep:
+            parallel.wait(state)  # both would wait for it, and the steps in flight are training time
         pause = time.perf_counter()
         if evaluate:
             for evaluator in evaluators:

@@ -211,6 +211,11 @@ def compute_dtype(name: str) -> jnp.dtype:
     return jnp.dtype(name)
 
 
+def wait(tree: Any) -> None:
+    """Block until every leaf is computed."""
+    jax.block_until_ready(tree)
+
+
 def host(tree: Any) -> Any:
     """One copy of every replicated leaf, as numpy on this host."""
     return jax.tree.map(lambda a: np.asarray(a.addressable_shards[0].data), tree)

@@ -1,5 +1,6 @@
 """A pretraining run put together: data, encoder, mechanism, loop, checkpoints, evaluation."""
 
+import contextlib
 import functools
 import math
 import time
@@ -8,14 +9,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from moco_jax import checks, parallel, views
-from moco_jax.checkpoints.store import Store, describe, read_json, write_json
+from moco_jax.checkpoints.store import Store, describe, exclusive, read_json, write_json
 from moco_jax.config import Config, ConfigError, to_json
 from moco_jax.core import schedules
 from moco_jax.core.optimizers import sgd
 from moco_jax.data import loader, order, sources
 from moco_jax.evaluation import encoder as frozen
-from moco_jax.evaluation import knn
-from moco_jax.evaluation.features import extract
+from moco_jax.evaluation.monitor import knn_monitor
 from moco_jax.logs import RunLog
 from moco_jax.loop import Cadence, Evaluator, run
 from moco_jax.mechanisms import MECHANISMS
@@ -127,12 +127,14 @@ def train(
     if stored is not None:
         _check_stored(parts, stored, str(workdir))
     if evaluators is None:
-        evaluators = [knn_monitor(parts)] if parts.config.eval.every_epochs else []
+        monitor = functools.partial(knn_monitor, parts.config, parts.encoder, parts.values, parts.objects["source"])
+        evaluators = [monitor()] if parts.config.eval.every_epochs else []
     cadence = _cadence(parts)
 
     about = {**describe(to_json(parts.config), parts.objects), "values": parts.values._asdict()}
     _make_folder(workdir, about if stored is None else None)
-    with Store(workdir / "checkpoints", keep=parts.config.checkpoint.keep) as store:
+    alone = exclusive(workdir) if parallel.is_first_process() else contextlib.nullcontext()
+    with alone, Store(workdir / "checkpoints", keep=parts.config.checkpoint.keep) as store:
         step = store.latest() or 0
         if step < cadence.total:
             _train(parts, workdir, store, about, step=step, cadence=cadence, pairs=pairs, evaluators=evaluators)
@@ -198,56 +200,6 @@ def _make_folder(workdir: Path, about: dict[str, Any] | None) -> None:
             write_json(workdir / "config.json", about)
     except OSError as error:
         raise ConfigError(f"cannot write to {workdir}: {error.strerror}; give another --workdir") from None
-
-
-def knn_monitor(parts: Parts) -> Evaluator:
-    """The config's kNN as an evaluator of a state: {"knn_top1": share}."""
-    config = parts.config
-    section = config.eval
-    if parts.objects["source"] and section.dataset is None:
-        raise ConfigError(
-            f"kNN has no labelled images for source {parts.source.name!r}: name a data set as eval.dataset, give "
-            "evaluators= of your own, or set eval.every_epochs=0"
-        )
-    open_split = functools.partial(
-        sources.open_source,
-        section.dataset or config.data.dataset,
-        data_dir=section.data_dir or config.data.data_dir,
-        channels=config.data.channels,
-    )
-    bank, queries = open_split(split=section.bank_split), open_split(split=section.split)
-    bank_labels, labels = bank.labels(), queries.labels()
-    if bank_labels is None or labels is None:
-        raise ConfigError(
-            f"{bank.name} has no labels for kNN; name labelled data as eval.dataset, or eval.every_epochs=0"
-        )
-    for split in (bank, queries):
-        image = sources.read(split, 0)
-        if (image.shape[2], str(image.dtype)) != (parts.values.channels, parts.values.dtype):
-            raise ConfigError(
-                f"{split.name} holds {image.dtype} images of {image.shape[2]} channels, the encoder is trained on "
-                f"{parts.values.dtype} of {parts.values.channels}; eval.dataset must be of the same kind"
-            )
-    if section.k > len(bank):
-        raise ConfigError(f"eval.k {section.k} neighbours, but {bank.name} holds {len(bank)} images; use that or less")
-    standardise = frozen.standardiser(config, parts.values, parallel.compute_dtype(config.model.dtype))
-    shape = (config.views.size, config.views.size, parts.values.channels)
-    classes = int(max(bank_labels.max(), labels.max())) + 1
-
-    def evaluate(state: Any) -> dict[str, float]:
-        encoder = frozen.freeze(parts.encoder, state.online, standardise, shape)
-        get = functools.partial(extract, encoder, resize=section.resize, batch_size=section.batch_size)
-        predicted = knn.classify(
-            get(bank)[section.feature],
-            bank_labels,
-            get(queries)[section.feature],
-            classes=classes,
-            k=section.k,
-            temperature=section.temperature,
-        )
-        return {"knn_top1": float((predicted == labels).mean())}
-
-    return evaluate
 
 
 def _cadence(parts: Parts) -> Cadence:

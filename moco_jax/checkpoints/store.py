@@ -1,9 +1,11 @@
 """A run's checkpoints: the whole state and everything needed to continue from it. The only file that says orbax."""
 
+import contextlib
+import fcntl
 import importlib.metadata
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +112,20 @@ class Store:
 
     def __exit__(self, *_: object) -> None:
         self._manager.close()
+
+
+@contextlib.contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Hold a folder against a second run in it; the hold ends with the process, however that ends.
+
+    Raises ConfigError where another process holds it: two runs would delete each other's checkpoints.
+    """
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"another process is training in {folder}; wait for it, or use another workdir") from None
+        yield
 
 
 def _leaves(tree: Any) -> dict[str, Any]:

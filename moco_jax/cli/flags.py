@@ -65,7 +65,7 @@ def run(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None) -> 
     """Run a command: an error of the user's ends in one line on stderr and status 1, without a traceback."""
     try:
         return command(list(sys.argv[1:] if argv is None else argv))
-    except (ConfigError, FloatingPointError) as error:
+    except (ConfigError, FloatingPointError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -16,12 +16,14 @@ from moco_jax.core.randomness import INIT, key
 from moco_jax.models.encoder import Encoder, from_config
 from moco_jax.state import Network
 
+Forward = Callable[[Network, jax.Array], dict[str, jax.Array]]
+
 
 class FrozenEncoder(NamedTuple):
     """What an evaluation receives."""
 
     features: Callable[[np.ndarray], dict[str, np.ndarray]]  # raw views (n, S, S, C) -> {backbone (n, D), head (n, C)}
-    digest: Callable[[], str]  # of every parameter and statistic, read anew at each call
+    network: Network  # its parameters and statistics, for `digest`
     label: str
     view_shape: tuple[int, int, int]  # (S, S, C)
 
@@ -42,20 +44,24 @@ def standardiser(config: Config, values: Values, dtype: Any) -> Callable[[jax.Ar
     )
 
 
-def freeze(
-    encoder: Encoder, network: Network, standardise: Callable[[jax.Array], jax.Array], view_shape: tuple[int, int, int]
-) -> FrozenEncoder:
-    """An encoder with the parameters and batch statistics of `network`, in evaluation mode."""
-    local = parallel.local(network)
+def forward_of(encoder: Encoder, standardise: Callable[[jax.Array], jax.Array]) -> Forward:
+    """(network, raw views) -> features, in evaluation mode, compiled once for all networks of an encoder."""
 
     @jax.jit
     def forward(network: Network, x: jax.Array) -> dict[str, jax.Array]:
         return encoder.features(network.params, network.batch_stats, standardise(x))
 
+    return forward
+
+
+def freeze(forward: Forward, network: Network, label: str, view_shape: tuple[int, int, int]) -> FrozenEncoder:
+    """The encoder of `forward` with the parameters and batch statistics of `network`."""
+    local = parallel.local(network)
+
     def features(x: np.ndarray) -> dict[str, np.ndarray]:
         return jax.tree.map(np.asarray, forward(local, parallel.put_rows(x)))
 
-    return FrozenEncoder(features, lambda: digest(local), encoder.label, view_shape)
+    return FrozenEncoder(features, local, label, view_shape)
 
 
 def digest(tree: Any) -> str:
@@ -99,9 +105,15 @@ def load(checkpoint: str | Path, *, encoder: Encoder | None = None) -> Loaded:
             )
         fresh = parallel.born(lambda: Network(**built.init(key(config.seed, 0, INIT))))
         trained = store.restore_part(step, fresh, "online")
-    standardise = standardiser(config, values, dtype)
-    frozen = [freeze(built, network, standardise, shape) for network in (trained, fresh)]
+    forward = forward_of(built, standardiser(config, values, dtype))
+    frozen = [freeze(forward, network, built.label, shape) for network in (trained, fresh)]
     return Loaded(frozen[0], frozen[1], config, step, about["objects"]["source"])
+
+
+def stored_digest(checkpoint: str | Path, step: int, like: Network) -> str:
+    """The digest of the online network that a checkpoint holds, read anew."""
+    with Store(Path(checkpoint) / "checkpoints", read_only=True) as store:
+        return digest(store.restore_part(step, like, "online"))
 
 
 def load_encoder(checkpoint: str | Path, *, encoder: Encoder | None = None) -> FrozenEncoder:

@@ -27,13 +27,13 @@ def run(probe: Probe, checkpoint: str | Path, workdir: str | Path) -> str:
         raise ConfigError(
             f"{checkpoint} was trained on a source of your own, {loaded.source!r}: name labelled data as dataset"
         )
-    settings = {**dataclasses.asdict(probe), "step": step, "encoder": trained.digest()}
+    settings = {**dataclasses.asdict(probe), "step": step, "encoder": frozen.digest(trained.network)}
     path = Path(workdir) / "linear.json"
     stored = read_json(path)
     if stored is None or stored["settings"] != settings:
-        before = settings["encoder"]
         stored = {"settings": settings, "rows": _measure(probe, config, trained, untrained)}
-        if frozen.load(checkpoint).trained.digest() != before or trained.digest() != before:
+        after = {frozen.digest(trained.network), frozen.stored_digest(checkpoint, step, trained.network)}
+        if after != {settings["encoder"]}:
             raise RuntimeError("the encoder changed while it was evaluated; the result is not kept")
         Path(workdir).mkdir(parents=True, exist_ok=True)
         write_json(path, stored)

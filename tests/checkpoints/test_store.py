@@ -109,3 +109,15 @@ def test_json_is_written_whole_and_damage_is_named(tmp_path):
     path.write_text('{"a": ')
     with pytest.raises(ConfigError, match="is damaged"):
         stores.read_json(path)
+
+
+def test_a_folder_is_held_by_one_run(tmp_path):
+    """Two runs would delete each other's checkpoints; the hold ends with the run."""
+    with (
+        stores.exclusive(tmp_path),
+        pytest.raises(ConfigError, match="another process is training in"),
+        stores.exclusive(tmp_path),
+    ):
+        pass
+    with stores.exclusive(tmp_path):
+        pass

@@ -1,0 +1,70 @@
+"""The kNN monitor of a run: labelled images that training never sees, classified by their neighbours."""
+
+import functools
+from typing import Any
+
+from moco_jax import parallel
+from moco_jax.config import Config, ConfigError
+from moco_jax.data import sources
+from moco_jax.evaluation import knn
+from moco_jax.evaluation.encoder import Values, forward_of, freeze, standardiser
+from moco_jax.evaluation.features import extract
+from moco_jax.loop import Evaluator
+from moco_jax.models.encoder import Encoder
+
+
+def knn_monitor(config: Config, encoder: Encoder, values: Values, own_source: str) -> Evaluator:
+    """The config's kNN as an evaluator of a state: {"knn_top1": share}; `own_source` is "" where the config names it.
+
+    Raises ConfigError where there are no labels, too few images, or images of another kind than the encoder's.
+    """
+    section = config.eval
+    if own_source and section.dataset is None:
+        raise ConfigError(
+            f"kNN has no labelled images for source {own_source!r}: name a data set as eval.dataset, give "
+            "evaluators= of your own, or set eval.every_epochs=0"
+        )
+    open_split = functools.partial(
+        sources.open_source,
+        section.dataset or config.data.dataset,
+        data_dir=section.data_dir or config.data.data_dir,
+        channels=config.data.channels,
+    )
+    bank, queries = open_split(split=section.bank_split), open_split(split=section.split)
+    bank_labels, labels = bank.labels(), queries.labels()
+    if bank_labels is None or labels is None:
+        raise ConfigError(
+            f"{bank.name} has no labels for kNN; name labelled data as eval.dataset, or eval.every_epochs=0"
+        )
+    for split in (bank, queries):
+        image = sources.read(split, 0)
+        if (image.shape[2], str(image.dtype)) != (values.channels, values.dtype):
+            raise ConfigError(
+                f"{split.name} holds {image.dtype} images of {image.shape[2]} channels, the encoder is trained on "
+                f"{values.dtype} of {values.channels}; eval.dataset must be of the same kind"
+            )
+    if section.k > len(bank):
+        raise ConfigError(f"eval.k {section.k} neighbours, but {bank.name} holds {len(bank)} images; use that or less")
+    dtype = parallel.compute_dtype(config.model.dtype)
+    forward = forward_of(encoder, standardiser(config, values, dtype))
+    shape = (config.views.size, config.views.size, values.channels)
+    classes = int(max(bank_labels.max(), labels.max())) + 1
+
+    def evaluate(state: Any) -> dict[str, float]:
+        get = functools.partial(
+            extract,
+            freeze(forward, state.online, encoder.label, shape),
+            resize=section.resize,
+            batch_size=section.batch_size,
+        )
+        predicted = knn.classify(
+            get(bank)[section.feature],
+            bank_labels,
+            get(queries)[section.feature],
+            classes=classes,
+            k=section.k,
+            temperature=section.temperature,
+        )
+        return {"knn_top1": float((predicted == labels).mean())}
+
+    return evaluate
