@@ -19,7 +19,7 @@ def get_config():
     config.moco.momentum, config.moco.temperature = 0.99, 0.1
     config.queue.size = 512
     config.optimizer.learning_rate, config.optimizer.schedule = 0.06, "cosine"
-    config.train.epochs = 40
+    config.train.epochs = 30
     config.eval.bank_split, config.eval.split = "train[:1200]", "train[1200:]"
     config.eval.k, config.eval.resize, config.eval.every_epochs = 20, 16, 10
     return config
