@@ -109,8 +109,8 @@ class Eval:
     """Weighted kNN inside the loop, on labels that training never sees."""
 
     every_epochs: int = 10  # 0: never
-    data_dir: str | None = None  # TFDS data directory of `dataset` (None: as data.data_dir)
-    dataset: str | None = None  # labelled monitoring data (None: as data.dataset)
+    data: str | None = None  # labelled monitoring data, a TFDS data set (None: as data.dataset)
+    data_dir: str | None = None  # TFDS data directory of `eval.data` (None: as data.data_dir)
     bank_split: str = "train"  # labelled neighbours
     split: str = "test"  # images to classify
     k: int = 200  # neighbours

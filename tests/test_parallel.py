@@ -72,3 +72,11 @@ def test_the_step_lowers_for_hardware_that_is_not_here(platform):
     )
     text = parallel.lower(m.step, shapes, platform=platform)
     assert "all_gather" in text and "all_reduce" in text
+
+
+def test_half_a_cluster_is_refused(monkeypatch):
+    """A coordinator without a process number would train every process alone, in one folder."""
+    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "localhost:1")
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
+    with pytest.raises(ConfigError, match="without JAX_PROCESS_ID: set all or none"):
+        parallel.start()

@@ -149,3 +149,14 @@ def test_a_users_objects_train_and_are_asked_for_again(tmp_path):
     encoder = load_encoder(tmp_path)
     features = encoder.features(stored[:3, 1:9, 1:9])
     assert features["backbone"].shape == (3, 16) and np.isfinite(features["head"]).all()
+
+
+@pytest.mark.slow
+def test_the_streamed_path_trains_the_same_images(whole, tmp_path, data_dir):
+    """Pillow crops on the host instead of crops on the device: other draws, the same records, a finite loss."""
+    c = digits(data_dir, train=config.Train(epochs=1))
+    c = dataclasses.replace(c, data=dataclasses.replace(c.data, path="streamed"))
+    assert pretrain.train(c, tmp_path).checkpoint == 2
+    losses = [[r["loss"] for r in log_of(w) if "loss" in r][:2] for w in (tmp_path, whole.workdir)]
+    assert np.isfinite(losses).all() and losses[0] != losses[1]
+    assert abs(losses[0][0] - losses[1][0]) < 0.5  # one net, one batch, one recipe

@@ -3,7 +3,9 @@
 import dataclasses
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from moco_jax import parallel, views
@@ -12,6 +14,8 @@ from moco_jax.core import schedules
 from moco_jax.core.optimizers import sgd
 from moco_jax.mechanisms import MECHANISMS
 from moco_jax.models import encoder as encoders
+from moco_jax.models import heads
+from moco_jax.models.batch_norm import GroupBatchNorm
 from moco_jax.state import Facts, Mechanism
 from moco_jax.views.recipes import RECIPES, ViewRecipe
 
@@ -45,19 +49,42 @@ def images(channels: int = 3, dtype: Any = np.uint8, seed: int = 0) -> np.ndarra
     return (values * top).astype(dtype)
 
 
-def encoder(c: Config, channels: int = 3) -> encoders.Encoder:
+def tiny_encoder(c: Config, channels: int = 3) -> encoders.Encoder:
     """The tiny ResNet of a config."""
     dtype = parallel.compute_dtype(c.model.dtype)
     return encoders.from_config(c.model, c.bn, channels=channels, size=SIZE, dtype=dtype)
 
 
-def mechanism(c: Config, stored: np.ndarray, recipe: tuple[ViewRecipe, ...] | None = None, **options: Any) -> Mechanism:
+class SmallBackbone(nn.Module):
+    """One convolution: compiles in a second, where the net is not what a test is about."""
+
+    group_size: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> list[jax.Array]:
+        x = nn.Conv(4, (3, 3), strides=2, use_bias=False)(x)
+        return [nn.relu(GroupBatchNorm(self.group_size, x.dtype, jnp.float32)(x, train=train))]
+
+
+def small_encoder(c: Config, channels: int) -> encoders.Encoder:
+    """An encoder of one convolution and a linear head."""
+    backbone, head = SmallBackbone(c.bn.group_size), heads.Linear(c.model.dim, jnp.float32)
+    return encoders.build(backbone, head, input_shape=(SIZE, SIZE, channels), label="small")
+
+
+def mechanism(
+    c: Config,
+    stored: np.ndarray,
+    recipe: tuple[ViewRecipe, ...] | None = None,
+    encoder: encoders.Encoder | None = None,
+    **options: Any,
+) -> Mechanism:
     """The shipped mechanism of a config for stored images."""
     channels = stored.shape[-1]
     top = float(np.iinfo(stored.dtype).max) if stored.dtype.kind == "u" else 1.0
     recipe = recipe or RECIPES["moco_v2" if channels == 3 else "bands"]
     return MECHANISMS[c.mechanism](
-        encoder(c, channels),
+        encoder or tiny_encoder(c, channels),
         views.make(
             recipe,
             size=SIZE,
@@ -84,6 +111,21 @@ def ids(step: int, batch_size: int) -> np.ndarray:
     return np.stack([rows, rows], 1)
 
 
+_INITIAL: dict[Any, Any] = {}
+
+
+def born(m: Mechanism, over: Any) -> Any:
+    """`parallel.born(m.init, over)`, from values computed once: compiling the random draws costs as much as the step.
+
+    Initial values depend on shapes, dtypes and the seed alone; every test here keeps the seed.
+    """
+    shapes = jax.eval_shape(m.init)
+    key = str(jax.tree.map(lambda a: (a.shape, str(a.dtype)), shapes))
+    if key not in _INITIAL:
+        _INITIAL[key] = jax.tree.map(np.asarray, jax.jit(m.init)())
+    return parallel.born(lambda: jax.tree.map(jnp.asarray, _INITIAL[key]), over)
+
+
 class Run(NamedTuple):
     """What some steps left: a host copy of the state, metrics of the last step, what was compiled at each step."""
 
@@ -97,7 +139,7 @@ def run(
 ) -> Run:
     """Some steps on `devices` devices; the copies of the state must be identical."""
     over = jax.devices()[:devices]
-    state = parallel.born(m.init, over)
+    state = born(m, over)
     data = {"images": jax.device_put(stored, parallel.replicated(over))}
     mapped = (mapped or parallel.mapped)(m.step, over)
     metrics: dict[str, Any] = {}

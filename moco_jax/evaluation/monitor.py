@@ -19,29 +19,27 @@ def knn_monitor(config: Config, encoder: Encoder, values: Values, own_source: st
     Raises ConfigError where there are no labels, too few images, or images of another kind than the encoder's.
     """
     section = config.eval
-    if own_source and section.dataset is None:
+    if own_source and section.data is None:
         raise ConfigError(
-            f"kNN has no labelled images for source {own_source!r}: name a data set as eval.dataset, give "
+            f"kNN has no labelled images for source {own_source!r}: name a data set as eval.data, give "
             "evaluators= of your own, or set eval.every_epochs=0"
         )
     open_split = functools.partial(
         sources.open_source,
-        section.dataset or config.data.dataset,
+        section.data or config.data.dataset,
         data_dir=section.data_dir or config.data.data_dir,
         channels=config.data.channels,
     )
     bank, queries = open_split(split=section.bank_split), open_split(split=section.split)
     bank_labels, labels = bank.labels(), queries.labels()
     if bank_labels is None or labels is None:
-        raise ConfigError(
-            f"{bank.name} has no labels for kNN; name labelled data as eval.dataset, or eval.every_epochs=0"
-        )
+        raise ConfigError(f"{bank.name} has no labels for kNN; name labelled data as eval.data, or eval.every_epochs=0")
     for split in (bank, queries):
         image = sources.read(split, 0)
         if (image.shape[2], str(image.dtype)) != (values.channels, values.dtype):
             raise ConfigError(
                 f"{split.name} holds {image.dtype} images of {image.shape[2]} channels, the encoder is trained on "
-                f"{values.dtype} of {values.channels}; eval.dataset must be of the same kind"
+                f"{values.dtype} of {values.channels}; eval.data must be of the same kind"
             )
     if section.k > len(bank):
         raise ConfigError(f"eval.k {section.k} neighbours, but {bank.name} holds {len(bank)} images; use that or less")

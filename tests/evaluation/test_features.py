@@ -42,7 +42,7 @@ def test_evaluation_views_are_resized_and_centred():
 def test_a_frozen_encoder_uses_running_statistics_and_keeps_its_digest():
     """The features of an image do not depend on what stands beside it; the digest sees a change of one leaf."""
     c = tiny.config()
-    encoder = tiny.encoder(c)
+    encoder = tiny.tiny_encoder(c)
     network = parallel.born(lambda: Network(**encoder.init(jax.random.key(0))))
 
     def standardise(x):
