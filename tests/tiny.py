@@ -58,17 +58,20 @@ def tiny_encoder(c: Config, channels: int = 3) -> encoders.Encoder:
 class SmallBackbone(nn.Module):
     """One convolution: compiles in a second, where the net is not what a test is about."""
 
-    group_size: int
+    group_size: int | None  # None: no batch norm
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> list[jax.Array]:
         x = nn.Conv(4, (3, 3), strides=2, use_bias=False)(x)
-        return [nn.relu(GroupBatchNorm(self.group_size, x.dtype, jnp.float32)(x, train=train))]
+        if self.group_size is not None:
+            x = GroupBatchNorm(self.group_size, x.dtype, jnp.float32)(x, train=train)
+        return [nn.relu(x)]
 
 
-def small_encoder(c: Config, channels: int) -> encoders.Encoder:
+def small_encoder(c: Config, channels: int, *, batch_norm: bool = True) -> encoders.Encoder:
     """An encoder of one convolution and a linear head."""
-    backbone, head = SmallBackbone(c.bn.group_size), heads.Linear(c.model.dim, jnp.float32)
+    backbone = SmallBackbone(c.bn.group_size if batch_norm else None)
+    head = heads.Linear(c.model.dim, jnp.float32)
     return encoders.build(backbone, head, input_shape=(SIZE, SIZE, channels), label="small")
 
 

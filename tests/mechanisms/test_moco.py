@@ -1,5 +1,7 @@
 """The MoCo step: what moves, what must not, and in which order (arXiv:1911.05722, Algorithm 1)."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -112,8 +114,6 @@ def test_optimizer_covers_the_online_parameters_alone(before, after):
 
 def test_symmetric_loss_is_the_sum_and_enqueues_both_views_keys(before):
     """2G keys a step, those of view 0 first, as in the original's CIFAR-10 notebook."""
-    import dataclasses
-
     c = dataclasses.replace(CONFIG, moco=Moco(0.9, 0.2, symmetric=True))
     m = tiny.mechanism(c, STORED)
     state, metrics = on_one_device(jax.jit(m.step), before, step=3)
@@ -125,10 +125,20 @@ def test_symmetric_loss_is_the_sum_and_enqueues_both_views_keys(before):
     np.testing.assert_allclose(state.memory.queue[:32], np.concatenate([both.keys[1], both.keys[0]]), atol=1e-6)
 
 
+def test_without_batch_norm_the_shuffle_is_invisible():
+    """Every key comes back to its query: where images do not see each other, shuffling changes nothing at all."""
+    c = dataclasses.replace(CONFIG, moco=Moco(0.9, 0.2, symmetric=True))
+    plain = tiny.small_encoder(c, 3, batch_norm=False)
+    on, off = (
+        tiny.run(tiny.mechanism(c_, STORED, encoder=plain), STORED, batch_size=16, devices=2, steps=2).state
+        for c_ in (dataclasses.replace(c, shuffle=Shuffle(16)), dataclasses.replace(c, shuffle=Shuffle(0)))
+    )
+    gap, where = tiny.distance(on, off)
+    assert gap < 1e-5, f"{where}: {gap:.1e}"
+
+
 def test_a_recorded_permutation_can_be_replayed(before):
     """The draw is an argument: identity sources give the keys of an unshuffled batch."""
-    import dataclasses
-
     identity = tiny.mechanism(CONFIG, STORED, permutation=lambda step, direction: jnp.arange(16, dtype=jnp.int32))
     off = tiny.mechanism(dataclasses.replace(CONFIG, shuffle=Shuffle(0)), STORED)
     a, b = (on_one_device(jax.jit(m.contrast), before, step=3) for m in (identity, off))
