@@ -1,19 +1,23 @@
 """Momentum Contrast (MoCo) in JAX and Flax: pretraining of vision encoders without labels."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from moco_jax.evaluation.encoder import load_encoder
+    from moco_jax.pretrain import train
 
 __version__ = "0.1.0"
+__all__ = ["__version__", "load_encoder", "train"]
 
 
-def train(*args: Any, **kwargs: Any) -> Any:
-    """Pretrain an encoder; see `moco_jax.pretrain.train`, which this imports when called."""
-    from moco_jax import pretrain
+def __getattr__(name: str) -> Any:
+    """The public functions, imported when asked for: importing the package alone must stay light."""
+    if name == "train":
+        from moco_jax.pretrain import train
 
-    return pretrain.train(*args, **kwargs)
+        return train
+    if name == "load_encoder":
+        from moco_jax.evaluation.encoder import load_encoder
 
-
-def load_encoder(*args: Any, **kwargs: Any) -> Any:
-    """A frozen encoder from a run's folder; see `moco_jax.evaluation.encoder.load_encoder`."""
-    from moco_jax.evaluation import encoder
-
-    return encoder.load_encoder(*args, **kwargs)
+        return load_encoder
+    raise AttributeError(f"module 'moco_jax' has no attribute {name!r}")

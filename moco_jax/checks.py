@@ -1,10 +1,10 @@
 """Numbers that must fit each other, checked before anything is compiled or written; and what None resolves to."""
 
 import dataclasses
+import itertools
 import math
-from typing import Any
 
-from moco_jax.config import Config, ConfigError, flat, unknown
+from moco_jax.config import SECTIONS, Config, ConfigError, Probe, flat, unknown
 
 FREE = (
     "data.data_dir",
@@ -53,17 +53,16 @@ def check(config: Config, *, records: int, devices: int, name: str = "the data s
     """Raises ConfigError at the first number of a resolved config that does not fit; returns warnings."""
     check_ranges(config)
     if config.batch_size % devices:
-        near = config.batch_size // devices * devices or devices
         raise ConfigError(
             f"batch_size {config.batch_size} over {devices} devices leaves {config.batch_size % devices} over; "
-            f"use {near} or {near + devices}"
+            f"use {_fitting(config, records, devices)}"
         )
     if records < config.batch_size:
         raise ConfigError(
             f"batch_size {config.batch_size} is more than the {records} images of {name}: an "
-            f"epoch has no step; use {records} or less"
+            f"epoch has no step; use {_fitting(config, records, devices)}"
         )
-    warnings = _check_groups(config, config.batch_size // devices)
+    warnings = _check_groups(config, records, devices)
     warnings += _check_shuffle(config, config.batch_size // devices)
     _check_microbatch(config, config.batch_size // devices)
     return warnings + _check_queue(config, records)
@@ -71,6 +70,11 @@ def check(config: Config, *, records: int, devices: int, name: str = "the data s
 
 def check_ranges(config: Config) -> None:
     """Raises ConfigError for a value that no data and no hardware could make right."""
+    for name in {s for sections in SECTIONS.values() for s in sections}:
+        if (getattr(config, name) is None) == (name in SECTIONS.get(config.mechanism, ())):
+            raise ConfigError(
+                f"mechanism {config.mechanism!r} and section {name!r} do not belong together; begin with config.page()"
+            )
     positive: tuple[str, ...] = (
         "batch_size",
         "views.size",
@@ -100,6 +104,18 @@ def check_ranges(config: Config) -> None:
     for name in ("moco.momentum", "optimizer.momentum"):
         if name in values and not 0 <= values[name] <= 1:
             raise ConfigError(f"{name} must lie in 0..1, not {values[name]}")
+    for name, value in values.items():
+        numbers = value if isinstance(value, tuple) else (value,)
+        if any(isinstance(v, float) and not math.isfinite(v) for v in numbers):
+            raise ConfigError(f"{name} must be finite, not {value}")
+    rising = (0, *config.optimizer.milestones)
+    if any(b <= a for a, b in itertools.pairwise(rising)):
+        raise ConfigError(f"optimizer.milestones must rise from 1 on, not {config.optimizer.milestones}")
+    if config.eval.resize is not None and config.eval.resize < config.views.size:
+        raise ConfigError(
+            f"eval.resize {config.eval.resize} is less than views.size {config.views.size}: the centre crop does not "
+            f"fit; use {config.views.size} or more, or None"
+        )
     if not 0 <= config.seed < 2**32:
         raise ConfigError(f"seed must lie in 0..2**32 - 1, not {config.seed}")
     if config.data.path not in ("resident", "streamed"):
@@ -108,15 +124,23 @@ def check_ranges(config: Config) -> None:
         raise unknown("eval.feature", config.eval.feature, ("backbone", "head"))
 
 
-def _check_groups(config: Config, n: int) -> list[str]:
+def _fitting(config: Config, records: int, devices: int) -> str:
+    """Batch sizes near the one asked for that give every device whole groups, and the data set allows, in words."""
+    unit = devices * (config.bn.group_size or 1)
+    below = min(config.batch_size, records) // unit * unit
+    fits = [b for b in (below, below + unit) if 0 < b <= records]
+    return " or ".join(map(str, fits)) or f"a bn.group_size below {config.bn.group_size}, or more images"
+
+
+def _check_groups(config: Config, records: int, devices: int) -> list[str]:
     """n images per device and a batch-norm group divide one another."""
-    group = config.bn.group_size or config.batch_size
+    n, group = config.batch_size // devices, config.bn.group_size or config.batch_size
     if (n % group and group % n) or config.batch_size % group:
-        devices = config.batch_size // n
-        fits = max(round(n / group), 1) * group * devices
+        smaller = math.gcd(n, group)
         raise ConfigError(
             f"batch_size {config.batch_size} over {devices} devices gives {n} images each, which bn.group_size {group} "
-            f"neither divides nor is divided by; use batch_size {fits}, or bn.group_size {math.gcd(n, group)}"
+            f"neither divides nor is divided by; use batch_size {_fitting(config, records, devices)}"
+            + (f", or bn.group_size {smaller}" if smaller > 1 else "")
         )
     if group > n:
         return [
@@ -135,15 +159,24 @@ def _check_shuffle(config: Config, n: int) -> list[str]:
             return []
         return [
             "shuffle.block is 0: query and key of an image share batch statistics, which lets the encoder solve the "
-            "pretext task by them (pretext accuracy goes to 100 %, features stop improving); use a batch of two "
-            f"bn.group_size ({group}) or more and shuffle.block=None"
+            "pretext task by them (pretext accuracy goes to 100 %, features stop improving); set shuffle.block to a "
+            f"divisor of batch_size that holds two or more groups of {group}, or make the batch larger"
         ]
     if block % group or block < 2 * group or config.batch_size % block or (n % block and block % n):
         raise ConfigError(
             f"shuffle.block {block} does not fit: it must hold two or more batch-norm groups of {group}, divide "
-            f"batch_size ({config.batch_size}), and divide or be divided by the {n} images of a device; None finds one"
+            f"batch_size ({config.batch_size}), and divide or be "
+            f"divided by the {n} images of a device{_block_that_fits(config, n)}"
         )
     return []
+
+
+def _block_that_fits(config: Config, n: int) -> str:
+    group = config.bn.group_size
+    for block in range(min(config.batch_size, 256), 2 * group - 1, -1):
+        if group and not (config.batch_size % block or block % group or (n % block and block % n)):
+            return f"; {block} does"
+    return "; none does, use other numbers of images or devices"
 
 
 def _check_microbatch(config: Config, n: int) -> None:
@@ -174,32 +207,39 @@ def _check_queue(config: Config, records: int) -> list[str]:
     if 2 * size > records:
         return [
             f"queue.size {size} is more than half of the {records} images: many negatives are old keys of the very "
-            f"image that is matched; use {default_queue(config, records)} (queue.size=None) or more images"
+            f"image that is matched; use {_smaller_queue(config, records)}, or more images"
         ]
     return []
 
 
-def check_same_run(config: Config, stored: dict[str, Any], where: str) -> None:
-    """Raises ConfigError naming the keys by which `config` is another run than the one a folder holds."""
-    ours, theirs = flat(config), _flat(stored)
+def _smaller_queue(config: Config, records: int) -> str:
+    default = default_queue(config, records)
+    if 2 * default <= records:
+        return f"queue.size {default} (None)"
+    views = keys_per_step(config) // config.batch_size
+    return f"a batch_size of {max(records // 4 // views, 1)} or less, since a queue holds the keys of a step"
+
+
+def check_probe(probe: Probe) -> None:
+    """Raises ConfigError for a number of a linear probe that cannot be."""
+    for name in ("labels_per_class", "draws", "batch_size", "penalty"):
+        value = getattr(probe, name)
+        if not (value > 0 and math.isfinite(value)):
+            raise ConfigError(f"{name} must be above 0, not {value}")
+    if probe.seed < 0:
+        raise ConfigError(f"seed must be 0 or more, not {probe.seed}")
+
+
+def check_same_run(config: Config, stored: Config, where: str) -> None:
+    """Raises ConfigError naming the keys by which `config` is another run than the stored one of a folder."""
+    ours, theirs = flat(config), flat(stored)
     changed = [
         f"{name} {theirs.get(name)!r} -> {ours.get(name)!r}"
         for name in sorted(ours.keys() | theirs.keys())
-        if not name.startswith(FREE) and ours.get(name) != _tuples(theirs.get(name))
+        if not name.startswith(FREE) and ours.get(name) != theirs.get(name)
     ]
     if changed:
         raise ConfigError(
             f"{where} holds another run: {', '.join(changed)}; use another --workdir, or undo the change "
             f"(only {', '.join(f.rstrip('.') for f in FREE)} and the hardware may change within a run)"
         )
-
-
-def _flat(stored: dict[str, Any]) -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for name, value in stored.items():
-        out.update({f"{name}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {name: value})
-    return out
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value

@@ -89,8 +89,8 @@ class Optimizer:
 
     learning_rate: float = 0.03  # for the global batch as it is, unless linear_scaling
     linear_scaling: bool = False  # multiply the learning rate by batch_size / 256
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
+    momentum: float = 0.9  # share of the last update that goes on
+    weight_decay: float = 1e-4  # added to every gradient as weight_decay * parameter
     schedule: str = "cosine"  # cosine or step, both constant within an epoch as published
     milestones: tuple[int, ...] = ()  # step: epochs at which the rate falls to a tenth; cosine: none
 
@@ -99,7 +99,7 @@ class Optimizer:
 class Train:
     """How long, and how a step is spread over the hardware."""
 
-    epochs: int = 200
+    epochs: int = 200  # of whole batches; the cosine schedule ends there, so a run cannot be lengthened
     microbatch_size: int | None = None  # images per device encoded at once (None: all of them)
     steps_per_call: int = 1  # steps per dispatch, on GPU and TPU
 
@@ -116,7 +116,7 @@ class Eval:
     k: int = 200  # neighbours
     temperature: float = 0.1  # weight of a neighbour: exp(similarity / temperature)
     feature: str = "backbone"  # backbone (pooled) or head (what the loss compares)
-    resize: int = 16  # shorter side before the centre crop to views.size
+    resize: int | None = None  # shorter side before the centre crop to views.size (None: views.size)
     batch_size: int = 256  # images per call; the tail is padded and masked
 
 
@@ -132,12 +132,15 @@ class Checkpoint:
 class Log:
     """When metrics are fetched and written."""
 
-    every_steps: int = 10
+    every_steps: int = 10  # a line holds the means over these steps; the first step gets one of its own
 
 
 @dataclass(frozen=True)
 class Config:
-    """A pretraining run. Sections of a mechanism that is not used are None and cannot be written."""
+    """A pretraining run. Sections of a mechanism that is not used are None and cannot be written.
+
+    The sections of moco have defaults, as it is the default; those of any other mechanism default to None.
+    """
 
     mechanism: str = "moco"  # set by the page, not by a flag: it decides which sections exist
     seed: int = 0  # 0 to 2**32 - 1; with the step, the source of every random draw
@@ -168,7 +171,7 @@ class Probe:
     draws: int = 20  # paired draws of the few labels: the same images for every row
     penalty: float = 1.0  # C of scikit-learn's LogisticRegression, on standardised features
     seed: int = 0  # of the draws
-    batch_size: int = 256  # images encoded per call
+    batch_size: int = 256  # images encoded per call; the tail is padded and cut off again
 
 
 # The sections that belong to one mechanism; every other section belongs to all.
@@ -179,7 +182,14 @@ def page(mechanism: str = "moco") -> ConfigDict:
     """A complete, typed, locked ConfigDict with every default, to be edited by a config page."""
     if mechanism not in SECTIONS:
         raise ConfigError(f"mechanism {mechanism!r} is unknown; one of: {', '.join(SECTIONS)}")
-    return _to_dict(dataclasses.replace(Config(), mechanism=mechanism), _unused(mechanism)).lock()
+    sections = {name: section_of(name)() for name in SECTIONS[mechanism]}
+    return _to_dict(dataclasses.replace(Config(), mechanism=mechanism, **sections), _unused(mechanism)).lock()
+
+
+def section_of(name: str) -> type:
+    """The dataclass of a section of a training page, such as BatchNorm for "bn"."""
+    kind = typing.get_type_hints(Config)[name]
+    return typing.cast(type, _optional(kind) or kind)
 
 
 def probe_page() -> ConfigDict:
@@ -190,15 +200,33 @@ def probe_page() -> ConfigDict:
 def read(values: ConfigDict | dict[str, Any]) -> Config:
     """The config that a page, flags or a checkpoint's JSON describe; raises ConfigError naming the key."""
     values = _plain(values)
-    mechanism = values.get("mechanism", "moco")
+    if "mechanism" not in values:
+        raise ConfigError(
+            "this is no page of a training run: it has no key 'mechanism' (a probe's page? see eval-linear)"
+        )
+    mechanism = values["mechanism"]
     if mechanism not in SECTIONS:
         raise ConfigError(f"mechanism {mechanism!r} is unknown; one of: {', '.join(SECTIONS)}")
     return _read(Config, values, "", frozenset(_unused(mechanism)))
 
 
+def read_stored(values: dict[str, Any]) -> Config:
+    """The config in a checkpoint, perhaps of an older version: a key that it lacks has its default.
+
+    The rule behind it: the default of a new key is what the code did before the key was there.
+    """
+    complete = to_json(read(page(values["mechanism"])))
+    for name, value in values.items():
+        complete[name] = complete.get(name, {}) | value if isinstance(value, dict) else value
+    return read(complete)
+
+
 def read_probe(values: ConfigDict | dict[str, Any]) -> Probe:
     """The probe that a page and flags describe; raises ConfigError naming the key."""
-    return _read(Probe, _plain(values), "", frozenset())
+    values = _plain(values)
+    if "mechanism" in values:
+        raise ConfigError("this is the page of a training run; a probe takes one such as linear_digits")
+    return _read(Probe, values, "", frozenset())
 
 
 def to_json(config: Config) -> dict[str, Any]:
@@ -217,9 +245,10 @@ def flat(config: Config) -> dict[str, Any]:
 def unknown(what: str, name: str, known: typing.Iterable[str]) -> ConfigError:
     """The error for a name that is not in a table, with the nearest one that is."""
     known = sorted(known)
-    near = difflib.get_close_matches(name, known, 1, 0.5)
+    near = difflib.get_close_matches(name, known, 1, 0.5) or [k for k in known if k.split(".")[-1] == name]
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    return ConfigError(f"{what} {name!r} is unknown{hint} (one of: {', '.join(known)})")
+    listed = f" (one of: {', '.join(known)})" if len(known) <= 12 else " (--help lists all)"
+    return ConfigError(f"{what} {name!r} is unknown{hint}{'' if near and len(known) > 12 else listed}")
 
 
 def _unused(mechanism: str) -> set[str]:

@@ -37,15 +37,20 @@ class RunLog:
     def metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Metrics after `step` steps, with the images per second since the last call."""
         now = time.perf_counter()
-        rate = (step - self._last[0]) * self._batch_size / max(now - self._last[1], 1e-9)
+        done = (step - self._last[0]) * self._batch_size
+        rate = done / max(now - self._last[1], 1e-9) if done else math.nan
         self._last = (step, now)
         self.write({"step": step, **metrics, "images_per_second": rate})
-        left = (self._total - step) * self._batch_size / max(rate, 1e-9)
         if self._bar is not None:
             self._bar.update(step - self._bar.n)
             self._bar.set_postfix_str(_short(metrics, rate))
         else:
-            self.say(f"step {step}/{self._total}  {_short(metrics, rate)}  {_clock(left)} left")
+            left = f"  {_clock((self._total - step) * self._batch_size / rate)} left" if done else ""
+            self.say(f"step {step}/{self._total}  {_short(metrics, rate)}{left}")
+
+    def restart(self, step: int) -> None:
+        """Form the next rate from now and `step` on."""
+        self._last = (step, time.perf_counter())
 
     def exclude(self, seconds: float) -> None:
         """Take `seconds` (an evaluation, a first compile) out of the time that the next rate is formed over."""
@@ -66,7 +71,9 @@ def _short(metrics: Mapping[str, float], rate: float) -> str:
     parts = [f"loss {metrics['loss']:.3f}"] if "loss" in metrics else []
     if "pretext_accuracy" in metrics:
         parts.append(f"pretext {metrics['pretext_accuracy']:.1%}")
-    return "  ".join([*parts, f"{rate:,.0f} images/s"])
+    if math.isfinite(rate):
+        parts.append(f"{rate:,.0f} images/s")
+    return "  ".join(parts)
 
 
 def _clock(seconds: float) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import numpy as np
 
 from moco_jax import parallel
@@ -55,19 +56,19 @@ def run(
     step = first_step
     pending: list[Metrics] = []
     ready: tuple[int, list[Metrics]] | None = None
-    started = time.perf_counter()
     while step < cadence.total:
         count = cadence.next_call(step)
-        batch = parallel.put_batch(_stacked([next(batches) for _ in range(count)]))
+        batch = parallel.put_batch(jax.tree.map(_stack, *(next(batches) for _ in range(count))))
         state, metrics = step_fn(state, batch, data)
-        if step == first_step:
-            log.exclude(time.perf_counter() - started)  # compiling
+        first = step == first_step
+        if first:
+            log.restart(step + count)  # compiling is no training
         if ready is not None:
             _write(log, *ready)
             ready = None
         pending.append(metrics)
         step += count
-        if cadence.due(step, cadence.log):
+        if first or cadence.due(step, cadence.log):
             ready, pending = (step, pending), []
         evaluate, keep = cadence.due(step, cadence.evaluate), cadence.due(step, cadence.save)
         if ready is not None and (evaluate or keep):
@@ -78,23 +79,17 @@ def run(
         if evaluate or keep:
             parallel.wait(state)  # both would wait for it, and the steps in flight are training time
         pause = time.perf_counter()
+        if keep:  # before an evaluation, which may fail
+            save(step, state)
         if evaluate:
             for evaluator in evaluators:
                 _evaluate(log, step, evaluator(state))
-        if keep:
-            save(step, state)
         log.exclude(time.perf_counter() - pause)
     return state
 
 
-def _stacked(batches: list[Any]) -> Any:
-    """One host batch per step as leaves (steps, rows, ...)."""
-    first = batches[0]
-    if isinstance(first, dict):
-        return {k: _stacked([b[k] for b in batches]) for k in first}
-    if isinstance(first, tuple):
-        return tuple(_stacked([b[i] for b in batches]) for i in range(len(first)))
-    return np.stack(batches)
+def _stack(*leaves: np.ndarray) -> np.ndarray:
+    return np.stack(leaves)  # (steps, rows, ...)
 
 
 def _write(log: RunLog, step: int, calls: list[Metrics]) -> None:
@@ -113,8 +108,8 @@ def _means(calls: list[Metrics]) -> dict[str, float]:
 def _check_finite(step: int, means: dict[str, float]) -> None:
     if not math.isfinite(means.get("loss", 0.0)):
         raise FloatingPointError(
-            f"the loss is {means['loss']} within the steps up to {step}; the last checkpoint is from before: lower "
-            "optimizer.learning_rate, or look for images that are not finite"
+            f"the loss is {means['loss']} within the steps up to {step}; whatever was saved is from before: "
+            "look for images that are not finite, or use another --workdir with a lower optimizer.learning_rate"
         )
 
 

@@ -119,8 +119,9 @@ def map_step(step: Step, *, steps_per_call: int = 1) -> Step:
     def one_at_a_time(state: Any, batch: Any, data: Any) -> tuple[Any, dict[str, jax.Array]]:
         return jax.block_until_ready(call(state, batch, data))
 
-    # Collectives of several CPU devices share one pool of threads: steps in flight together can deadlock.
-    return one_at_a_time if on_cpu() and jax.device_count() > 1 else call
+    # On CPU nothing is gained by running ahead, an interrupt would wait for all of it, and collectives of several
+    # devices, which share one pool of threads, can deadlock.
+    return one_at_a_time if on_cpu() else call
 
 
 def call_of(step: Step) -> Step:
@@ -209,6 +210,12 @@ def compute_dtype(name: str) -> jnp.dtype:
     if name == "float64" and not jax.config.read("jax_enable_x64"):
         raise ConfigError("model.dtype float64 needs JAX in double precision: set JAX_ENABLE_X64=1")
     return jnp.dtype(name)
+
+
+def barrier(name: str) -> None:
+    """Wait until every process is here; nothing to do for one."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
 
 
 def wait(tree: Any) -> None:

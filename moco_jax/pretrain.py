@@ -1,16 +1,15 @@
 """A pretraining run put together: data, encoder, mechanism, loop, checkpoints, evaluation."""
 
 import contextlib
-import functools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from moco_jax import checks, parallel, views
 from moco_jax.checkpoints.store import Store, describe, exclusive, read_json, write_json
-from moco_jax.config import Config, ConfigError, to_json
+from moco_jax.config import Config, ConfigError, read_stored, to_json
 from moco_jax.core import schedules
 from moco_jax.core.optimizers import sgd
 from moco_jax.data import loader, order, sources
@@ -27,8 +26,8 @@ class Result(NamedTuple):
     """Where a run left things."""
 
     workdir: Path
-    checkpoint: int  # the newest step on disk
-    complete: bool  # it was already complete when asked for
+    checkpoint: int  # the newest checkpoint: its step
+    was_complete: bool  # all steps were done before, so nothing was trained now
     seconds: float
 
 
@@ -56,19 +55,26 @@ def assemble(
     pairs: order.PairRule | None = None,
 ) -> Parts:
     """Check a config against data and hardware and make its parts; raises ConfigError before anything is compiled."""
+    if not isinstance(config, Config):
+        raise ConfigError(f"a run takes moco_jax.config.read(page), not {type(config).__name__}")
     checks.check_ranges(config)
-    objects = _labels(encoder, source, recipe, pairs)
-    if source is None:
-        source = sources.open_source(
+    images = source
+    if images is None:
+        images = sources.open_source(
             config.data.dataset, config.data.split, data_dir=config.data.data_dir, channels=config.data.channels
         )
-    facts = sources.facts(source, config.data)
+    facts = sources.facts(images, config.data)
+    if facts.shape is None and config.data.path == "resident":
+        raise ConfigError(
+            f"the images of {images.name} differ in size, so they cannot be resident: data.path='streamed'"
+        )
+    objects = _labels(encoder, source, recipe, pairs)
     config = checks.resolve(config, facts.records)
-    warnings = checks.check(config, records=facts.records, devices=parallel.device_count(), name=source.name)
+    warnings = checks.check(config, records=facts.records, devices=parallel.device_count(), name=images.name)
     if recipe is None:
         recipe = views.recipes.get(config.views.recipe, facts.channels)
-    if len(recipe) != 2:
-        raise ConfigError(f"the recipe makes {len(recipe)} views of an image, momentum contrast compares 2")
+    if len(recipe) != 2 or not all(isinstance(view, views.recipes.ViewRecipe) for view in recipe):
+        raise ConfigError(f"a recipe is two ViewRecipe, one for each view that is compared, not {recipe!r}")
     dtype = parallel.compute_dtype(config.model.dtype)
     size = config.views.size
     if encoder is None:
@@ -90,7 +96,7 @@ def assemble(
         Facts(facts.records, (size, size, facts.channels), steps_per_epoch),
         scan=not parallel.on_cpu(),
     )
-    return Parts(config, mechanism, encoder, recipe, made, source, values, steps_per_epoch, warnings, objects)
+    return Parts(config, mechanism, encoder, recipe, made, images, values, steps_per_epoch, warnings, objects)
 
 
 def _labels(encoder: Any, source: Any, recipe: Any, pairs: Any) -> dict[str, str]:
@@ -99,7 +105,7 @@ def _labels(encoder: Any, source: Any, recipe: Any, pairs: Any) -> dict[str, str
         "encoder": "" if encoder is None else encoder.label,
         "source": "" if source is None else source.name,
         "recipe": "" if recipe is None else repr(recipe),
-        "pairs": "" if pairs is None else getattr(pairs, "__name__", repr(pairs)),
+        "pairs": "" if pairs is None else getattr(pairs, "__qualname__", type(pairs).__qualname__),
     }
 
 
@@ -122,22 +128,28 @@ def train(
     """
     started = time.perf_counter()
     parts = assemble(config, encoder=encoder, source=source, recipe=recipe, pairs=pairs)
+    if "://" in str(workdir):
+        raise ConfigError(f"workdir {workdir} is no folder of this file system; mount the bucket and give its path")
     workdir = Path(workdir)
-    stored = _stored(workdir)
-    if stored is not None:
-        _check_stored(parts, stored, str(workdir))
+    _check_folder(parts, workdir)
     if evaluators is None:
-        monitor = functools.partial(knn_monitor, parts.config, parts.encoder, parts.values, parts.objects["source"])
-        evaluators = [monitor()] if parts.config.eval.every_epochs else []
+        evaluators = []
+        if parts.config.eval.every_epochs:
+            evaluators = [knn_monitor(parts.config, parts.encoder, parts.values, parts.objects["source"])]
     cadence = _cadence(parts)
+    about = {
+        **describe(to_json(parts.config), parts.objects),
+        "values": parts.values._asdict(),
+        "total_steps": cadence.total,
+    }
+    resident = parts.config.data.path == "resident"
+    data = loader.resident(parts.source, parts.config.data.workers) if resident else {}
 
-    about = {**describe(to_json(parts.config), parts.objects), "values": parts.values._asdict()}
-    _make_folder(workdir, about if stored is None else None)
-    alone = exclusive(workdir) if parallel.is_first_process() else contextlib.nullcontext()
-    with alone, Store(workdir / "checkpoints", keep=parts.config.checkpoint.keep) as store:
+    parallel.barrier("checked")  # no process may find the folder half made by another
+    with _folder(workdir, about), Store(workdir / "checkpoints", keep=parts.config.checkpoint.keep) as store:
         step = store.latest() or 0
         if step < cadence.total:
-            _train(parts, workdir, store, about, step=step, cadence=cadence, pairs=pairs, evaluators=evaluators)
+            _train(parts, workdir, store, about, data, step=step, cadence=cadence, pairs=pairs, evaluators=evaluators)
     return Result(workdir, cadence.total, step >= cadence.total, time.perf_counter() - started)
 
 
@@ -146,6 +158,7 @@ def _train(
     workdir: Path,
     store: Store,
     about: dict[str, Any],
+    data: dict[str, Any],
     *,
     step: int,
     cadence: Cadence,
@@ -168,7 +181,6 @@ def _train(
         workers=config.data.workers,
         pairs=pairs or order.same_record,
     )
-    data = loader.resident(parts.source, config.data.workers) if config.data.path == "resident" else {}
 
     def save(step: int, state: Any) -> None:
         parallel.check_identical(state)
@@ -179,27 +191,41 @@ def _train(
         workdir, total_steps=cadence.total, first_step=step, batch_size=config.batch_size, silent=silent
     ) as log:
         _announce(log, parts, step, cadence)
-        run(
-            parallel.map_step(parts.mechanism.step, steps_per_call=config.train.steps_per_call),
-            state,
-            batches,
-            parallel.put_data(data),
-            first_step=step,
-            cadence=cadence,
-            log=log,
-            evaluators=evaluators,
-            save=save,
-        )
+        try:
+            run(
+                parallel.map_step(parts.mechanism.step, steps_per_call=config.train.steps_per_call),
+                state,
+                batches,
+                parallel.put_data(data),
+                first_step=step,
+                cadence=cadence,
+                log=log,
+                evaluators=evaluators,
+                save=save,
+            )
+        except KeyboardInterrupt:
+            log.say(f"stopped; the same call continues from step {store.latest() or 0}")
+            raise
 
 
-def _make_folder(workdir: Path, about: dict[str, Any] | None) -> None:
-    """The run's folder, with config.json if it is new; raises ConfigError where it cannot be written."""
+@contextlib.contextmanager
+def _folder(workdir: Path, about: dict[str, Any]) -> Iterator[None]:
+    """The run's folder, held by this run, with config.json; raises ConfigError where it cannot be written."""
+    if not parallel.is_first_process():
+        yield
+        return
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        if about is not None and parallel.is_first_process():
-            write_json(workdir / "config.json", about)
+        hold = exclusive(workdir)
+        hold.__enter__()
     except OSError as error:
-        raise ConfigError(f"cannot write to {workdir}: {error.strerror}; give another --workdir") from None
+        reason = "it is a file" if workdir.is_file() else error.strerror
+        raise ConfigError(f"cannot write to {workdir}: {reason}; give another --workdir") from None
+    try:
+        write_json(workdir / "config.json", about)
+        yield
+    finally:
+        hold.__exit__(None, None, None)
 
 
 def _cadence(parts: Parts) -> Cadence:
@@ -213,22 +239,27 @@ def _cadence(parts: Parts) -> Cadence:
     )
 
 
-def _stored(workdir: Path) -> dict[str, Any] | None:
-    """What the folder's newest checkpoint says of itself, or its config.json before there is one; None for neither."""
+def _check_folder(parts: Parts, workdir: Path) -> None:
+    """Raises ConfigError where the folder holds another run than `parts`."""
+    stored, hint = None, ""
     if (workdir / "checkpoints").is_dir():
         with Store(workdir / "checkpoints", read_only=True) as store:
             step = store.latest()
-            if step is not None:
-                return store.about(step)
-    return read_json(workdir / "config.json")
-
-
-def _check_stored(parts: Parts, stored: dict[str, Any], where: str) -> None:
-    checks.check_same_run(parts.config, stored["config"], where)
-    for name, label in stored["objects"].items():
+            stored = None if step is None else store.about(step)
+    if stored is None:  # stopped before its first checkpoint, or no run at all
+        stored = read_json(workdir / "config.json")
+        hint = f" (it has no checkpoint yet: delete {workdir} to begin anew)"
+    if stored is None:
+        return
+    try:
+        checks.check_same_run(parts.config, read_stored(stored["config"]), f"{workdir}{hint}")
+        objects = stored["objects"]
+    except KeyError as error:
+        raise ConfigError(f"{workdir}/config.json lacks {error}; delete it, or use another workdir") from None
+    for name, label in objects.items():
         if parts.objects.get(name) != label:
             raise ConfigError(
-                f"{where} holds a run with {name} {label or 'of the config'!r}, this one has "
+                f"{workdir} holds a run with {name} {label or 'of the config'!r}, this one has "
                 f"{parts.objects.get(name) or 'of the config'!r}: give the same object as {name}= to moco_jax.train"
             )
 

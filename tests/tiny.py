@@ -59,19 +59,21 @@ class SmallBackbone(nn.Module):
     """One convolution: compiles in a second, where the net is not what a test is about."""
 
     group_size: int | None  # None: no batch norm
+    dtype: Any
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> list[jax.Array]:
-        x = nn.Conv(4, (3, 3), strides=2, use_bias=False)(x)
+        x = nn.Conv(4, (3, 3), strides=2, use_bias=False, dtype=self.dtype, param_dtype=self.dtype)(x)
         if self.group_size is not None:
-            x = GroupBatchNorm(self.group_size, x.dtype, jnp.float32)(x, train=train)
+            x = GroupBatchNorm(self.group_size, self.dtype, self.dtype)(x, train=train)
         return [nn.relu(x)]
 
 
 def small_encoder(c: Config, channels: int, *, batch_norm: bool = True) -> encoders.Encoder:
     """An encoder of one convolution and a linear head."""
-    backbone = SmallBackbone(c.bn.group_size if batch_norm else None)
-    head = heads.Linear(c.model.dim, jnp.float32)
+    dtype = parallel.compute_dtype(c.model.dtype)
+    backbone = SmallBackbone(c.bn.group_size if batch_norm else None, dtype)
+    head = heads.Linear(c.model.dim, dtype)
     return encoders.build(backbone, head, input_shape=(SIZE, SIZE, channels), label="small")
 
 

@@ -56,13 +56,17 @@ class Store:
     def save(self, step: int, state: Any, about: Mapping[str, Any]) -> None:
         """Write a state of global arrays; returns once the device buffers are copied, the rest happens behind."""
         args = ocp.args.Composite(state=ocp.args.PyTreeSave(state), about=ocp.args.JsonSave(dict(about)))
-        if not self._manager.save(step, args=args):
+        with _written(f"checkpoint {self.folder}/{step}"):
+            done = self._manager.save(step, args=args)
+        if not done:
             raise RuntimeError(f"checkpoint {step} was not written: {self.folder} already holds one of that step")
 
     def about(self, step: int) -> dict[str, Any]:
         """What the checkpoint of a step says of itself; raises ConfigError for a format this version cannot read."""
-        restored = self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))
-        about: dict[str, Any] = restored["about"]
+        with self._reading(step):
+            about: dict[str, Any] = self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))[
+                "about"
+            ]
         if about.get("format") != FORMAT:
             raise ConfigError(
                 f"checkpoint {self.folder}/{step} has format version {about.get('format')}, moco_jax {__version__} "
@@ -88,10 +92,23 @@ class Store:
         args = ocp.args.PyTreeRestore(
             item=like, restore_args=ocp.checkpoint_utils.construct_restore_args(like), partial_restore=partial
         )
-        return self._manager.restore(step, args=ocp.args.Composite(state=args))["state"]
+        with self._reading(step):
+            return self._manager.restore(step, args=ocp.args.Composite(state=args))["state"]
 
     def _stored(self, step: int) -> dict[str, Any]:
-        return _leaves(self._manager.item_metadata(step)["state"].tree)
+        with self._reading(step):
+            return _leaves(self._manager.item_metadata(step)["state"].tree)
+
+    @contextlib.contextmanager
+    def _reading(self, step: int) -> Iterator[None]:
+        """Name the folder in whatever orbax raises, which names leaves, bytes or nothing."""
+        try:
+            yield
+        except Exception as error:
+            raise ConfigError(
+                f"checkpoint {self.folder}/{step} cannot be read ({type(error).__name__}: {_first_line(error)}); where "
+                "it is damaged, delete that folder, and the run continues from the one before"
+            ) from error
 
     def _check(self, step: int, like: Any, stored: dict[str, Any]) -> None:
         wanted = _leaves(like)
@@ -111,7 +128,21 @@ class Store:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._manager.close()
+        with _written(f"a checkpoint in {self.folder}"):
+            self._manager.close()
+
+
+@contextlib.contextmanager
+def _written(what: str) -> Iterator[None]:
+    """Orbax reports a full disk late and as many things; here it is an OSError."""
+    try:
+        yield
+    except Exception as error:
+        raise OSError(f"{what} could not be written ({_first_line(error)}); those before it are whole") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[0][:200]
 
 
 @contextlib.contextmanager
@@ -142,8 +173,10 @@ def read_json(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+        content = json.loads(path.read_text())
+        if not isinstance(content, dict) or not content:
+            raise ValueError("no JSON object")
+    except ValueError as error:  # also what is no JSON, or no text
         raise ConfigError(f"{path} is damaged ({error}); delete it, or use another workdir") from None
     return content
 

@@ -3,6 +3,8 @@
 import sys
 from collections.abc import Sequence
 
+import moco_jax
+
 COMMANDS = {
     "train": "pretrain an encoder (default: handwritten digits into runs/digits)",
     "eval-linear": "linear accuracy of a pretrained encoder beside raw pixels and the untrained encoder",
@@ -15,6 +17,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from moco_jax.cli import eval_linear, train
 
     mains = {"train": train.main, "eval-linear": eval_linear.main}
+    if argv and argv[0] in ("--version", "version"):
+        print(f"moco_jax {moco_jax.__version__}")
+        return 0
     if not argv or argv[0] not in mains:
         wanted = not argv or argv[0] in ("--help", "-h", "help")
         lines = ["usage: moco-jax COMMAND [flags]   (moco-jax COMMAND --help)", ""]

@@ -6,7 +6,8 @@ from moco_jax import config
 from moco_jax.cli import flags
 
 USAGE = (
-    "usage: eval_linear.py [--config=PAGE] [--config.KEY=VALUE ...] [--checkpoint=RUN] [--workdir=DIR]\n\n"
+    "usage: eval_linear.py (or moco-jax eval-linear) [--config=PAGE] "
+    "[--config.KEY=VALUE ...] [--checkpoint=RUN] [--workdir=DIR]\n\n"
     "Linear accuracy of a pretrained encoder, beside raw pixels and the untrained encoder."
 )
 NAMED = {

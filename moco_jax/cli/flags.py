@@ -45,7 +45,7 @@ def parse(
         print(_help(page, named, usage))
         sys.exit(0)
     argv = _with_page_paths(argv, page)
-    argv, cleared = _without_none(argv, _page_of(argv))
+    argv, cleared = _checked(argv, _page_of(argv), named)
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=["program", *argv], lock_config=True)
     for name, (default, text) in named.items():
@@ -65,11 +65,13 @@ def run(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None) -> 
     """Run a command: an error of the user's ends in one line on stderr and status 1, without a traceback."""
     try:
         return command(list(sys.argv[1:] if argv is None else argv))
+    except BrokenPipeError:  # the reader of our output has seen enough
+        return 141
     except (ConfigError, FloatingPointError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped; the same command continues from the last checkpoint", file=sys.stderr)
+        print("stopped", file=sys.stderr)
         return 130
 
 
@@ -99,24 +101,56 @@ def _page_of(argv: Sequence[str]) -> ConfigDict:
     return load(next(a for a in reversed(argv) if re.match(r"--?config=", a)).split("=", 1)[1])
 
 
-def _without_none(argv: Sequence[str], page: ConfigDict) -> tuple[list[str], list[str]]:
-    """argv without overrides that set a key to None, and those keys; raises ConfigError for a key that is not there.
+def _checked(
+    argv: Sequence[str], page: ConfigDict, named: Mapping[str, tuple[Any, str]]
+) -> tuple[list[str], list[str]]:
+    """argv without overrides that set a key to None, and those keys; raises ConfigError for a flag that cannot be.
 
-    ml_collections reads "None" as text of the key's type, and names an unknown key without its section.
+    ml_collections reads "None" as text of the key's type, and reports slips in Python's words.
     """
-    known = {
-        k for name, v in page.items() for k in ([f"{name}.{n}" for n in v] if isinstance(v, ConfigDict) else [name])
-    }
+    kinds = {key: value for name in page for key, value in _kinds(page, name)}
     kept, cleared = [], []
     for argument in argv:
-        match = re.fullmatch(r"--?config\.([^=]+)(?:=(.*))?", argument)
-        if match and match[1].removeprefix("no") not in known and match[1] not in known:
-            raise config.unknown("config key", match[1], known)
-        if match and match[2] == "None":
-            cleared.append(match[1])
-        else:
+        match = re.fullmatch(r"--?(no)?(config\.)?([^=]+)(?:=(.*))?", argument, re.DOTALL)
+        if match is None or match[3] == "config":
             kept.append(argument)
+            continue
+        negated, is_key, name, value = match.groups()
+        if not is_key:
+            if (negated or "") + name not in named:
+                raise config.unknown(
+                    "flag", (negated or "") + name, [*named, "config", *(f"config.{k}" for k in kinds)]
+                )
+        elif name not in kinds:
+            raise config.unknown("config key", name, kinds)
+        elif value == "None":
+            cleared.append(name)
+            continue
+        elif value is not None and not _fits(kinds[name], value):
+            words = {int: "a whole number", float: "a number", bool: "true or false"}
+            raise ConfigError(f"config key '{name}' must be {words[kinds[name]]}, not {value!r}")
+        kept.append(argument)
     return kept, cleared
+
+
+def _kinds(page: ConfigDict, name: str) -> list[tuple[str, type]]:
+    """Keys below `name` and the types that they hold."""
+    section = page[name]
+    if isinstance(section, ConfigDict):
+        return [(f"{name}.{key}", section.get_type(key)) for key in section]
+    return [(name, page.get_type(name))]
+
+
+def _fits(kind: type, value: str) -> bool:
+    if kind is bool:
+        return value.lower() in ("true", "false", "1", "0")
+    if kind not in (int, float):
+        return True
+    try:
+        kind(value)
+    except ValueError:
+        return False
+    return True
 
 
 def _one_line(error: Exception, argv: Sequence[str]) -> str:
@@ -127,7 +161,12 @@ def _one_line(error: Exception, argv: Sequence[str]) -> str:
 
 def _help(page: str, named: Mapping[str, tuple[Any, str]], usage: str) -> str:
     """Usage, flags, the shipped pages, and every key of the default page with its value."""
-    lines = [usage, "", "flags:", f"  --config=PAGE            a file or a shipped page: {_shipped()} (default {page})"]
+    lines = [
+        usage,
+        "",
+        "flags:",
+        f"  --config=PAGE            a file or a shipped page: {_shipped(load(page))} (default {page})",
+    ]
     lines += [f"  {f'--{name}=':<25}{text} (default {default})" for name, (default, text) in named.items()]
     lines += ["  --config.KEY=VALUE       override any key of the page:", ""]
     lines += [f"  {f'{key} = {value!r}':<44}{comment}" for key, value, comment in _explained(load(page))]
@@ -139,19 +178,22 @@ def _explained(page: ConfigDict) -> Iterator[tuple[str, Any, str]]:
     comments, section = {}, ""
     for line in inspect.getsource(config).splitlines():
         if match := re.match(r"class (\w+)", line):
-            section = match[1].lower()
+            section = match[1]
         elif match := re.match(r"    (\w+): .*?(?:#\s*(.*))?$", line):
             comments[section, match[1]] = match[2] or ""
-    names = {"bn": "batchnorm"}  # sections are named after their class, with this one exception
+    root = "Config" if "mechanism" in page else "Probe"
     for key, value in page.items():
         if isinstance(value, ConfigDict):
-            yield from ((f"{key}.{k}", v, comments.get((names.get(key, key), k), "")) for k, v in value.items())
+            kind = config.section_of(key).__name__
+            yield from ((f"{key}.{k}", v, comments[kind, k]) for k, v in value.items())
         else:
-            yield key, value, comments.get(("config", key), "") or comments.get(("probe", key), "")
+            yield key, value, comments[root, key]
 
 
-def _shipped() -> str:
-    return ", ".join(sorted(p.stem for p in pages().glob("*.py")))
+def _shipped(like: ConfigDict) -> str:
+    """Names of the shipped pages of the same kind as a page: of training, or of a probe."""
+    names = sorted(p.stem for p in pages().glob("*.py"))
+    return ", ".join(n for n in names if ("mechanism" in load(n)) == ("mechanism" in like))
 
 
 def load(name: str) -> ConfigDict:

@@ -6,7 +6,7 @@ from moco_jax import config
 from moco_jax.cli import flags
 
 USAGE = (
-    "usage: train.py [--config=PAGE] [--config.KEY=VALUE ...] [--workdir=DIR]\n\n"
+    "usage: train.py (or moco-jax train) [--config=PAGE] [--config.KEY=VALUE ...] [--workdir=DIR]\n\n"
     "Pretrain an encoder by momentum contrast."
 )
 NAMED = {"workdir": ("runs/digits", "folder of the run; the same command continues it")}
@@ -29,6 +29,6 @@ def _train(argv: Sequence[str]) -> int:
         print(f"devices: {parallel.describe()}", flush=True)
     result = pretrain.train(run_config, named["workdir"])
     if parallel.is_first_process():
-        state = "was complete already" if result.complete else f"done in {result.seconds:.0f} s"
+        state = "was complete already" if result.was_complete else f"done in {result.seconds:.0f} s"
         print(f"{state}: checkpoint {result.workdir}/checkpoints/{result.checkpoint}, log {result.workdir}/log.jsonl")
     return 0

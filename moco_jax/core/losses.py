@@ -12,7 +12,7 @@ def unit(z: jax.Array) -> jax.Array:
     return z * lax.rsqrt(jnp.maximum(square, 1e-24))
 
 
-def contrast(q: jax.Array, k: jax.Array, queue: jax.Array, temperature: float) -> jax.Array:
+def contrast_logits(q: jax.Array, k: jax.Array, queue: jax.Array, temperature: float) -> jax.Array:
     """Logits of queries against their own key, then against every row of the queue (paper, Algorithm 1).
 
     q (N, C) and k (N, C) row by row, queue (K, C), all of unit length -> (N, 1 + K), the positive in column 0.

@@ -67,7 +67,7 @@ class ArraySource:
             raise ConfigError(
                 f"{name}: {len(images)} images and labels {self.given.dtype} {self.given.shape}; give ints"
             )
-        self.classes = None if self.given is None else int(self.given.max()) + 1
+        self.classes = None if self.given is None else int(self.given.max(initial=-1)) + 1
 
     def __len__(self) -> int:
         return len(self.images)
@@ -176,8 +176,13 @@ def facts(source: Source, data: config.Data) -> Facts:
     Raises ConfigError for an object that is no source, an empty one, mixed channels or dtypes, mean or std not of one
     value per channel, and 16-bit or float images without `data.range` (naming the range measured).
     """
-    if not isinstance(source, Source) or len(source) == 0:
-        raise ConfigError(f"{source!r} is no source: it needs length > 0, __getitem__, labels(), name and classes")
+    if not isinstance(source, Source):
+        raise ConfigError(
+            f"a {type(source).__name__} is no source: it needs __len__, __getitem__, labels(), name and classes; "
+            "data.sources.ArraySource makes one of arrays"
+        )
+    if len(source) == 0:
+        raise ConfigError(f"{source.name} holds no images")
     chosen = np.unique(np.linspace(0, len(source) - 1, min(SAMPLE, len(source))).astype(int)).tolist()
     first = read(source, 0)
     sample = [read(source, i, like=first) for i in chosen]
@@ -197,13 +202,13 @@ def _check_normalisation(data: config.Data, channels: int) -> None:
     for name, values in (("mean", data.mean), ("std", data.std)):
         if len(values) != channels:
             raise ConfigError(f"data.{name} has length {len(values)} and images have {channels} channels; one for each")
-    if min(data.std) <= 0:
-        raise ConfigError(f"data.std must be above 0, not {data.std}")
+    if not all(0 < s < np.inf for s in data.std) or not np.isfinite(data.mean).all():
+        raise ConfigError(f"data.mean {data.mean} and data.std {data.std} must be finite, and std above 0")
 
 
 def _range(data: config.Data, sample: list[np.ndarray]) -> tuple[float, float]:
     if data.range is not None:
-        if not data.range[0] < data.range[1]:
+        if not -np.inf < data.range[0] < data.range[1] < np.inf:
             raise ConfigError(f"data.range must rise, not {data.range}")
         return data.range
     if sample[0].dtype == np.uint8:

@@ -11,7 +11,7 @@ import numpy as np
 from moco_jax import parallel
 from moco_jax import views as views_package
 from moco_jax.checkpoints.store import Store
-from moco_jax.config import Config, ConfigError, read
+from moco_jax.config import Config, ConfigError, read_stored
 from moco_jax.core.randomness import INIT, key
 from moco_jax.models.encoder import Encoder, from_config
 from moco_jax.state import Network
@@ -22,7 +22,8 @@ Forward = Callable[[Network, jax.Array], dict[str, jax.Array]]
 class FrozenEncoder(NamedTuple):
     """What an evaluation receives."""
 
-    features: Callable[[np.ndarray], dict[str, np.ndarray]]  # raw views (n, S, S, C) -> {backbone (n, D), head (n, C)}
+    # raw views (n, S, S, C) as stored -> {backbone (n, D), head (n, C)}; ConfigError for another dtype or shape
+    features: Callable[[np.ndarray], dict[str, np.ndarray]]
     network: Network  # its parameters and statistics, for `digest`
     label: str
     view_shape: tuple[int, int, int]  # (S, S, C)
@@ -54,11 +55,16 @@ def forward_of(encoder: Encoder, standardise: Callable[[jax.Array], jax.Array]) 
     return forward
 
 
-def freeze(forward: Forward, network: Network, label: str, view_shape: tuple[int, int, int]) -> FrozenEncoder:
-    """The encoder of `forward` with the parameters and batch statistics of `network`."""
+def freeze(
+    forward: Forward, network: Network, label: str, view_shape: tuple[int, int, int], stored: str
+) -> FrozenEncoder:
+    """The encoder of `forward` with the parameters and batch statistics of `network`, for images of dtype `stored`."""
     local = parallel.local(network)
 
     def features(x: np.ndarray) -> dict[str, np.ndarray]:
+        if np.ndim(x) != 4 or np.shape(x)[3] != view_shape[2] or str(getattr(x, "dtype", None)) != stored:
+            have = f"{getattr(x, 'dtype', type(x).__name__)} {np.shape(x)}"
+            raise ConfigError(f"the encoder takes {stored} views (n, H, W, {view_shape[2]}) as stored, not {have}")
         return jax.tree.map(np.asarray, forward(local, parallel.put_rows(x)))
 
     return FrozenEncoder(features, local, label, view_shape)
@@ -80,6 +86,7 @@ class Loaded(NamedTuple):
     config: Config
     step: int
     source: str  # label of the user's own images; "" where the config names them
+    total_steps: int  # of the run, of which `step` are done
 
 
 def load(checkpoint: str | Path, *, encoder: Encoder | None = None) -> Loaded:
@@ -92,7 +99,7 @@ def load(checkpoint: str | Path, *, encoder: Encoder | None = None) -> Loaded:
         if step is None:
             raise ConfigError(f"{checkpoint} holds no finished checkpoint yet; train writes one every few epochs")
         about = store.about(step)
-        config, values = read(about["config"]), Values(**about["values"])
+        config, values = read_stored(about["config"]), Values(**about["values"])
         shape = (config.views.size, config.views.size, values.channels)
         dtype = parallel.compute_dtype(config.model.dtype)
         built = encoder
@@ -106,8 +113,8 @@ def load(checkpoint: str | Path, *, encoder: Encoder | None = None) -> Loaded:
         fresh = parallel.born(lambda: Network(**built.init(key(config.seed, 0, INIT))))
         trained = store.restore_part(step, fresh, "online")
     forward = forward_of(built, standardiser(config, values, dtype))
-    frozen = [freeze(forward, network, built.label, shape) for network in (trained, fresh)]
-    return Loaded(frozen[0], frozen[1], config, step, about["objects"]["source"])
+    frozen = [freeze(forward, network, built.label, shape, values.dtype) for network in (trained, fresh)]
+    return Loaded(frozen[0], frozen[1], config, step, about["objects"]["source"], about["total_steps"])
 
 
 def stored_digest(checkpoint: str | Path, step: int, like: Network) -> str:

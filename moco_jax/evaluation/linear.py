@@ -58,13 +58,13 @@ def compare(
     }
 
 
-def _interval(ours: list[float], theirs: list[float]) -> dict[str, float]:
+def _interval(ours: list[float], theirs: list[float]) -> dict[str, float | None]:
     """Mean of paired differences and half the width of its 95 % interval."""
     from scipy import stats
 
     differences = np.subtract(ours, theirs)
     if len(differences) < 2:
-        return {"mean": float(differences.mean()), "half_width": float("nan")}
+        return {"mean": float(differences.mean()), "half_width": None}
     half = stats.t.ppf(0.975, len(differences) - 1) * differences.std(ddof=1) / np.sqrt(len(differences))
     return {"mean": float(differences.mean()), "half_width": float(half)}
 
@@ -76,6 +76,7 @@ def table(result: Mapping[str, Any], *, per_class: int, draws: int) -> str:
     ]
     for name, row in result.items():
         d = row["difference"]
-        difference = "" if d is None else f"{100 * d['mean']:+.1f} ± {100 * d['half_width']:.1f}"
+        interval = "" if d is None or d["half_width"] is None else f" ± {100 * d['half_width']:.1f}"
+        difference = "" if d is None else f"{100 * d['mean']:+.1f}{interval}"
         lines.append(f"{name:<20}{row['few_mean']:>21.1%} {difference:>21} {row['all']:>12.1%}")
     return "\n".join([*lines, f"({draws} paired draws of the labels: means, and mean differences with 95 % intervals)"])

@@ -51,8 +51,8 @@ def knn_monitor(config: Config, encoder: Encoder, values: Values, own_source: st
     def evaluate(state: Any) -> dict[str, float]:
         get = functools.partial(
             extract,
-            freeze(forward, state.online, encoder.label, shape),
-            resize=section.resize,
+            freeze(forward, state.online, encoder.label, shape, values.dtype),
+            resize=section.resize or config.views.size,
             batch_size=section.batch_size,
         )
         predicted = knn.classify(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from moco_jax.checkpoints.store import read_json, write_json
+from moco_jax.checks import check_probe
 from moco_jax.config import Config, ConfigError, Probe
 from moco_jax.data import sources
 from moco_jax.evaluation import encoder as frozen
@@ -21,11 +22,13 @@ def run(probe: Probe, checkpoint: str | Path, workdir: str | Path) -> str:
 
     Raises RuntimeError where an encoder is not bit for bit what the checkpoint holds afterwards.
     """
+    check_probe(probe)
     loaded = frozen.load(checkpoint)
     trained, untrained, config, step = loaded.trained, loaded.untrained, loaded.config, loaded.step
     if loaded.source and probe.dataset is None:
         raise ConfigError(
-            f"{checkpoint} was trained on a source of your own, {loaded.source!r}: name labelled data as dataset"
+            f"{checkpoint} was trained on a source of your own, {loaded.source!r}: name labelled data by "
+            "--config.dataset=NAME"
         )
     settings = {**dataclasses.asdict(probe), "step": step, "encoder": frozen.digest(trained.network)}
     path = Path(workdir) / "linear.json"
@@ -38,7 +41,7 @@ def run(probe: Probe, checkpoint: str | Path, workdir: str | Path) -> str:
         Path(workdir).mkdir(parents=True, exist_ok=True)
         write_json(path, stored)
     text = linear.table(stored["rows"], per_class=probe.labels_per_class, draws=probe.draws)
-    return f"{text}\nencoder {trained.label}, step {step} of {checkpoint}; numbers in {path}"
+    return f"{text}\nencoder {trained.label}, step {step} of {loaded.total_steps} of {checkpoint}; numbers in {path}"
 
 
 def _measure(
@@ -47,10 +50,14 @@ def _measure(
     train, test = (_open(probe, config, split) for split in (probe.train_split, probe.test_split))
     labels, test_labels = train.labels(), test.labels()
     if labels is None or test_labels is None:
-        raise ConfigError(f"{train.name} has no labels; a linear probe needs some: name a data set as dataset")
+        raise ConfigError(
+            f"{train.name} has no labels; a linear probe needs some: name a data set by --config.dataset=NAME"
+        )
 
     def encoded(encoder: frozen.FrozenEncoder) -> linear.Features:
-        get = functools.partial(features.extract, encoder, resize=config.eval.resize, batch_size=probe.batch_size)
+        get = functools.partial(
+            features.extract, encoder, resize=config.eval.resize or config.views.size, batch_size=probe.batch_size
+        )
         return get(train)["backbone"], get(test)["backbone"]
 
     return linear.compare(
@@ -65,7 +72,10 @@ def _measure(
 
 def _pixels(source: sources.Source) -> np.ndarray:
     """Stored values of every image in a row: (M, H * W * C) float32."""
-    return np.stack([sources.read(source, i).reshape(-1) for i in range(len(source))]).astype(np.float32)
+    rows = [sources.read(source, i).reshape(-1) for i in range(len(source))]
+    if len({len(row) for row in rows}) > 1:
+        raise ConfigError(f"the images of {source.name} differ in size, so there are no raw pixels to compare with")
+    return np.stack(rows).astype(np.float32)
 
 
 def _open(probe: Probe, config: Config, split: str) -> sources.Source:

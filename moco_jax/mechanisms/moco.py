@@ -15,8 +15,7 @@ from jax import lax
 from moco_jax.config import Config, Moco
 from moco_jax.core import axis, health
 from moco_jax.core.ema import ema
-from moco_jax.core.losses import contrast as contrast_logits
-from moco_jax.core.losses import info_nce, pretext_accuracy, unit
+from moco_jax.core.losses import contrast_logits, info_nce, pretext_accuracy, unit
 from moco_jax.core.microbatch import Part, microbatched
 from moco_jax.core.optimizers import Optimizer
 from moco_jax.core.queue import enqueue

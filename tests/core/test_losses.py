@@ -18,7 +18,7 @@ def test_loss_is_the_cross_entropy_of_the_positive_in_column_zero():
     q, k, queue, temperature = rows(0, 4, 8), rows(1, 4, 8), rows(2, 10, 8), 0.2
     scores = np.concatenate([(q * k).sum(1, keepdims=True), q @ queue.T], 1) / temperature
     expected = np.mean(-np.log(np.exp(scores[:, 0]) / np.exp(scores).sum(1)))
-    logits = losses.contrast(q, k, queue, temperature)
+    logits = losses.contrast_logits(q, k, queue, temperature)
     np.testing.assert_allclose(logits, scores, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(losses.info_nce(logits), expected, rtol=1e-6)
 

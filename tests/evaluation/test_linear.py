@@ -56,3 +56,34 @@ def test_table_shows_every_row():
     result = linear.compare({"a": features, "b": features}, labels, per_class=5, draws=3, penalty=1.0, seed=0)
     text = linear.table(result, per_class=5, draws=3)
     assert "+0.0 ± 0.0" in text and "5 labels per class" in text and len(text.splitlines()) == 4
+
+
+def test_the_same_features_under_two_names_are_judged_by_the_same_draws():
+    """Paired: every draw serves every row, so equal features leave no difference at all."""
+    (features, labels) = data(0.7)
+    result = linear.compare({"a": features, "b": features}, labels, per_class=5, draws=6, penalty=1.0, seed=0)
+    assert result["a"]["few"] == result["b"]["few"] and len(set(result["a"]["few"])) > 1
+    assert result["a"]["difference"] == {"mean": 0.0, "half_width": 0.0}
+    drawn = linear.draw_few(labels[0], 5, 6, 0)
+    assert result["a"]["few"] == [linear.accuracy(features, labels, rows, penalty=1.0) for rows in drawn]
+
+
+def test_all_is_the_accuracy_with_every_train_image():
+    """Not with as many as there are test images, and not with those of a draw."""
+    for signal in (0.3, 0.7):
+        (features, labels) = data(signal)
+        (row,) = linear.compare({"a": features}, labels, per_class=5, draws=2, penalty=0.5, seed=0).values()
+        assert row["all"] == linear.accuracy(features, labels, np.arange(60), penalty=0.5)
+        assert row["all"] != linear.accuracy(features, labels, np.arange(45), penalty=0.5)
+
+
+def test_a_small_penalty_is_a_strong_one():
+    """scikit-learn's C: at 1e-6 weights vanish and the common class is always guessed, at 1e6 nothing holds them."""
+    train, test = np.arange(60) % 3 // 2, np.arange(40) % 2  # 40 of class 0 and 20 of class 1; half and half
+    features = tuple(np.where(y == 1, 1.0, -1.0)[:, None] for y in (train, test))
+    rows = np.arange(60)
+    assert linear.accuracy(features, (train, test), rows, penalty=1e6) == 1.0
+    assert linear.accuracy(features, (train, test), rows, penalty=1e-6) == 0.5
+    for penalty, right in ((1e6, 1.0), (1e-6, 0.5)):
+        (row,) = linear.compare({"a": features}, (train, test), per_class=5, draws=2, penalty=penalty, seed=0).values()
+        assert row["all"] == right

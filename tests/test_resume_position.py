@@ -1,0 +1,66 @@
+"""Where a run goes on: batches, state and loop begin at the newest checkpoint; the loop itself is not run here."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from moco_jax import parallel, pretrain
+from moco_jax.config import Data, Eval, Views
+from moco_jax.data import order
+from moco_jax.data.sources import ArraySource
+from tests import tiny
+
+CONFIG = dataclasses.replace(
+    tiny.config(seed=11),
+    data=Data(mean=(0.5,) * 3, std=(0.25,) * 3),
+    views=Views(recipe="moco_v2", size=tiny.SIZE),
+    eval=Eval(every_epochs=0),
+)
+TOTAL = 20  # 64 images in batches of 16, five epochs
+SMALL = tiny.small_encoder(CONFIG, 3)
+
+
+def ids(step):
+    """Records of a step, in the order of the whole batch."""
+    return order.ids(11, step, np.arange(16), records=tiny.RECORDS, batch_size=16)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What the loop was handed in each call; the fake one saves twice, then stops. "saves" says at which steps."""
+    heard = {"saves": (), "loops": []}
+
+    def loop(step_fn, state, batches, data, *, first_step, cadence, log, evaluators, save):
+        heard["loops"].append((first_step, int(parallel.host(state.step)), cadence.total, batches))
+        for step in heard["saves"]:
+            save(step, state.replace(step=parallel.born(lambda n=step: jnp.asarray(n, jnp.int32))))
+
+    monkeypatch.setattr(pretrain, "run", loop)
+    return heard
+
+
+def go(workdir):
+    return pretrain.train(CONFIG, workdir, encoder=SMALL, source=ArraySource(tiny.images(), name="mine"))
+
+
+def test_batches_state_and_loop_begin_at_the_newest_checkpoint(calls, tmp_path):
+    """A new folder: step 0. Stopped after saving steps 4 and 9: all three at 9, and the batches up to the end."""
+    calls["saves"] = (4, 9)
+    assert not go(tmp_path).complete
+    calls["saves"] = (TOTAL,)
+    assert not go(tmp_path).complete
+    assert [call[:3] for call in calls["loops"]] == [(0, 0, TOTAL), (9, 9, TOTAL)]
+    for first, _, total, batches in calls["loops"]:
+        found = [batch["ids"] for batch in batches]
+        assert len(found) == total - first
+        np.testing.assert_array_equal(found, [ids(step) for step in range(first, total)])
+    assert not np.array_equal(ids(0), ids(9))
+
+
+def test_a_complete_run_enters_no_loop(calls, tmp_path):
+    """The last step is there: nothing is trained, whoever asks."""
+    calls["saves"] = (TOTAL,)
+    go(tmp_path)
+    assert go(tmp_path).complete and len(calls["loops"]) == 1
