@@ -1,8 +1,8 @@
 """MoCo v1, ResNet-50, ImageNet, 200 epochs (arXiv:1911.05722; facebookresearch/moco without flags).
 
 Command    python train.py --config=configs/moco_v1_r50.py --config.data.data_dir=DIR --workdir=runs/moco_v1
-Published  60.6 % linear top-1 (five runs of the released code: 60.8 +- 0.2), 8 V100, 53 hours. Not rerun with this
-code. Data       TFDS imagenet2012, prepared once as array_record (see the error message that names the command).
+Published  60.6 % linear top-1 (five runs of the released code: 60.8 +- 0.2), 8 V100, 53 hours. Not rerun here.
+Data       TFDS imagenet2012, prepared once as array_record; the error of a first try says how.
 """
 
 from moco_jax.config import page

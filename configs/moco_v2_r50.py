@@ -3,8 +3,8 @@
 `--mlp --moco-t 0.2 --aug-plus --cos` in facebookresearch/moco.
 
 Command    python train.py --config=configs/moco_v2_r50.py --config.data.data_dir=DIR --workdir=runs/moco_v2
-Published  67.5 % linear top-1 (five runs of the released code: 67.5 +- 0.1), 8 V100, 53 hours, 5.0 GB each. Not rerun
-           with this code.
+Published  67.5 % linear top-1 (five runs of the released code: 67.5 +- 0.1), 8 V100, 53 hours, 5.0 GB each. Not
+           rerun here.
 """
 
 from moco_jax.cli.flags import load

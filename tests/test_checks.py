@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from moco_jax import checks
-from moco_jax.config import BatchNorm, Config, ConfigError, Moco, Queue, Shuffle, Train, to_json
+from moco_jax.config import BatchNorm, Config, ConfigError, Moco, Optimizer, Probe, Queue, Shuffle, Train
 
 
 def config(**changes):
@@ -54,11 +54,11 @@ def test_queue_resolves_to_a_quarter_of_the_images(records, batch, symmetric, si
 @pytest.mark.parametrize(
     ("changes", "devices", "message"),
     [
-        ({"batch_size": 100}, 8, "batch_size 100 over 8 devices leaves 4 over; use 96 or 104"),
+        ({"batch_size": 100}, 8, "batch_size 100 over 8 devices leaves 4 over; use 256"),
         (
             {"batch_size": 384},
             8,
-            "gives 48 images each, which bn.group_size 32 .* use batch_size 512, or bn.group_size 16",
+            "gives 48 images each, which bn.group_size 32 .* use batch_size 256 or 512, or bn.group_size 16",
         ),
         ({"shuffle": Shuffle(96)}, 1, "shuffle.block 96 does not fit"),
         ({"shuffle": Shuffle(16)}, 1, "must hold two or more batch-norm groups of 32"),
@@ -70,6 +70,12 @@ def test_queue_resolves_to_a_quarter_of_the_images(records, batch, symmetric, si
         ({"train": Train(microbatch_size=16)}, 1, "whole groups of bn.group_size 32"),
         ({"train": Train(microbatch_size=8), "bn": BatchNorm(64)}, 8, "statistics over 64 images"),
         ({"train": Train(microbatch_size=32), "bn": BatchNorm(0), "shuffle": Shuffle(0)}, 1, "bn.group_size 0"),
+        ({"optimizer": Optimizer(learning_rate=float("inf"))}, 1, "optimizer.learning_rate must be finite"),
+        ({"data": dataclasses.replace(Config().data, mean=(float("nan"),))}, 1, "data.mean must be finite"),
+        ({"optimizer": Optimizer(schedule="step", milestones=(-3,))}, 1, "milestones must rise from 1 on"),
+        ({"eval": dataclasses.replace(Config().eval, resize=8)}, 1, "eval.resize 8 is less than views.size 16"),
+        ({"mechanism": "moko"}, 1, "mechanism 'moko' and section"),
+        ({"queue": None}, 1, "section 'queue' do not belong together"),
         ({"seed": -1}, 1, "seed must lie in"),
         ({"batch_size": 0}, 1, "batch_size must be above 0"),
         ({"moco": Moco(momentum=1.5)}, 1, "moco.momentum must lie in 0..1"),
@@ -101,6 +107,35 @@ def test_same_run_may_change_paths_logging_evaluation_and_checkpoints_only():
     free = dataclasses.replace(ours, log=dataclasses.replace(ours.log, every_steps=3))
     free = dataclasses.replace(free, data=dataclasses.replace(ours.data, data_dir="/elsewhere"))
     free = dataclasses.replace(free, eval=dataclasses.replace(ours.eval, k=7), train=Train(microbatch_size=32))
-    checks.check_same_run(free, to_json(ours), "runs/a")
+    checks.check_same_run(free, ours, "runs/a")
     with pytest.raises(ConfigError, match=r"runs/a holds another run: moco.temperature 0.07 -> 0.2; use another"):
-        checks.check_same_run(dataclasses.replace(ours, moco=Moco(temperature=0.2)), to_json(ours), "runs/a")
+        checks.check_same_run(dataclasses.replace(ours, moco=Moco(temperature=0.2)), ours, "runs/a")
+
+
+def test_advice_can_be_followed():
+    """Whatever batch size an error offers passes every check of the batch with the data and devices at hand."""
+    import re
+
+    for batch, devices, records in ((100, 1, 1200), (384, 8, 50000), (5000, 1, 1200), (1200, 1, 1200), (130, 4, 600)):
+        with pytest.raises(ConfigError) as error:
+            checks.check(config(batch_size=batch, shuffle=Shuffle(0)), records=records, devices=devices)
+        offered = re.search(r"use (?:batch_size )?(\d+)(?: or (\d+))?", str(error.value))
+        for size in filter(None, offered.groups()):
+            good = checks.resolve(config(batch_size=int(size), queue=Queue(), shuffle=Shuffle()), records)
+            checks.check(good, records=records, devices=devices)
+
+
+def test_a_queue_that_a_large_batch_forces_is_answered_with_a_smaller_batch():
+    """300 images, batch 256: the queue cannot be smaller, so "use queue.size 256" would be no advice."""
+    c = checks.resolve(config(queue=Queue()), 300)
+    (warning,) = checks.check(c, records=300, devices=1)
+    assert "use a batch_size of 75 or less" in warning
+
+
+@pytest.mark.parametrize(
+    "change", [{"draws": 0}, {"labels_per_class": 0}, {"batch_size": 0}, {"penalty": -1.0}, {"seed": -1}]
+)
+def test_a_probe_that_cannot_be_is_refused(change):
+    """Before an encoder is loaded."""
+    with pytest.raises(ConfigError, match=next(iter(change))):
+        checks.check_probe(dataclasses.replace(Probe(), **change))

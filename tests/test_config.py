@@ -89,3 +89,20 @@ def test_config_pages_and_help_do_not_import_jax():
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_a_config_stored_by_an_older_version_reads_with_defaults():
+    """A key that came later has the value that the code had before; an unknown one is still an error."""
+    stored = json.loads(json.dumps(config.to_json(config.Config(seed=5))))
+    del stored["moco"]["symmetric"], stored["log"]
+    assert config.read_stored(stored) == config.Config(seed=5)
+    with pytest.raises(ConfigError, match="'moco.flux' is unknown"):
+        config.read_stored(stored | {"moco": {"flux": 1}})
+
+
+def test_a_page_of_the_other_kind_is_refused():
+    """A probe's page for training, and the reverse."""
+    with pytest.raises(ConfigError, match="no page of a training run"):
+        config.read(config.probe_page())
+    with pytest.raises(ConfigError, match="the page of a training run"):
+        config.read_probe(config.page())

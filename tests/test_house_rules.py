@@ -98,8 +98,11 @@ def uses(file: File) -> Iterator[Use]:
 
 def _walk(node: ast.AST, lazy: bool) -> Iterator[tuple[ast.AST, bool]]:
     for child in ast.iter_child_nodes(node):
+        for_types = isinstance(child, ast.If) and _dotted(child.test) == "TYPE_CHECKING"  # never runs
         yield child, lazy
-        yield from _walk(child, lazy or isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda))
+        yield from _walk(
+            child, lazy or for_types or isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        )
 
 
 def _dotted(node: ast.AST) -> str:

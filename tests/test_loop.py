@@ -59,12 +59,13 @@ def test_never_is_never(tmp_path):
 
 
 def test_log_holds_the_mean_over_the_steps_since_the_last_one(tmp_path):
-    """Losses 1..10 logged every 4 steps, and at the end."""
+    """Losses 1..10 logged every 4 steps, after the first step, and at the end."""
     import json
 
     go(tmp_path, cadence(save=100, evaluate=0), loss=float)
     records = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert [(r["step"], r["loss"]) for r in records] == [(4, 2.5), (8, 6.5), (10, 9.5)]
+    assert [(r["step"], r["loss"]) for r in records] == [(1, 1.0), (4, 3.0), (8, 6.5), (10, 9.5)]
+    assert records[0]["images_per_second"] is None  # the first call compiles
 
 
 def test_a_loss_that_is_not_finite_stops_before_it_is_saved(tmp_path):

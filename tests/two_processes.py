@@ -17,7 +17,7 @@ from tests import tiny
 
 
 def main() -> None:
-    """Three steps and a checkpoint, then one more epoch after a resume in the same command."""
+    """An epoch of four steps."""
     parallel.start()
     c = tiny.double(tiny.config(bn=config.BatchNorm(8), shuffle=config.Shuffle(16)))
     c = tiny.dataclasses.replace(

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-import moco_jax
+from moco_jax import __version__
 
 COMMANDS = {
     "train": "pretrain an encoder (default: handwritten digits into runs/digits)",
@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     mains = {"train": train.main, "eval-linear": eval_linear.main}
     if argv and argv[0] in ("--version", "version"):
-        print(f"moco_jax {moco_jax.__version__}")
+        print(f"moco_jax {__version__}")
         return 0
     if not argv or argv[0] not in mains:
         wanted = not argv or argv[0] in ("--help", "-h", "help")

@@ -121,3 +121,22 @@ def test_a_folder_is_held_by_one_run(tmp_path):
         pass
     with stores.exclusive(tmp_path):
         pass
+
+
+@pytest.mark.parametrize("item", ["about", "state"])
+def test_a_damaged_checkpoint_names_its_folder(folder, item):
+    """Orbax says which byte; a user needs to know which folder, and what to do."""
+    import shutil
+
+    shutil.rmtree(folder / "3" / item)
+    store = stores.Store(folder, read_only=True)
+    with pytest.raises(ConfigError, match=r"/3 cannot be read .* delete that folder"):
+        store.about(3) if item == "about" else store.restore(3, parallel.abstract(init))
+
+
+@pytest.mark.parametrize("content", [b"[]", b"{}", b"\xff\xfe\x00"])
+def test_json_that_is_no_object_is_damaged(tmp_path, content):
+    """Empty, a list, no text at all."""
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(ConfigError, match="is damaged"):
+        stores.read_json(tmp_path / "config.json")

@@ -227,7 +227,7 @@ def test_facts_refuses_what_does_not_fit():
         (gray, data(range=(5.0, 5.0)), r"data\.range must rise"),
         (gray, data(channels=3), r"data\.channels is 3 and images of arrays have 1 channel"),
         ([GRAY], data(), "is no source"),
-        (sources.ArraySource([]), data(), "length > 0"),
+        (sources.ArraySource([]), data(), "holds no images"),
         (sources.ArraySource([GRAY]), data(), r"record 0 is uint8 \(5, 7\); an image is an array \(H, W, C\)"),
         (sources.ArraySource(np.zeros((3, 4, 4, 1))), data(), "record 0 is float64"),
         (
