@@ -88,3 +88,19 @@ def test_digits_default_raises_no_warning():
 def test_every_probe_page_reads(name):
     """Complete and typed."""
     config.read_probe(flags.load(name))
+
+
+def test_the_readme_example_is_a_config_that_reads():
+    """The Python block of README.md up to training: its keys exist, and its numbers fit 300 images."""
+    import re
+    from pathlib import Path
+
+    import numpy as np
+
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    block = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]
+    lines = [line for line in block.splitlines() if line.startswith(("c.", "c ="))]
+    names = {"config": config, "images": np.zeros((300, 40, 40, 2), np.uint16)}
+    exec("\n".join(lines), names)
+    c = checks.resolve(config.read(names["c"]), 300)
+    assert checks.check(c, records=300, devices=1) == []

@@ -104,6 +104,14 @@ def test_neighbours_and_temperature_are_the_configs(opened):
         assert evaluate(state(SEEING, BLIND))["knn_top1"] == pytest.approx(right / 7)
 
 
+def test_without_resize_the_whole_image_is_the_view(opened):
+    """eval.resize None: the shorter side to views.size, here the size that the images have."""
+    for split in (opened["bank"], opened["queries"]):
+        split.images = split.images[:, 2:6, 2:6]
+    evaluate = knn_monitor(config(resize=None), ENCODER, VALUES, "")
+    assert evaluate(state(SEEING, BLIND))["knn_top1"] == pytest.approx(5 / 7)
+
+
 def test_images_are_those_of_eval_data_or_of_the_training_data(opened):
     """Bank and queries, from the data set and folder that are named, converted as the training images are."""
     knn_monitor(config(), ENCODER, VALUES, "")

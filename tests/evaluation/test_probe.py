@@ -165,7 +165,7 @@ def test_a_result_of_an_encoder_that_changed_is_not_kept(bench, tmp_path):
 def test_what_has_no_labels_is_refused(bench, tmp_path):
     """A run on images of one's own without named data, and data without labels in either split."""
     bench.source = "own images"
-    with pytest.raises(ConfigError, match="'own images': name labelled data as dataset"):
+    with pytest.raises(ConfigError, match="own, 'own images': name labelled data"):
         probe.run(SETTINGS, "runs/a", tmp_path)
     bench.source = ""
     for split in ("train", "test"):
