@@ -17,9 +17,13 @@ from moco_jax.models import encoder as encoders
 from moco_jax.models import heads
 from moco_jax.models.batch_norm import GroupBatchNorm
 from moco_jax.state import Facts, Mechanism
-from moco_jax.views.recipes import RECIPES, ViewRecipe
+from moco_jax.views.recipes import RECIPES, ColorJitter, Crop, HorizontalFlip, ViewRecipe
 
 RECORDS, SIZE, STORED = 64, 8, 10  # images, side of a view, side of a stored image
+
+
+# Crop, a draw that changes values and one that moves them: enough where the operations are not what a test is about.
+LIGHT = (ViewRecipe(Crop((0.2, 1.0)), (ColorJitter(0.4, 0.0, 0.0, 0.0, p=0.8), HorizontalFlip(0.5))),) * 2
 
 
 def config(**changes: Any) -> Config:

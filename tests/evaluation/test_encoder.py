@@ -78,7 +78,7 @@ def test_the_untrained_network_is_what_the_runs_seed_begins_with(loaded, fresh):
 
 def test_config_and_source_come_from_the_checkpoint(loaded):
     """Nothing but the folder is needed."""
-    assert loaded.config == CONFIG and loaded.source == "mine"
+    assert loaded.config == CONFIG and loaded.source == "mine" and loaded.total_steps == 20
     for it in loaded[:2]:
         assert it.label == "small" and it.view_shape == (tiny.SIZE, tiny.SIZE, 3)
 

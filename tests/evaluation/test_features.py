@@ -2,8 +2,10 @@
 
 import jax
 import numpy as np
+import pytest
 
 from moco_jax import parallel, views
+from moco_jax.config import ConfigError
 from moco_jax.data.sources import ArraySource
 from moco_jax.evaluation import encoder as frozen
 from moco_jax.evaluation.features import extract
@@ -42,13 +44,13 @@ def test_evaluation_views_are_resized_and_centred():
 def test_a_frozen_encoder_uses_running_statistics_and_keeps_its_digest():
     """The features of an image do not depend on what stands beside it; the digest sees a change of one leaf."""
     c = tiny.config()
-    encoder = tiny.tiny_encoder(c)
+    encoder = tiny.small_encoder(c, 3)
     network = parallel.born(lambda: Network(**encoder.init(jax.random.key(0))))
 
     def standardise(x):
         return views.standardise(x, low=0.0, high=255.0, mean=(0.5,) * 3, std=(0.25,) * 3, dtype="float32")
 
-    it = frozen.freeze(frozen.forward_of(encoder, standardise), network, encoder.label, (8, 8, 3))
+    it = frozen.freeze(frozen.forward_of(encoder, standardise), network, encoder.label, (8, 8, 3), "uint8")
     rows = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 3), np.uint8)
     before = frozen.digest(it.network)
     whole = it.features(rows)["backbone"]
@@ -57,3 +59,14 @@ def test_a_frozen_encoder_uses_running_statistics_and_keeps_its_digest():
     assert frozen.digest(it.network) == before == frozen.digest(network)
     moved = network.replace(batch_stats=jax.tree.map(lambda a: a + 1, network.batch_stats))
     assert frozen.digest(moved) != before
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [np.zeros((2, 8, 8, 3), np.float32), np.zeros((2, 8, 8, 1), np.uint8), np.zeros((8, 8, 3), np.uint8), [[1]]],
+)
+def test_views_of_another_kind_are_refused(wrong):
+    """Values that mean something else would give features without an error."""
+    it = frozen.freeze(lambda network, x: {}, {}, "none", (8, 8, 3), "uint8")
+    with pytest.raises(ConfigError, match=r"takes uint8 views \(n, H, W, 3\) as stored, not"):
+        it.features(wrong)

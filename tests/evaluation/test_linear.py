@@ -77,6 +77,15 @@ def test_all_is_the_accuracy_with_every_train_image():
         assert row["all"] != linear.accuracy(features, labels, np.arange(45), penalty=0.5)
 
 
+def test_all_leaves_out_neither_the_first_nor_the_last_image():
+    """Each is the only one of its class, which a classifier that never saw it cannot name."""
+    labels = (np.array([0, 1, 1, 1, 2]), np.array([0, 1, 2]))
+    (row,) = linear.compare(
+        {"a": tuple(np.eye(3)[y] for y in labels)}, labels, per_class=1, draws=2, penalty=100.0, seed=0
+    ).values()
+    assert row["all"] == 1.0
+
+
 def test_a_small_penalty_is_a_strong_one():
     """scikit-learn's C: at 1e-6 weights vanish and the common class is always guessed, at 1e6 nothing holds them."""
     train, test = np.arange(60) % 3 // 2, np.arange(40) % 2  # 40 of class 0 and 20 of class 1; half and half

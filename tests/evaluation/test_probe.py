@@ -11,18 +11,20 @@ from moco_jax.config import Config, ConfigError, Data, Eval, Probe, Views
 from moco_jax.data import sources
 from moco_jax.data.sources import ArraySource
 from moco_jax.evaluation import encoder as frozen
-from moco_jax.evaluation import probe
+from moco_jax.evaluation import linear, probe
 from moco_jax.state import Network
 
 SETTINGS = Probe(labels_per_class=4, draws=3, batch_size=16)
-CONFIG = Config(data=Data(dataset="mine"), views=Views(size=4), eval=Eval(resize=4))
+CONFIG = Config(data=Data(dataset="mine"), views=Views(size=4), eval=Eval(resize=6))
 
 
 def source(count, seed, name):
-    """Gray images (4, 4) of one value, 3 * r + label: no line through the raw values tells the label."""
+    """Gray images (6, 6), framed, of one value 3 * r + label: no line through the raw values tells the label."""
     labels = np.arange(count) % 3
     values = (3 * np.random.default_rng(seed).integers(0, 80, count) + labels).astype(np.uint8)
-    return ArraySource(np.tile(values[:, None, None, None], (1, 4, 4, 1)), labels, name=name)
+    images = np.full((count, 6, 6, 1), 200, np.uint8)
+    images[:, 1:5, 1:5] = values[:, None, None, None]
+    return ArraySource(images, labels, name=name)
 
 
 def encoder(function, fill, calls):
@@ -43,7 +45,7 @@ class Bench:
         self.calls, self.opened = [], []
         self.trained = encoder(lambda v: np.eye(3)[v % 3], 1.0, self.calls)
         self.untrained = encoder(lambda v: np.ones((len(v), 3)), 0.0, self.calls)
-        self.step, self.source, self.on_disk = 8, "", None
+        self.config, self.step, self.source, self.on_disk = CONFIG, 8, "", None
         self.splits = {"train": source(60, 0, "mine/train"), "test": source(30, 1, "mine/test")}
         monkeypatch.setattr(sources, "open_source", self.open_source)
         monkeypatch.setattr(frozen, "load", self.load)
@@ -54,7 +56,7 @@ class Bench:
         return self.splits[split]
 
     def load(self, checkpoint):
-        return frozen.Loaded(self.trained, self.untrained, CONFIG, self.step, self.source, 20)
+        return frozen.Loaded(self.trained, self.untrained, self.config, self.step, self.source, 20)
 
     def stored_digest(self, checkpoint, step, like):
         assert step == self.step
@@ -93,6 +95,28 @@ def test_raw_pixels_are_the_stored_values(bench, tmp_path):
         split.images = (split.images % 3).astype(np.uint8) ** 7  # 0, 1, 128
     probe.run(SETTINGS, "runs/a", tmp_path)
     assert rows_of(tmp_path)["raw pixels"]["all"] == 1.0
+
+
+def test_draws_labels_and_penalty_are_the_probes(bench, tmp_path):
+    """The row of raw pixels, made here from the settings."""
+    settings = dataclasses.replace(SETTINGS, labels_per_class=3, draws=4, seed=5, penalty=0.5)
+    probe.run(settings, "runs/a", tmp_path)
+    train, test = bench.splits["train"], bench.splits["test"]
+    pixels = tuple(s.images.reshape(len(s), -1).astype(np.float32) for s in (train, test))
+    labels = (train.labels(), test.labels())
+    drawn = linear.draw_few(labels[0], 3, 4, 5)
+    wanted = [linear.accuracy(pixels, labels, rows, penalty=0.5) for rows in drawn]
+    assert rows_of(tmp_path)["raw pixels"]["few"] == wanted
+
+
+def test_without_resize_the_whole_image_is_the_view(bench, tmp_path):
+    """eval.resize None: the shorter side to views.size, here the size that the images have, so no corner is lost."""
+    bench.config = dataclasses.replace(CONFIG, eval=Eval(resize=None))
+    for split in bench.splits.values():
+        split.images = split.images[:, 1:5, 1:5]
+        split.images[:, 1:] = split.images[:, :, 1:] = 200
+    probe.run(SETTINGS, "runs/a", tmp_path)
+    assert rows_of(tmp_path)["trained encoder"]["all"] == 1.0
 
 
 def test_an_equal_question_is_read_back(bench, tmp_path):

@@ -16,6 +16,11 @@ CONFIG = tiny.config()
 STORED = tiny.images()
 
 
+def mechanism(c, **options):
+    """The shipped mechanism with an encoder of one convolution: compiles in a second or two."""
+    return tiny.mechanism(c, STORED, tiny.LIGHT, encoder=tiny.small_encoder(c, 3), **options)
+
+
 def on_one_device(function, state, step=0):
     """A per-device function of (state, batch, data), by vmap over one device: cheap, and free of pmap."""
     batch = {"ids": jnp.asarray(tiny.ids(step, CONFIG.batch_size))[None]}
@@ -26,7 +31,7 @@ def on_one_device(function, state, step=0):
 @pytest.fixture(scope="module")
 def before():
     """A state whose target has moved away from online and whose queue is half filled."""
-    state = jax.jit(tiny.mechanism(CONFIG, STORED).init)()
+    state = jax.jit(mechanism(CONFIG).init)()
     noise = lambda a: a + 0.1 * jax.random.normal(jax.random.key(a.size), a.shape, a.dtype)  # noqa: E731
     target = state.target.replace(params=jax.tree.map(noise, state.target.params))
     return state.replace(target=target, step=jnp.asarray(3, jnp.int32))
@@ -35,18 +40,18 @@ def before():
 @pytest.fixture(scope="module")
 def after(before):
     """The state and metrics after one step."""
-    return on_one_device(jax.jit(tiny.mechanism(CONFIG, STORED).step), before, step=3)
+    return on_one_device(jax.jit(mechanism(CONFIG).step), before, step=3)
 
 
 @pytest.fixture(scope="module")
 def forward(before):
     """Logits (1, N, 1 + K) and keys (1, N, C) of that step, by the mechanism's own contrast."""
-    return on_one_device(jax.jit(tiny.mechanism(CONFIG, STORED).contrast), before, step=3)
+    return on_one_device(jax.jit(mechanism(CONFIG).contrast), before, step=3)
 
 
 def test_target_starts_as_an_exact_copy_with_buffers_of_its_own():
     """Equal values, head included; a shared buffer would be donated twice, which crashes on two devices."""
-    state = parallel.born(tiny.mechanism(CONFIG, STORED).init)
+    state = parallel.born(mechanism(CONFIG).init)
     jax.tree.map(np.testing.assert_array_equal, state.online.params, state.target.params)
     pointers = [leaf.addressable_shards[0].data.unsafe_buffer_pointer() for leaf in jax.tree.leaves(state)]
     assert len(set(pointers)) == len(pointers)
@@ -94,7 +99,7 @@ def test_no_gradient_reaches_keys_target_or_queue(before):
     The gradient of the loss through `contrast` with respect to target parameters is exactly zero, though moving them
     changes the loss; the queue moves only by being overwritten.
     """
-    m = tiny.mechanism(CONFIG, STORED)
+    m = mechanism(CONFIG)
 
     def loss(target_params):
         state = before.replace(target=before.target.replace(params=target_params))
@@ -115,7 +120,7 @@ def test_optimizer_covers_the_online_parameters_alone(before, after):
 def test_symmetric_loss_is_the_sum_and_enqueues_both_views_keys(before):
     """2G keys a step, those of view 0 first, as in the original's CIFAR-10 notebook."""
     c = dataclasses.replace(CONFIG, moco=Moco(0.9, 0.2, symmetric=True))
-    m = tiny.mechanism(c, STORED)
+    m = mechanism(c)
     state, metrics = on_one_device(jax.jit(m.step), before, step=3)
     both = on_one_device(jax.jit(m.contrast), before, step=3)
     expected = losses.info_nce(both.logits[0]) + losses.info_nce(both.logits[1])
@@ -130,7 +135,7 @@ def test_without_batch_norm_the_shuffle_is_invisible():
     c = dataclasses.replace(CONFIG, moco=Moco(0.9, 0.2, symmetric=True))
     plain = tiny.small_encoder(c, 3, batch_norm=False)
     on, off = (
-        tiny.run(tiny.mechanism(c_, STORED, encoder=plain), STORED, batch_size=16, devices=2, steps=2).state
+        tiny.run(tiny.mechanism(c_, STORED, tiny.LIGHT, encoder=plain), STORED, batch_size=16, devices=2, steps=2).state
         for c_ in (dataclasses.replace(c, shuffle=Shuffle(16)), dataclasses.replace(c, shuffle=Shuffle(0)))
     )
     gap, where = tiny.distance(on, off)
@@ -139,9 +144,9 @@ def test_without_batch_norm_the_shuffle_is_invisible():
 
 def test_a_recorded_permutation_can_be_replayed(before):
     """The draw is an argument: identity sources give the keys of an unshuffled batch."""
-    identity = tiny.mechanism(CONFIG, STORED, permutation=lambda step, direction: jnp.arange(16, dtype=jnp.int32))
-    off = tiny.mechanism(dataclasses.replace(CONFIG, shuffle=Shuffle(0)), STORED)
+    identity = mechanism(CONFIG, permutation=lambda step, direction: jnp.arange(16, dtype=jnp.int32))
+    off = mechanism(dataclasses.replace(CONFIG, shuffle=Shuffle(0)))
     a, b = (on_one_device(jax.jit(m.contrast), before, step=3) for m in (identity, off))
     np.testing.assert_allclose(a.keys, b.keys, atol=1e-6)
-    shuffled = on_one_device(jax.jit(tiny.mechanism(CONFIG, STORED).contrast), before, step=3)
+    shuffled = on_one_device(jax.jit(mechanism(CONFIG).contrast), before, step=3)
     assert np.abs(np.asarray(shuffled.keys) - np.asarray(a.keys)).max() > 1e-3

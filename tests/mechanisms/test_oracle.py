@@ -17,7 +17,6 @@ from moco_jax.config import Moco
 from moco_jax.core import randomness, shuffle
 from moco_jax.core.queue import Queue
 from moco_jax.state import Network
-from moco_jax.views.recipes import RECIPES
 from tests import tiny
 
 STEP, G, K, M, T, DECAY = 3, 16, 40, 0.9, 0.2, 1e-4
@@ -55,15 +54,18 @@ def unit(z):
 def by_hand(c, encoder, made, state):
     """(new state's leaves by name, loss, pretext accuracy) of one step."""
     position = jnp.arange(G, dtype=jnp.int32)
-    raw = made.raw({"ids": jnp.asarray(IDS)}, {"images": jnp.asarray(STORED)}, position, randomness.key(0, STEP, 3))
-    key = randomness.key(0, STEP, 4)
-    seen = [made.augment(raw[v], position, key, v) for v in (0, 1)]  # each image with the draws of its own row
+    batch, data, key = {"ids": jnp.asarray(IDS)}, {"images": jnp.asarray(STORED)}, randomness.key(0, STEP, 4)
+    raw = jax.jit(made.raw)(batch, data, position, randomness.key(0, STEP, 3))
+    augment = jax.jit(made.augment, static_argnums=3)
+    seen = [augment(raw[v], position, key, v) for v in (0, 1)]  # each image with the draws of its own row
     target = jax.tree.map(lambda t, o: M * t + (1 - M) * o, state.target.params, state.online.params)
     target_stats, directions, keys = state.target.batch_stats, [(0, 1), (1, 0)][: 1 + c.moco.symmetric], []
     for d, (_, view) in enumerate(directions):
         draw = jax.random.fold_in(randomness.key(0, STEP, 2), d)
         p = np.asarray(shuffle.permutation(draw, G, c.shuffle.block))
-        z, target_stats = encoder.project(target, target_stats, seen[view][p])  # among other images than its query
+        z, target_stats = jax.jit(encoder.project)(
+            target, target_stats, seen[view][p]
+        )  # among other images than its query
         k = np.empty((G, 8))
         k[p] = unit(np.asarray(z))
         keys.append(k)
@@ -78,7 +80,7 @@ def by_hand(c, encoder, made, state):
             hits.append(jnp.mean(scores[:, 0] >= scores.max(1)))
         return sum(losses), (stats, sum(hits) / len(hits))
 
-    (loss, (online_stats, hits)), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.online.params)
+    (loss, (online_stats, hits)), gradient = jax.jit(jax.value_and_grad(loss_of, has_aux=True))(state.online.params)
     rate = 0.3 * 0.5 * (1 + np.cos(np.pi * (STEP // 2) / 5))  # two steps an epoch, five epochs
     (buffers,) = [s.trace for s in state.optimizer if hasattr(s, "trace")]
     buffers = jax.tree.map(lambda b, g, w: 0.9 * b + g + DECAY * w, buffers, gradient, state.online.params)
@@ -100,14 +102,14 @@ def test_a_step_is_what_the_papers_say(symmetric, float64):
     """Target, keys, logits, loss, gradient, SGD, queue: all of the new state, and the step's own metrics."""
     c = dataclasses.replace(tiny.double(tiny.config()), moco=Moco(M, T, symmetric))
     encoder = tiny.small_encoder(c, 2)
-    mechanism = tiny.mechanism(c, STORED, encoder=encoder)
+    mechanism = tiny.mechanism(c, STORED, tiny.LIGHT, encoder=encoder)
     arguments = {"low": 0.0, "high": 1.0, "mean": (0.5,) * 2, "std": (0.25,) * 2, "dtype": jnp.float64}
     state = start(mechanism)
     batch, data = {"ids": jnp.asarray(IDS)[None]}, {"images": jnp.asarray(STORED)}
     mapped = jax.jit(jax.vmap(mechanism.step, axis_name="batch", in_axes=(None, 0, None)))
     after, metrics = jax.tree.map(lambda a: np.asarray(a[0]), mapped(state, batch, data))
 
-    expected, loss, hits = by_hand(c, encoder, views.make(RECIPES["bands"], size=tiny.SIZE, **arguments), state)
+    expected, loss, hits = by_hand(c, encoder, views.make(tiny.LIGHT, size=tiny.SIZE, **arguments), state)
     (buffers,) = [s.trace for s in after.optimizer if hasattr(s, "trace")]
     got = {"online": after.online, "target": after.target, "buffers": buffers, "memory": after.memory}
     gap, where = tiny.distance(got, expected)
