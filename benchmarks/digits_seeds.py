@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from moco_jax import config
+from moco_jax import config, pages
 from moco_jax.cli import flags
 
 NAMED = {
@@ -31,7 +31,7 @@ def one(page: Any, seed: int, workdir: Path) -> dict[str, Any]:
     page.seed = seed
     run = workdir / str(seed)
     pretrain.train(config.read(page), run)
-    print(probe.run(config.read_probe(flags.load("linear_digits")), run, run / "linear"), flush=True)
+    print(probe.run(config.read_probe(pages.load("linear_digits")), run, run / "linear"), flush=True)
     rows: dict[str, Any] = json.loads((run / "linear" / "linear.json").read_text())["rows"]
     return rows
 

@@ -7,7 +7,7 @@ Published  67.5 % linear top-1 (five runs of the released code: 67.5 +- 0.1), 8 
            rerun here.
 """
 
-from moco_jax.cli.flags import load
+from moco_jax.pages import load
 
 
 def get_config():

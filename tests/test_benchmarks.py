@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moco_jax import config
-from moco_jax.cli import flags
+from moco_jax import config, pages
 
 
 @pytest.mark.slow
@@ -17,7 +16,7 @@ def test_step_time_measures_every_figure():
     spec = importlib.util.spec_from_file_location("step_time", path)
     step_time = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(step_time)
-    page = flags.load("digits")
+    page = pages.load("digits")
     page.batch_size, page.bn.group_size, page.model.width, page.queue.size = 64, 8, 4, 64
     figures = step_time.measure(config.read(page), steps=2, repeats=2)
     numbers = ("images_per_second", "step_milliseconds", "compile_seconds", "augmentation_share")

@@ -83,8 +83,8 @@ def test_int_reads_as_float_and_list_as_tuple():
 def test_config_pages_and_help_do_not_import_jax():
     """`--help` answers at once, and flags are parsed before devices are chosen."""
     code = (
-        "import sys, moco_jax; from moco_jax.cli import flags\n"
-        "for p in flags.pages().glob('*.py'): flags.load(p.stem)\n"
+        "import sys, moco_jax, moco_jax.cli.flags; from moco_jax import pages\n"
+        "for p in pages.folder().glob('*.py'): pages.load(p.stem)\n"
         "heavy = {'jax', 'flax', 'tensorflow', 'tensorflow_datasets', 'sklearn'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )

@@ -4,17 +4,16 @@ import dataclasses
 
 import pytest
 
-from moco_jax import checks, config
-from moco_jax.cli import flags
+from moco_jax import checks, config, pages
 from moco_jax.views.recipes import RECIPES, ColorJitter, Crop, GaussianBlur, Grayscale, HorizontalFlip
 from tests import tiny
 
-PAGES = sorted(p.stem for p in flags.pages().glob("*.py"))
+PAGES = sorted(p.stem for p in pages.folder().glob("*.py"))
 TRAINING = [p for p in PAGES if not p.startswith("linear")]
 
 
 def page(name):
-    return config.read(flags.load(name))
+    return config.read(pages.load(name))
 
 
 def test_moco_v1_is_as_published():
@@ -87,7 +86,7 @@ def test_digits_default_raises_no_warning():
 @pytest.mark.parametrize("name", [p for p in PAGES if p.startswith("linear")])
 def test_every_probe_page_reads(name):
     """Complete and typed."""
-    config.read_probe(flags.load(name))
+    config.read_probe(pages.load(name))
 
 
 def test_the_readme_example_is_a_config_that_reads():

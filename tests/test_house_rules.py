@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Lowest first. A unit imports itself and lower layers alone, so units of one layer stay apart. "" is moco_jax itself.
 LAYERS = (
     ("config",),
-    ("state",),
+    ("pages", "state"),
     ("core",),
     ("checks", "data", "mechanisms", "models", "parallel", "views"),
     ("checkpoints",),
@@ -48,8 +48,8 @@ DEVICE_WORDS |= {"devices", "local_devices", "device_count", "local_device_count
 LAZY = ("matplotlib", "sklearn", "torch")  # a second each, or optional: imported by the function that uses it
 
 # Flags are parsed before JAX is imported, and `import moco_jax` costs nothing.
-LIGHT_FILES = ("__init__.py", "__main__.py", "config.py", "cli/")
-LIGHT = ("absl", "ml_collections", "moco_jax.__version__", "moco_jax.config", "moco_jax.cli")
+LIGHT_FILES = ("__init__.py", "__main__.py", "config.py", "pages.py", "cli/")
+LIGHT = ("absl", "ml_collections", "moco_jax.__version__", "moco_jax.config", "moco_jax.pages", "moco_jax.cli")
 
 
 class File(NamedTuple):

@@ -6,9 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from moco_jax import config, load_encoder, parallel, pretrain
+from moco_jax import config, load_encoder, pages, parallel, pretrain
 from moco_jax.checkpoints.store import Store
-from moco_jax.cli import flags
 from moco_jax.config import ConfigError
 from moco_jax.data.sources import ArraySource
 from moco_jax.evaluation import probe
@@ -23,7 +22,7 @@ def data_dir(tmp_path_factory):
 
 def digits(data_dir, **changes):
     """The default page, shrunken: 8 images a device, a net of width 4, two epochs of two steps."""
-    c = config.read(flags.load("digits"))
+    c = config.read(pages.load("digits"))
     c = dataclasses.replace(
         c,
         batch_size=64,

@@ -1,37 +1,18 @@
 """`--config=PAGE --config.a.b=v` and a few named flags, read without importing JAX."""
 
-import difflib
 import inspect
 import os
 import re
 import sys
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from moco_jax import config
+from moco_jax import config, pages
 from moco_jax.config import ConfigError
-
-
-def pages() -> Path:
-    """The folder of the shipped config pages: in the installed package, or beside it in a clone."""
-    package = Path(__file__).resolve().parents[1]
-    return package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
-
-
-def find_page(name: str) -> Path:
-    """The file of a config page, given by path or by the name of a shipped one; raises ConfigError listing those."""
-    for path in (Path(name), pages() / f"{name}.py"):
-        if path.is_file():
-            return path
-    shipped = sorted(p.stem for p in pages().glob("*.py"))
-    near = difflib.get_close_matches(Path(name).stem, shipped, 1, 0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ConfigError(f"no config page {name!r}{hint} (a path, or one of: {', '.join(shipped)})")
 
 
 def parse(
@@ -88,17 +69,17 @@ def _with_page_paths(argv: Sequence[str], page: str) -> list[str]:
     for i, argument in enumerate(arguments):
         match = re.fullmatch(r"--?config=(.*)", argument)
         if match:
-            argument, given = f"--config={find_page(match[1])}", True
+            argument, given = f"--config={pages.find(match[1])}", True
         elif argument in ("--config", "-config"):
             raise ConfigError(
                 f"write --config={arguments[i + 1] if i + 1 < len(arguments) else 'PAGE'}, with an equals sign"
             )
         out.append(argument)
-    return out if given else [f"--config={find_page(page)}", *out]
+    return out if given else [f"--config={pages.find(page)}", *out]
 
 
 def _page_of(argv: Sequence[str]) -> ConfigDict:
-    return load(next(a for a in reversed(argv) if re.match(r"--?config=", a)).split("=", 1)[1])
+    return pages.load(next(a for a in reversed(argv) if re.match(r"--?config=", a)).split("=", 1)[1])
 
 
 def _checked(
@@ -165,11 +146,11 @@ def _help(page: str, named: Mapping[str, tuple[Any, str]], usage: str) -> str:
         usage,
         "",
         "flags:",
-        f"  --config=PAGE            a file or a shipped page: {_shipped(load(page))} (default {page})",
+        f"  --config=PAGE            a file or a shipped page: {_shipped(pages.load(page))} (default {page})",
     ]
     lines += [f"  {f'--{name}=':<25}{text} (default {default})" for name, (default, text) in named.items()]
     lines += ["  --config.KEY=VALUE       override any key of the page:", ""]
-    lines += [f"  {f'{key} = {value!r}':<44}{comment}" for key, value, comment in _explained(load(page))]
+    lines += [f"  {f'{key} = {value!r}':<44}{comment}" for key, value, comment in _explained(pages.load(page))]
     return "\n".join(lines)
 
 
@@ -192,12 +173,4 @@ def _explained(page: ConfigDict) -> Iterator[tuple[str, Any, str]]:
 
 def _shipped(like: ConfigDict) -> str:
     """Names of the shipped pages of the same kind as a page: of training, or of a probe."""
-    names = sorted(p.stem for p in pages().glob("*.py"))
-    return ", ".join(n for n in names if ("mechanism" in load(n)) == ("mechanism" in like))
-
-
-def load(name: str) -> ConfigDict:
-    """The ConfigDict of a page by path or name, for pages that build on another and for tests."""
-    import runpy
-
-    return runpy.run_path(str(find_page(name)))["get_config"]()
+    return ", ".join(n for n in pages.names() if ("mechanism" in pages.load(n)) == ("mechanism" in like))

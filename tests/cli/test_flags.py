@@ -25,7 +25,7 @@ def test_page_by_name_by_path_and_overrides(tmp_path):
     assert parse("--config=moco_v2_r50")[0].moco.temperature == 0.2
     own = tmp_path / "own.py"
     own.write_text(
-        "from moco_jax.cli.flags import load\ndef get_config():\n  c = load('digits')\n  c.seed = 7\n  return c\n"
+        "from moco_jax.pages import load\ndef get_config():\n  c = load('digits')\n  c.seed = 7\n  return c\n"
     )
     read, named = parse(f"--config={own}", "--config.moco.temperature=0.5", "--config.data.mean=(0.1,)", "--workdir=w")
     assert (read.seed, read.moco.temperature, read.data.mean, named["workdir"]) == (7, 0.5, (0.1,), "w")
