@@ -1,6 +1,6 @@
 """The digits table over several training seeds: what `make train` reports, without the luck of one seed.
 
-    python benchmarks/digits_seeds.py --seeds=0,1,2,3,4 --output=benchmarks/results/digits_seeds.json
+    python -m benchmarks.digits_seeds --seeds=0,1,2,3,4 --output=benchmarks/results/digits_seeds.json
 
 Each seed trains the default page and is judged by the default probe, on the test split. The default page was chosen on
 images held out of train, with seeds 100 and 101.

@@ -1,6 +1,6 @@
 """How fast the training step is, and what it is made of: JSON to stdout, on CPU, GPU and TPU alike.
 
-    python benchmarks/step_time.py --config=configs/digits.py --steps=20 --repeats=3 --output=FILE.json
+    python -m benchmarks.step_time --config=configs/digits.py --steps=20 --repeats=3 --output=FILE.json
 
 Images are random and resident, so that nothing but the step is timed. images/s is the median over the repeats of
 `steps` steps dispatched back to back and waited for once. The share of augmentation is the time of crop and
