@@ -101,7 +101,7 @@ class Train:
 
     epochs: int = 200  # of whole batches; the cosine schedule ends there, so a run cannot be lengthened
     microbatch_size: int | None = None  # images per device encoded at once (None: all of them)
-    steps_per_call: int = 1  # steps per dispatch, on GPU and TPU
+    steps_per_call: int = 1  # steps per dispatch (GPU, TPU): a divisor of log.every_steps, or shorter calls compile too
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ class Parts(NamedTuple):
 
     config: Config  # resolved
     mechanism: Mechanism
+    mapped: parallel.Step  # its step over all devices
     encoder: encoders.Encoder
     recipe: Any
     views: views.Views
@@ -96,7 +97,8 @@ def assemble(
         Facts(facts.records, (size, size, facts.channels), steps_per_epoch),
         scan=not parallel.on_cpu(),
     )
-    return Parts(config, mechanism, encoder, recipe, made, images, values, steps_per_epoch, warnings, objects)
+    mapped = parallel.map_step(mechanism.step, steps_per_call=config.train.steps_per_call)
+    return Parts(config, mechanism, mapped, encoder, recipe, made, images, values, steps_per_epoch, warnings, objects)
 
 
 def _labels(encoder: Any, source: Any, recipe: Any, pairs: Any) -> dict[str, str]:
@@ -179,7 +181,7 @@ def _train(
         last_step=cadence.total,
         size=config.views.size,
         workers=config.data.workers,
-        pairs=pairs or order.same_record,
+        pairs=order.same_record if pairs is None else pairs,
     )
 
     def save(step: int, state: Any) -> None:
@@ -193,7 +195,7 @@ def _train(
         _announce(log, parts, step, cadence)
         try:
             run(
-                parallel.map_step(parts.mechanism.step, steps_per_call=config.train.steps_per_call),
+                parts.mapped,
                 state,
                 batches,
                 parallel.put_data(data),
@@ -214,18 +216,15 @@ def _folder(workdir: Path, about: dict[str, Any]) -> Iterator[None]:
     if not parallel.is_first_process():
         yield
         return
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        hold = exclusive(workdir)
-        hold.__enter__()
-    except OSError as error:
-        reason = "it is a file" if workdir.is_file() else error.strerror
-        raise ConfigError(f"cannot write to {workdir}: {reason}; give another --workdir") from None
-    try:
-        write_json(workdir / "config.json", about)
+    with contextlib.ExitStack() as held:
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+            held.enter_context(exclusive(workdir))
+            write_json(workdir / "config.json", about)
+        except OSError as error:
+            reason = "it is a file" if workdir.is_file() else error.strerror
+            raise ConfigError(f"cannot write to {workdir}: {reason}; give another --workdir") from None
         yield
-    finally:
-        hold.__exit__(None, None, None)
 
 
 def _cadence(parts: Parts) -> Cadence:

@@ -158,3 +158,48 @@ def test_the_streamed_path_trains_the_same_images(whole, tmp_path, data_dir):
     losses = [[r["loss"] for r in log_of(w) if "loss" in r][:2] for w in (tmp_path, whole.workdir)]
     assert np.isfinite(losses).all() and losses[0] != losses[1]
     assert abs(losses[0][0] - losses[1][0]) < 0.5  # one net, one batch, one recipe
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"train": config.Train(epochs=1, steps_per_call=2)}, "train.steps_per_call 2 is for GPUs and TPUs"),
+        ({"views": config.Views(recipe="moco_v2", size=16)}, "which need 3 channels, but the images have 1"),
+        ({"model": config.Model(arch="resnet19")}, "model.arch 'resnet19' is unknown"),
+        ({"model": config.Model(dtype="float8")}, "model.dtype 'float8' is unknown"),
+        ({"data": config.Data(mean=(0.1, 0.2), std=(1.0, 1.0))}, "data.mean has length 2 and images have 1 channel"),
+        ({"optimizer": config.Optimizer(schedule="linear")}, "optimizer.schedule 'linear' is unknown"),
+        ({"eval": config.Eval(k=500)}, "kNN has no labelled images for source 'mine'"),
+    ],
+)
+def test_what_cannot_be_run_ends_before_anything_is_written(change, message, tmp_path):
+    """One clear line, and no folder."""
+    base = config.Config(
+        batch_size=16,
+        bn=config.BatchNorm(2),
+        model=config.Model(width=4, dim=8),
+        eval=config.Eval(every_epochs=0),
+    )
+    source = ArraySource(np.zeros((64, 16, 16, 1), np.uint8), name="mine")
+    with pytest.raises(ConfigError, match=message):
+        pretrain.train(dataclasses.replace(base, **change), tmp_path / "run", source=source)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"source": np.zeros((4, 8, 8, 1), np.uint8)}, "a ndarray is no source"),
+        ({"source": ArraySource([], name="none")}, "none holds no images"),
+        ({"recipe": ("a", "b")}, "a recipe is two ViewRecipe"),
+        ({"source": ArraySource([np.zeros((8, s, 1), np.uint8) for s in (8, 9) * 32])}, "cannot be resident"),
+    ],
+)
+def test_objects_that_do_not_fit_are_named(arguments, message, tmp_path):
+    """A user's own objects get the same manners as a config."""
+    c = config.Config(batch_size=16, bn=config.BatchNorm(2), eval=config.Eval(every_epochs=0))
+    given = {"source": ArraySource(np.zeros((64, 8, 8, 1), np.uint8))} | arguments
+    with pytest.raises(ConfigError, match=message):
+        pretrain.train(c, tmp_path / "run", **given)
+    with pytest.raises(ConfigError, match="a run takes moco_jax.config.read"):
+        pretrain.train({"seed": 1}, tmp_path / "run", **given)
