@@ -17,7 +17,7 @@ endif
 VENV = .venv$(VERSION)$(EXTRA:%=-%)
 PY = $(VENV)/bin/python
 
-.PHONY: help train test check check-rest test-slow lint format types env clean
+.PHONY: help train test check check-rest test-slow lint format sizes types env clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -40,6 +40,10 @@ test-slow: $(VENV)/.dev  ## the tests that `make test` leaves out
 lint: $(VENV)/.dev  ## formatting and rules (ruff)
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
+	$(PY) -m tests.sizes
+
+sizes:  ## the longest files and functions: to look at, not a rule
+	@$(PYTHON) -m tests.sizes
 
 format: $(VENV)/.dev  ## put both in order
 	$(PY) -m ruff check --fix .

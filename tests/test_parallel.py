@@ -80,3 +80,30 @@ def test_half_a_cluster_is_refused(monkeypatch):
     monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
     with pytest.raises(ConfigError, match="without JAX_PROCESS_ID: set all or none"):
         parallel.start()
+
+
+def test_several_steps_per_call_are_the_same_steps(monkeypatch):
+    """What accelerators dispatch, a scan: three steps in one call and three calls of one agree to rounding.
+
+    Not to the bit: XLA inlines a loop of one step, and fuses it differently.
+    """
+    monkeypatch.setattr(parallel, "on_cpu", lambda: False)
+    c, stored = tiny.config(), tiny.images()
+    m = tiny.mechanism(c, stored, tiny.LIGHT, encoder=tiny.small_encoder(c, 3))
+    over = jax.devices()[:1]
+    data = {"images": jax.device_put(stored, parallel.replicated(over))}
+    ids = np.stack([tiny.ids(step, 16) for step in range(3)])[None]  # (devices, steps, n, V)
+
+    def run(calls):
+        state, losses = tiny.born(m, over), []
+        mapped = parallel.mapped(parallel.call_of(m.step), over)
+        for part in np.split(ids, calls, axis=1):
+            state, metrics = mapped(state, {"ids": part}, data)
+            losses += np.asarray(metrics["loss"]).tolist()
+        return parallel.host(state), losses
+
+    (together, losses), (apart, others) = run(1), run(3)
+    gap, where = tiny.distance(together, apart)
+    assert gap < 1e-5, f"{where}: {gap:.1e}"
+    np.testing.assert_allclose(losses, others, rtol=1e-5)
+    assert len(set(losses)) == 3
