@@ -16,6 +16,12 @@ FREE = (
     "train.steps_per_call",
 )
 
+POSITIVE: tuple[str, ...] = ("batch_size", "views.size", "model.width", "model.dim", "moco.temperature", "train.epochs")
+POSITIVE += ("train.microbatch_size", "train.steps_per_call", "eval.k", "eval.temperature", "eval.resize")
+POSITIVE += ("eval.batch_size", "checkpoint.every_epochs", "checkpoint.keep", "log.every_steps", "data.workers")
+AT_LEAST_ZERO: tuple[str, ...] = ("bn.group_size", "shuffle.block", "eval.every_epochs")
+AT_LEAST_ZERO += ("optimizer.learning_rate", "optimizer.weight_decay")
+
 
 def resolve(config: Config, records: int) -> Config:
     """The config with queue.size and shuffle.block as numbers: functions of the data and the global batch alone."""
@@ -75,30 +81,11 @@ def check_ranges(config: Config) -> None:
             raise ConfigError(
                 f"mechanism {config.mechanism!r} and section {name!r} do not belong together; begin with config.page()"
             )
-    positive: tuple[str, ...] = (
-        "batch_size",
-        "views.size",
-        "model.width",
-        "model.dim",
-        "moco.temperature",
-        "train.epochs",
-        "eval.k",
-    )
-    positive += (
-        "train.steps_per_call",
-        "checkpoint.every_epochs",
-        "checkpoint.keep",
-        "log.every_steps",
-        "data.workers",
-    )
-    positive += ("eval.batch_size", "eval.temperature", "eval.resize", "train.microbatch_size")
-    at_least_zero: tuple[str, ...] = ("bn.group_size", "shuffle.block", "eval.every_epochs", "optimizer.learning_rate")
-    at_least_zero += ("optimizer.weight_decay",)
     values = flat(config)
-    for name in positive:
+    for name in POSITIVE:
         if values.get(name) is not None and not values[name] > 0:
             raise ConfigError(f"{name} must be above 0, not {values[name]}")
-    for name in at_least_zero:
+    for name in AT_LEAST_ZERO:
         if values.get(name) is not None and not values[name] >= 0:
             raise ConfigError(f"{name} must be 0 or more, not {values[name]}")
     for name in ("moco.momentum", "optimizer.momentum"):

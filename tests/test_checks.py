@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from moco_jax import checks
-from moco_jax.config import BatchNorm, Config, ConfigError, Moco, Optimizer, Probe, Queue, Shuffle, Train
+from moco_jax.config import BatchNorm, Config, ConfigError, Moco, Optimizer, Probe, Queue, Shuffle, Train, flat
 
 
 def config(**changes):
@@ -139,3 +139,9 @@ def test_a_probe_that_cannot_be_is_refused(change):
     """Before an encoder is loaded."""
     with pytest.raises(ConfigError, match=next(iter(change))):
         checks.check_probe(dataclasses.replace(Probe(), **change))
+
+
+def test_ranges_are_of_keys_that_exist():
+    """A misspelt name in the lists would check nothing."""
+    assert {*checks.POSITIVE, *checks.AT_LEAST_ZERO} <= flat(Config()).keys()
+    assert len({*checks.POSITIVE, *checks.AT_LEAST_ZERO}) == len(checks.POSITIVE) + len(checks.AT_LEAST_ZERO)

@@ -192,7 +192,10 @@ def test_what_cannot_be_run_ends_before_anything_is_written(change, message, tmp
         ({"source": np.zeros((4, 8, 8, 1), np.uint8)}, "a ndarray is no source"),
         ({"source": ArraySource([], name="none")}, "none holds no images"),
         ({"recipe": ("a", "b")}, "a recipe is two ViewRecipe"),
-        ({"source": ArraySource([np.zeros((8, s, 1), np.uint8) for s in (8, 9) * 32])}, "cannot be resident"),
+        (
+            {"source": ArraySource([np.zeros((8, s, 1), np.uint8) for s in (8, 9) * 32])},
+            "the images of arrays differ in size",
+        ),
     ],
 )
 def test_objects_that_do_not_fit_are_named(arguments, message, tmp_path):

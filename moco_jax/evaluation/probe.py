@@ -33,7 +33,7 @@ def run(probe: Probe, checkpoint: str | Path, workdir: str | Path) -> str:
     settings = {**dataclasses.asdict(probe), "step": step, "encoder": frozen.digest(trained.network)}
     path = Path(workdir) / "linear.json"
     stored = read_json(path)
-    if stored is None or stored["settings"] != settings:
+    if stored is None or stored.get("settings") != settings:
         stored = {"settings": settings, "rows": _measure(probe, config, trained, untrained)}
         after = {frozen.digest(trained.network), frozen.stored_digest(checkpoint, step, trained.network)}
         if after != {settings["encoder"]}:
