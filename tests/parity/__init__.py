@@ -1,0 +1,1 @@
+"""Parity with the original: what Facebook's code and an independent PyTorch step compute, against ours."""

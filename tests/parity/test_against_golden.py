@@ -1,0 +1,66 @@
+"""The shipped step against what Facebook's own code computed, and that the comparison can fail."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.parity import against_golden
+
+FOLDER = Path(__file__).parent / "fb_golden"
+
+
+@pytest.mark.slow
+def test_ten_steps_equal_the_originals(float64):
+    """ResNet-18, two ranks, a queue that wraps: losses, logits, queue, parameters, momentum; see against_golden."""
+    worst = against_golden.compare(FOLDER, "v1_r18")
+    assert set(worst) == {
+        "inputs",
+        "tensors",
+        "running statistics",
+        "logits",
+        "loss",
+        "loss per rank",
+        "accuracy per rank",
+        "queue",
+        "pointer",
+        "momentum",
+    }
+    assert not against_golden.beyond(worst), worst
+
+
+def test_rows_put_interleaved_groups_together():
+    """The notebook's image i is in group i mod 4; ours are consecutive, and everything is put back."""
+    rows = against_golden.rows_of({"code": "demo", "world": 1, "per_rank": 8, "bn_splits": 4})
+    np.testing.assert_array_equal(rows.order, [0, 4, 1, 5, 2, 6, 3, 7])
+    assert rows.group == 2
+    theirs = np.random.default_rng(0).permutation(8)
+    images = np.arange(8) * 10
+    shuffled = images[rows.order][rows.permutation(theirs)]  # what our encoder sees
+    np.testing.assert_array_equal(shuffled, images[theirs][rows.order])
+    columns = np.arange(16)
+    rows.note(columns, 8, 0)  # the last eight
+    np.testing.assert_array_equal(columns, [*range(8), *(8 + rows.order)])
+
+
+def test_differences_are_seen():
+    """The largest difference counts, nan is larger than all, and beyond its tolerance it is named."""
+    worst = against_golden.Worst()
+    worst.see("loss", [1e-13, -3e-13], "step 1")
+    worst.see("loss", 2e-13, "step 2")
+    assert worst["loss"] == (3e-13, "step 1") and not against_golden.beyond(worst)
+    worst.see("pointer", 1, "step 1")
+    worst.see("queue", np.nan, "step 1")
+    worst.see("queue", 1.0, "step 2")
+    assert np.isnan(worst["queue"][0]) and against_golden.beyond(worst) == ["pointer", "queue"]
+
+
+def test_a_folder_without_results_is_told(tmp_path):
+    """Neither a missing reader nor a missing case passes as agreement."""
+    with pytest.raises(SystemExit, match="no inputs.py"):
+        against_golden.main([str(tmp_path)])
+    shutil.copy(FOLDER / "inputs.py", tmp_path)
+    for cases in ([], ["v1_r18"], ["v9"]):
+        with pytest.raises(SystemExit, match="no results"):
+            against_golden.main([str(tmp_path), *cases])
