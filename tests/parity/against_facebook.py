@@ -297,6 +297,8 @@ def main() -> None:
     for case in arguments.case:
         if case not in inputs.CASES:
             sys.exit(f"no case {case!r}; there are: {', '.join(inputs.CASES)}")
+    if import_torchvision() is None:
+        sys.exit("torchvision is not installed: its ResNets are what the original trains")
     arguments.folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(Path(inputs.__file__), arguments.folder / "inputs.py")
     for case in arguments.case:

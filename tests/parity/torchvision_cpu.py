@@ -1,37 +1,30 @@
-"""Import torchvision's models and PIL transforms beside a CPU-only torch.
+"""torchvision beside a torch for the CPU alone: its Python parts work, once its compiled operators are declared."""
 
-No CPU build of torchvision is at hand, but its Python parts need none: install it without its dependencies
-(`pip install --no-deps torchvision==0.28.0` beside `torch==2.13.0`) and declare the missing compiled operators first.
-`resnet18`, `resnet50`, `ColorJitter`, `RandomResizedCrop`, `GaussianBlur` ... then run as published. For oracles in tests
-and benchmarks only.
-"""
-
+import importlib.util
 import re
 import sys
+from types import ModuleType
 
-import torch
+_LIBRARIES = []  # declarations end with the object that made them
 
 
-def import_torchvision():
-    """Return the torchvision module, with stubs for its compiled operators (they raise if called)."""
-    library = torch.library.Library("torchvision", "DEF")
-    import_torchvision.keep_alive = library
-    while True:
-        for name in [m for m in sys.modules if m.startswith("torchvision")]:
-            del sys.modules[name]
+def import_torchvision() -> ModuleType | None:
+    """torchvision, or None where torch or torchvision is not installed."""
+    if not (importlib.util.find_spec("torch") and importlib.util.find_spec("torchvision")):
+        return None
+    import torch
+
+    while True:  # every attempt comes as far as the first operator that is neither compiled nor declared
         try:
             import torchvision
 
             return torchvision
         except RuntimeError as error:
             missing = re.search(r"operator torchvision::(\w+) does not exist", str(error))
-            if not missing:
+            if missing is None:
                 raise
-            library.define(f"{missing.group(1)}(Tensor x) -> Tensor")
-
-
-if __name__ == "__main__":
-    tv = import_torchvision()
-    from torchvision.models import resnet50
-
-    print(tv.__version__, sum(p.numel() for p in resnet50().parameters()))
+            if not _LIBRARIES:
+                _LIBRARIES.append(torch.library.Library("torchvision", "DEF"))
+            _LIBRARIES[0].define(f"{missing[1]}(Tensor x) -> Tensor")
+            for name in [n for n in sys.modules if n.split(".")[0] == "torchvision"]:
+                del sys.modules[name]
