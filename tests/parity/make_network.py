@@ -11,7 +11,7 @@ from tests.parity.torchvision_cpu import import_torchvision
 
 
 def features(arch: str, size: int) -> dict[str, np.ndarray]:
-    """Pooled features (IMAGES, D) in evaluation and in training, and what training leaves of the statistics, float64."""
+    """Pooled features (IMAGES, D) in evaluation and training, and statistics that training leaves; float64."""
     net = getattr(import_torchvision().models, arch)().double()
     net.fc = torch.nn.Identity()
     shapes = {n: tuple(t.shape) for n, t in net.state_dict().items() if not n.endswith("num_batches_tracked")}
