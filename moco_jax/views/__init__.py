@@ -67,12 +67,14 @@ def make(
         return jax.vmap(one)(images, positions)
 
     def augmented(x: jax.Array, positions: jax.Array, key: jax.Array, view: int) -> jax.Array:
+        whole = x.dtype == jnp.uint8 and (low, high) == (0, augment.WHITE)  # as PIL holds them
+
         def one(image: jax.Array, position: jax.Array) -> jax.Array:
             mine = _fold(key, position, view)
-            image = _unit_range(image, low, high, dtype)
+            image = image.astype(_wide(dtype)) if whole else _unit_range(image, low, high, dtype)
             for i, op in enumerate(recipe[view].ops):
-                image = OPS[type(op)](random.fold_in(mine, i), image, **dataclasses.asdict(op))
-            return image
+                image = OPS[type(op)](random.fold_in(mine, i), image, **dataclasses.asdict(op), whole=whole)
+            return _unit_range(image, low, high, dtype) if whole else image
 
         return _normalised(jax.vmap(one)(x, positions), mean, std).astype(dtype)
 
@@ -92,7 +94,12 @@ def _fold(key: jax.Array, position: jax.Array, view: int) -> jax.Array:
 
 def _unit_range(x: jax.Array, low: float, high: float, dtype: Any) -> jax.Array:
     """Stored values as floats, low..high mapped to 0..1."""
-    return (x.astype(jnp.promote_types(dtype, jnp.float32)) - low) / (high - low)
+    return (x.astype(_wide(dtype)) - low) / (high - low)
+
+
+def _wide(dtype: Any) -> jnp.dtype:
+    """The dtype that views are computed in."""
+    return jnp.promote_types(dtype, jnp.float32)
 
 
 def _normalised(x: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:

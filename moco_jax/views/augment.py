@@ -1,9 +1,10 @@
-"""What the operations of a recipe do to one float image (H, W, C) in 0..1; torchvision's semantics on PIL images.
+"""What the operations of a recipe do to one image (H, W, C), held as floats; torchvision's semantics on PIL images.
 
 Each has a deterministic twin `adjust_*(image, ...)` and a random wrapper `random_*(key, image, *, ...)`, whose options
-are the fields of the operation in `recipes.py`. Values stay floats between operations, where PIL rounds to 8 bits.
-Draws are made in float32 whatever the precision of the image. Choices are selections, never branches: under `vmap` both
-sides would be computed anyway.
+are the fields of the operation in `recipes.py`. `whole` says how the image is held. With it, as the whole levels 0..255
+of 8 bits: every operation rounds, or drops fractions, where PIL does, and its result is PIL's. Without it, as 0..1, and
+nothing is rounded. Draws are made in float32 whatever the precision of the image. Choices are selections, never
+branches: under `vmap` both sides would be computed anyway.
 """
 
 import math
@@ -13,7 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax, random
 
-REC601 = (0.299, 0.587, 0.114)  # luma of red, green, blue, as PIL's convert("L")
+WHITE = 255  # the largest level of 8 bits
+REC601 = (19595 / 65536, 38470 / 65536, 7471 / 65536)  # luma of red, green, blue: PIL's fixed point in convert("L")
 
 
 def _draws(key: jax.Array, count: int, dtype: jnp.dtype) -> jax.Array:
@@ -25,74 +27,100 @@ def _between(u: jax.Array, low: float, high: float) -> jax.Array:
     return low + (high - low) * u
 
 
-def _blend(image: jax.Array, other: jax.Array | float, factor: jax.Array) -> jax.Array:
-    """PIL's Image.blend(other, image, factor), clipped to 0..1; exactly the image where the factor is 1."""
-    return jnp.clip(image * factor + other * (1 - factor), 0, 1)
+def _truncated(image: jax.Array, whole: bool) -> jax.Array:
+    return jnp.floor(image) if whole else image
 
 
-def luma(image: jax.Array) -> jax.Array:
+def _rounded(image: jax.Array, whole: bool) -> jax.Array:
+    return jnp.floor(image + 0.5) if whole else image
+
+
+def _blend(image: jax.Array, other: jax.Array | float, factor: jax.Array, whole: bool) -> jax.Array:
+    """PIL's Image.blend(other, image, factor), clipped to black and white."""
+    # Clipped to black before the sum, so that product and sum are not fused into an operation that rounds otherwise.
+    lit = other + jnp.maximum(factor * (image - other), -other)
+    return _truncated(jnp.minimum(lit, WHITE if whole else 1), whole)
+
+
+def luma(image: jax.Array, *, whole: bool) -> jax.Array:
     """Rec. 601 gray of three channels: (H, W, 3) -> (H, W, 1)."""
     r, g, b = (image[:, :, c : c + 1] * weight for c, weight in enumerate(REC601))
-    return r + g + b
+    return _rounded(r + g + b, whole)
 
 
-def adjust_grayscale(image: jax.Array) -> jax.Array:
+def adjust_grayscale(image: jax.Array, *, whole: bool) -> jax.Array:
     """Luma in every channel: (H, W, 3) -> (H, W, 3)."""
-    return jnp.broadcast_to(luma(image), image.shape)
+    return jnp.broadcast_to(luma(image, whole=whole), image.shape)
 
 
-def random_grayscale(key: jax.Array, image: jax.Array, *, p: float) -> jax.Array:
+def random_grayscale(key: jax.Array, image: jax.Array, *, p: float, whole: bool) -> jax.Array:
     """torchvision's RandomGrayscale(p)."""
-    return jnp.where(_draws(key, 1, image.dtype)[0] < p, adjust_grayscale(image), image)
+    return jnp.where(_draws(key, 1, image.dtype)[0] < p, adjust_grayscale(image, whole=whole), image)
 
 
-def adjust_brightness(image: jax.Array, factor: jax.Array) -> jax.Array:
-    """All values times `factor`, clipped to 0..1: (H, W, C) -> (H, W, C)."""
-    return _blend(image, 0, factor)
+def adjust_brightness(image: jax.Array, factor: jax.Array, *, whole: bool) -> jax.Array:
+    """All values times `factor`, clipped: (H, W, C) -> (H, W, C)."""
+    return _blend(image, 0, factor, whole)
 
 
-def adjust_contrast(image: jax.Array, factor: jax.Array) -> jax.Array:
-    """Away from the mean luma (`factor` above 1) or towards it, clipped to 0..1: (H, W, C) -> (H, W, C).
+def adjust_contrast(image: jax.Array, factor: jax.Array, *, whole: bool) -> jax.Array:
+    """Away from the mean luma (`factor` above 1) or towards it, clipped: (H, W, C) -> (H, W, C).
 
-    As PIL, three channels pivot on one mean, of the luma, rounded to 1/255. Any other number of channels has no luma:
-    each pivots on its own mean, unrounded, since 1/255 is coarse for 16 bits.
+    As PIL, three channels pivot on one mean, of the luma. Any other number of channels has no luma: each pivots on its
+    own mean, as PIL's gray images do.
     """
-    if image.shape[2] == 3:
-        pivot = jnp.floor(jnp.mean(luma(image), keepdims=True) * 255 + 0.5) / 255  # (1, 1, 1)
-    else:
-        pivot = jnp.mean(image, axis=(0, 1), keepdims=True)  # (1, 1, C)
-    return _blend(image, pivot, factor)
+    gray = luma(image, whole=whole) if image.shape[2] == 3 else image
+    return _blend(image, _rounded(jnp.mean(gray, axis=(0, 1), keepdims=True), whole), factor, whole)
 
 
-def adjust_saturation(image: jax.Array, factor: jax.Array) -> jax.Array:
-    """Away from the pixel's luma (`factor` above 1) or towards it, clipped to 0..1: (H, W, 3) -> (H, W, 3)."""
-    return _blend(image, luma(image), factor)
+def adjust_saturation(image: jax.Array, factor: jax.Array, *, whole: bool) -> jax.Array:
+    """Away from the pixel's luma (`factor` above 1) or towards it, clipped: (H, W, 3) -> (H, W, 3)."""
+    return _blend(image, luma(image, whole=whole), factor, whole)
 
 
-def adjust_hue(image: jax.Array, turns: jax.Array) -> jax.Array:
-    """Hue moved by `turns` of the colour circle, through HSV: (H, W, 3) -> (H, W, 3)."""
+def adjust_hue(image: jax.Array, turns: jax.Array, *, whole: bool) -> jax.Array:
+    """Hue moved by `turns` of the colour circle, through HSV: (H, W, 3) -> (H, W, 3).
+
+    PIL's HSV has 8 bits as well: with `whole`, hue and saturation are cut to bytes, and the hue moves by whole ones.
+    """
     r, g, b = image[:, :, 0], image[:, :, 1], image[:, :, 2]
     value = jnp.maximum(jnp.maximum(r, g), b)  # (H, W)
     chroma = value - jnp.minimum(jnp.minimum(r, g), b)  # (H, W)
-    divisor = jnp.where(chroma > 0, chroma, 1)
-    hue = jnp.where(
-        value == r, (g - b) / divisor, jnp.where(value == g, 2 + (b - r) / divisor, 4 + (r - g) / divisor)
-    )  # in sixths of a turn; gray has none, and no chroma to show it
-    hue = hue + 6 * turns
+    sixths = jnp.where(value == r, g - b, jnp.where(value == g, 2 * chroma + b - r, 4 * chroma + r - g))
+    hue = sixths / jnp.where(chroma > 0, chroma, 1)  # of a turn, -1..5; gray has none, and no chroma to show it
+    if whole:
+        # Bytes cut off fractions with divisors up to 510, so EXACT lifts only what is whole but for float arithmetic.
+        circle = jnp.floor(jnp.where(hue < 0, hue + 6, hue) * (WHITE / 6) + EXACT) + jnp.trunc(turns * WHITE)
+        hue = _remainder(circle, 256) * (6 / WHITE)
+        chroma = value * (jnp.floor(chroma * WHITE / jnp.where(value > 0, value, 1) + EXACT) / WHITE)
+    else:
+        hue = hue + 6 * turns
 
     def channel(offset: int) -> jax.Array:
-        k = offset + hue
-        k = k - 6 * jnp.floor(k / 6)  # a remainder, several times faster than XLA's on a CPU
+        k = _remainder(offset + hue, 6)
         return value - chroma * jnp.clip(jnp.minimum(k, 4 - k), 0, 1)
 
-    return jnp.stack([channel(5), channel(3), channel(1)], axis=2)
+    return _rounded(jnp.stack([channel(5), channel(3), channel(1)], axis=2), whole)
+
+
+EXACT = 2.0**-11
+
+
+def _remainder(x: jax.Array, period: int) -> jax.Array:
+    """x modulo period; several times faster than XLA's on a CPU."""
+    return x - period * jnp.floor(x / period)
 
 
 ADJUST = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
 
 
 def adjust_color(
-    image: jax.Array, factors: Sequence[jax.Array], places: jax.Array, *, kinds: Sequence[int] = (0, 1, 2, 3)
+    image: jax.Array,
+    factors: Sequence[jax.Array],
+    places: jax.Array,
+    *,
+    whole: bool,
+    kinds: Sequence[int] = (0, 1, 2, 3),
 ) -> jax.Array:
     """ADJUST[k](image, factor) for k in `kinds` and the factor beside it, in any order: (H, W, C) -> (H, W, C).
 
@@ -102,7 +130,7 @@ def adjust_color(
     def adjust_one(place: jax.Array, before: jax.Array) -> jax.Array:
         image = before
         for i, kind in enumerate(kinds):
-            image = jnp.where(places[i] == place, ADJUST[kind](before, factors[i]), image)
+            image = jnp.where(places[i] == place, ADJUST[kind](before, factors[i], whole=whole), image)
         return image
 
     # A loop of 4 halves the time to compile, and its steps cannot be fused into one that recomputes the earlier ones.
@@ -118,6 +146,7 @@ def random_color_jitter(
     saturation: float,
     hue: float,
     p: float,
+    whole: bool,
 ) -> jax.Array:
     """torchvision's ColorJitter in random order, with probability p; a strength of 0 leaves its adjustment out."""
     u = _draws(key, 9, image.dtype)
@@ -127,42 +156,65 @@ def random_color_jitter(
     factors = [_between(u[k], lows[k], highs[k]) for k in kinds]
     ranked = u[4 : 4 + len(kinds)]
     places = jnp.sum(ranked[None, :] < ranked[:, None], axis=1)  # (len(kinds),), a random permutation
-    return jnp.where(u[8] < p, adjust_color(image, factors, places, kinds=kinds), image)
+    return jnp.where(u[8] < p, adjust_color(image, factors, places, whole=whole, kinds=kinds), image)
 
 
-def adjust_blur(image: jax.Array, sigma: jax.Array, *, widest: float) -> jax.Array:
+def adjust_blur(image: jax.Array, sigma: jax.Array, *, widest: float, whole: bool) -> jax.Array:
     """PIL's GaussianBlur(sigma): three box blurs along each axis, edges extended: (H, W, C) -> (H, W, C).
 
     `widest` is the largest sigma there can be, in pixels: it fixes the size of the box. A sampled Gaussian would be
-    3/255 off at a sigma of 0.3, where it is not as wide as sigma. One matrix per image and axis, since different
-    kernels for the images of a batch would make a grouped convolution, which is slow.
+    3/255 off at a sigma of 0.3, where it is not as wide as sigma.
     """
-    reach = math.floor((math.sqrt(4 * widest**2 + 1) - 1) / 2) + 1
+    weights = _box(sigma.astype(image.dtype), math.floor((math.sqrt(4 * widest**2 + 1) - 1) / 2) + 1, whole)
+
+    def one_pass(_: int, lines: jax.Array) -> jax.Array:
+        out = _weighted(lines, weights)
+        return (out + FIXED // 2) // FIXED if whole else out
+
+    blurred = image.astype(jnp.uint32) if whole else image
     for _ in range(2):
-        box = _box_blur(image.shape[0], sigma.astype(image.dtype), reach)
-        blur = jnp.einsum("oi,ij,jk->ok", box, box, box, precision=lax.Precision.HIGHEST)
-        image = jnp.einsum("oi,ihc->hoc", blur, image, precision=lax.Precision.HIGHEST)  # the axes change places
-    return image
+        blurred = blurred.swapaxes(0, 1)  # along each row first, then along each column
+        # A loop, since unrolled passes are fused into one that computes the earlier ones again for every tap.
+        lines = lax.fori_loop(0, 3, one_pass, blurred.reshape(blurred.shape[0], -1))
+        blurred = lines.reshape(blurred.shape)
+    return blurred.astype(image.dtype)
 
 
-def _box_blur(length: int, sigma: jax.Array, reach: int) -> jax.Array:
-    """(length, length): a box blur of variance sigma**2 / 3, whose outermost taps have the weight of a fraction."""
+FIXED = 2**24  # PIL's fixed point for weights
+
+
+def _box(sigma: jax.Array, reach: int, whole: bool) -> list[jax.Array]:
+    """Weights of pixels 0, 1, .. reach away, each (): a box of variance sigma**2 / 3, whose ends take a fraction.
+
+    They sum to 1, or with `whole` to FIXED, as uint32.
+    """
     variance = sigma**2 / 3
-    whole = jnp.floor((jnp.sqrt(12 * variance + 1) - 1) / 2)  # taps of full weight on each side
-    part = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance) / (6 * (variance - (whole + 1) ** 2))
-    inputs = jnp.arange(length, dtype=jnp.int32)
-    matrix = jnp.zeros((length, length), sigma.dtype)
-    for tap in range(-reach, reach + 1):
-        weight = jnp.clip(whole + part + 1 - abs(tap), 0, 1) / (2 * (whole + part) + 1)
-        source = jnp.clip(inputs + tap, 0, length - 1)
-        matrix = matrix + weight * (source[:, None] == inputs[None, :])
-    return matrix
+    full = jnp.floor((jnp.sqrt(12 * variance + 1) - 1) / 2)  # taps of full weight on each side
+    part = (2 * full + 1) * (full * (full + 1) - 3 * variance) / (6 * (variance - (full + 1) ** 2))
+    total = FIXED if whole else 1
+    each = total / (2 * (full + part) + 1)
+    each = jnp.floor(each) if whole else each
+    end = (total - (2 * full + 1) * each) / 2
+    weights = [jnp.where(tap <= full, each, jnp.where(tap <= full + 1, end, 0)) for tap in range(reach + 1)]
+    return [weight.astype(jnp.uint32) for weight in weights] if whole else weights
 
 
-def random_gaussian_blur(key: jax.Array, image: jax.Array, *, low: float, high: float, p: float) -> jax.Array:
+def _weighted(lines: jax.Array, weights: list[jax.Array]) -> jax.Array:
+    """Every line and its neighbours, weighted by distance: (L, M) -> (L, M)."""
+    count, reach = len(lines), len(weights) - 1
+    wide = jnp.concatenate([lines[:1]] * reach + [lines] + [lines[-1:]] * reach)  # (L + 2 reach, M)
+    out = lines * weights[0]
+    for tap in range(1, reach + 1):
+        out = out + (wide[reach - tap :][:count] + wide[reach + tap :][:count]) * weights[tap]
+    return out
+
+
+def random_gaussian_blur(
+    key: jax.Array, image: jax.Array, *, low: float, high: float, p: float, whole: bool
+) -> jax.Array:
     """PIL's GaussianBlur(U(low, high)), with probability p."""
     u = _draws(key, 2, image.dtype)
-    return jnp.where(u[1] < p, adjust_blur(image, _between(u[0], low, high), widest=high), image)
+    return jnp.where(u[1] < p, adjust_blur(image, _between(u[0], low, high), widest=high, whole=whole), image)
 
 
 def adjust_flip(image: jax.Array) -> jax.Array:
@@ -170,8 +222,9 @@ def adjust_flip(image: jax.Array) -> jax.Array:
     return image[:, ::-1]
 
 
-def random_horizontal_flip(key: jax.Array, image: jax.Array, *, p: float) -> jax.Array:
+def random_horizontal_flip(key: jax.Array, image: jax.Array, *, p: float, whole: bool) -> jax.Array:
     """torchvision's RandomHorizontalFlip(p)."""
+    del whole  # values move, none changes
     return jnp.where(_draws(key, 1, image.dtype)[0] < p, adjust_flip(image), image)
 
 
@@ -190,7 +243,7 @@ def inverse_affine(
     return a, b, width / 2 - a * x - b * y, d, e, height / 2 - d * x - e * y
 
 
-def adjust_affine(image: jax.Array, matrix: tuple[jax.Array, ...]) -> jax.Array:
+def adjust_affine(image: jax.Array, matrix: tuple[jax.Array, ...], *, whole: bool) -> jax.Array:
     """PIL's transform(AFFINE, BILINEAR): output (x, y) from input (ax + by + c, dx + ey + f), else 0.
 
     (H, W, C) -> (H, W, C). Pixel centres lie at halves; inside the image, edges are extended for interpolation.
@@ -210,9 +263,12 @@ def adjust_affine(image: jax.Array, matrix: tuple[jax.Array, ...]) -> jax.Array:
     def at(row: jax.Array, column: jax.Array) -> jax.Array:
         return pixels.at[row * width + column].get(mode="promise_in_bounds")  # (H, W, C)
 
-    upper = at(rows[0], columns[0]) * (1 - across) + at(rows[0], columns[1]) * across
-    lower = at(rows[1], columns[0]) * (1 - across) + at(rows[1], columns[1]) * across
-    return jnp.where(inside[:, :, None], upper * (1 - down) + lower * down, 0)
+    upper, lower = (_mixed(at(row, columns[0]), at(row, columns[1]), across) for row in rows)
+    return jnp.where(inside[:, :, None], _truncated(_mixed(upper, lower, down), whole), 0)
+
+
+def _mixed(a: jax.Array, b: jax.Array, share: jax.Array) -> jax.Array:
+    return a + (b - a) * share  # exactly a where both are equal, or the truncation would take a level
 
 
 def random_affine(
@@ -224,6 +280,7 @@ def random_affine(
     scale: tuple[float, float],
     shear: float,
     p: float,
+    whole: bool,
 ) -> jax.Array:
     """torchvision's RandomAffine, bilinear, filled with 0, with probability p; shifts are whole pixels, as there."""
     height, width, _ = image.shape
@@ -239,4 +296,4 @@ def random_affine(
         height=height,
         width=width,
     )
-    return jnp.where(u[5] < p, adjust_affine(image, matrix), image)
+    return jnp.where(u[5] < p, adjust_affine(image, matrix, whole=whole), image)

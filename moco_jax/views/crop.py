@@ -59,15 +59,17 @@ def _central_box(height: int, width: int, ratio: tuple[float, float]) -> tuple[i
 def crop_and_resize(image: jax.Array, box: Box, size: int) -> jax.Array:
     """Pillow's `crop(box).resize((size, size), BILINEAR)`, antialiased: (H, W, C) -> (size, size, C), same dtype.
 
-    Integers are rounded and clipped to what they can hold. Pillow also rounds 8-bit images between its two passes, so
-    that values may differ by one.
+    Integers are rounded and clipped to what they can hold, 8-bit ones after each of the two passes. The first is along
+    the rows, always; Pillow 13 takes the other first where the height shrinks much more than the width.
     """
     dtype = jnp.promote_types(image.dtype, jnp.float32)
     rows = _weights(box.top, box.height, image.shape[0], size, dtype)  # (size, H)
     columns = _weights(box.left, box.width, image.shape[1], size, dtype)  # (size, W)
     # HIGHEST: 16-bit values and 8 bits of TF32 or bfloat16 do not go together.
-    out = jnp.einsum("oh,hwc->owc", rows, image.astype(dtype), precision=lax.Precision.HIGHEST)
-    out = jnp.einsum("pw,owc->opc", columns, out, precision=lax.Precision.HIGHEST)
+    out = jnp.einsum("pw,hwc->hpc", columns, image.astype(dtype), precision=lax.Precision.HIGHEST)
+    if image.dtype == jnp.uint8:
+        out = jnp.floor(out + 0.5)
+    out = jnp.einsum("oh,hpc->opc", rows, out, precision=lax.Precision.HIGHEST)
     if jnp.issubdtype(image.dtype, jnp.integer):
         limits = jnp.iinfo(image.dtype)
         out = jnp.clip(jnp.floor(out + 0.5), limits.min, limits.max)

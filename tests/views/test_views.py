@@ -133,6 +133,17 @@ def test_operations_run_in_the_recipes_order():
     assert np.abs(out[2] - out[0]).max() > 0.05
 
 
+def test_only_plain_8_bit_images_are_rounded():
+    """Where stored bytes mean 0..255 levels stay whole, as in PIL; other ranges and other types are never rounded."""
+    recipe = (ViewRecipe(Crop((1.0, 1.0)), (recipes.ColorJitter(0.9, 0.0, 0.0, 0.0, 1.0),)),)
+    for storage, high, rounded in (("uint8", 255, True), ("uint8", 250, False), ("uint16", 255, False)):
+        made = views.make(recipe, size=8, low=0, high=high, mean=(0.0,), std=(1.0,), dtype=jnp.float32)
+        x = (images(4, 1, size=8) // 8).astype(storage)
+        out = jax.jit(made.augment, static_argnums=3)(x, jnp.arange(4, dtype=jnp.int32), jax.random.key(0), 0)
+        levels = np.asarray(out) * high
+        assert bool(np.abs(levels - np.round(levels)).max() < 1e-4) is rounded, (storage, high)
+
+
 def test_resident_views_are_crops_of_the_records_named():
     """View v of a row shows record ids[row, v]: with the whole image as crop, exactly its pixels."""
     whole = ViewRecipe(Crop((1.0, 1.0), (1.0, 1.0)), ())
