@@ -92,18 +92,17 @@ def center(image: np.ndarray, *, resize: int, size: int) -> np.ndarray:
 
 
 def _resized(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """8-bit gray and RGB take Pillow's own fixed point; everything else goes channel by channel as floats."""
+    """8 bits take Pillow's own fixed point, three channels at once; everything else goes band by band as floats."""
     if image.shape[:2] == (height, width):
         return image
-    channels = image.shape[2]
-    if image.dtype == np.uint8 and channels in (1, 3):
-        picture = Image.fromarray(np.ascontiguousarray(image[:, :, 0] if channels == 1 else image))
-        return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR)).reshape(height, width, channels)
-    out = np.empty((height, width, channels), np.float32)
-    for c in range(channels):
-        picture = Image.fromarray(np.ascontiguousarray(image[:, :, c], np.float32))  # mode "F"
-        out[:, :, c] = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
-    return _stored(out, image.dtype)
+
+    def resized(pixels: np.ndarray) -> np.ndarray:
+        picture = Image.fromarray(np.ascontiguousarray(pixels))
+        return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
+
+    if image.dtype == np.uint8:
+        return resized(image) if image.shape[2] == 3 else np.stack([resized(b) for b in np.moveaxis(image, 2, 0)], 2)
+    return _stored(np.stack([resized(b) for b in np.moveaxis(image, 2, 0).astype(np.float32)], 2), image.dtype)
 
 
 def _stored(values: np.ndarray, dtype: np.dtype) -> np.ndarray:

@@ -55,11 +55,15 @@ CASES = {
     "brightness": (functools.partial(augment.adjust_brightness, whole=True), 0, 0),
     "contrast": (functools.partial(augment.adjust_contrast, whole=True), 0, 0),
     "saturation": (functools.partial(augment.adjust_saturation, whole=True), 0, 0),
-    "hue": (functools.partial(augment.adjust_hue, whole=True), 0.02, 6),
+    "hue": (functools.partial(augment.adjust_hue, whole=True), 0.02, 6),  # measured: 0.0101 and 6, in 0.25 %
     "grayscale": (lambda image, _: augment.adjust_grayscale(image, whole=True), 0, 0),
-    "blur": (lambda image, sigma: augment.adjust_blur(image, sigma, widest=2.0, whole=True), 0.01, 1),
+    "blur": (
+        lambda image, sigma: augment.adjust_blur(image, sigma, widest=2.0, whole=True),
+        0.01,
+        1,
+    ),  # 0.0059, all of it at 0.3
     "flip": (lambda image, _: augment.adjust_flip(image), 0, 0),
-    "affine": (lambda image, v: affine(image, *v), 0.01, 1),
+    "affine": (lambda image, v: affine(image, *v), 0.01, 1),  # 0.0002
 }
 
 
@@ -108,8 +112,8 @@ def test_a_recipe_is_the_released_composition(monkeypatch, recipe, picture):
     rows = jnp.broadcast_to(STORED[picture][None], (len(table), *STORED[picture].shape))
     out = jax.jit(made.augment, static_argnums=3)(rows, jnp.arange(len(table)), jnp.int32(0), 0)
     found = differences(out * 255, f"{recipe}/{picture}")
-    assert found.mean() < 0.03
-    assert found.mean((1, 2, 3)).max() < 0.2
+    assert found.mean() < 0.03  # measured: v1 0.0115, v2 0.0074, demo 0.0154, photos of 224 pixels 0.0023
+    assert found.mean((1, 2, 3)).max() < 0.2  # v1 0.094, v2 0.016, demo 0.086; at most 10 levels
 
 
 def test_normalisation_is_torchvisions():
