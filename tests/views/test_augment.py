@@ -61,6 +61,24 @@ def test_only_whole_levels_are_rounded(name):
     assert 0 <= float(free.min()) <= float(free.max()) <= 1 + 1e-6
 
 
+def test_bytes_of_hue_and_saturation_are_cut_exactly():
+    """In integers, without a rounding, on all kinds of colours: what divides without a rest keeps its last level."""
+    image = np.random.default_rng(3).integers(0, 256, (300, 300, 3))
+    r, g, b = np.moveaxis(image, 2, 0)
+    value = image.max(2)
+    chroma = value - image.min(2)
+    sixths = np.select([value == r, value == g], [g - b, 2 * chroma + b - r], 4 * chroma + r - g) % (
+        6 * chroma + 6 * (chroma == 0)
+    )
+    hue = (85 * sixths // np.maximum(2 * chroma, 1) + 17) % 256
+    saturation = 255 * chroma // np.maximum(value, 1)
+    k = (2 * hue[:, :, None] + 85 * np.array([5, 3, 1])) % 510  # of 510 for a turn
+    taken = saturation[:, :, None] * np.clip(np.minimum(k, 340 - k), 0, 85)
+    expected = (2 * value[:, :, None] * (255 * 85 - taken) + 255 * 85) // (2 * 255 * 85)
+    ours = jax.jit(functools.partial(augment.adjust_hue, whole=True))(jnp.asarray(image, jnp.float32), 17.5 / 255)
+    np.testing.assert_array_equal(ours, expected)
+
+
 def test_oblong_images_equal_pil():
     """Height and width are never taken for each other by what moves pixels."""
     pixels = photo(40)[5:25]
