@@ -214,7 +214,8 @@ def random_gaussian_blur(
 ) -> jax.Array:
     """PIL's GaussianBlur(U(low, high)), with probability p."""
     u = _draws(key, 2, image.dtype)
-    return jnp.where(u[1] < p, adjust_blur(image, _between(u[0], low, high), widest=high, whole=whole), image)
+    sigma = jnp.where(u[1] < p, _between(u[0], low, high), 0)  # a box of one pixel: the very same image
+    return adjust_blur(image, sigma, widest=high, whole=whole)
 
 
 def adjust_flip(image: jax.Array) -> jax.Array:
