@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Lowest first. A unit imports itself and lower layers alone, so units of one layer stay apart. "" is moco_jax itself.
 LAYERS = (
     ("config",),
-    ("pages", "state"),
+    ("pages", "reports", "state"),  # reports read files: nothing above config, so no JAX
     ("core",),
     ("checks", "data", "mechanisms", "models", "parallel", "views"),
     ("checkpoints",),
@@ -48,8 +48,9 @@ DEVICE_WORDS |= {"devices", "local_devices", "device_count", "local_device_count
 LAZY = ("matplotlib", "sklearn", "torch")  # a second each, or optional: imported by the function that uses it
 
 # Flags are parsed before JAX is imported, and `import moco_jax` costs nothing.
-LIGHT_FILES = ("__init__.py", "__main__.py", "config.py", "pages.py", "cli/")
+LIGHT_FILES = ("__init__.py", "__main__.py", "config.py", "pages.py", "cli/", "reports/")
 LIGHT = ("absl", "ml_collections", "moco_jax.__version__", "moco_jax.config", "moco_jax.pages", "moco_jax.cli")
+LIGHT += ("moco_jax.reports",)
 
 
 class File(NamedTuple):
@@ -268,6 +269,12 @@ EXAMPLES = [
     (imports_go_down, "views/a.py", "from ..data import order", "views imports moco_jax.data.order"),
     (imports_go_down, "mechanisms/a.py", "def f():\n    import moco_jax.views", "mechanisms imports moco_jax.views"),
     (imports_go_down, "loop.py", "from moco_jax import train", "loop imports moco_jax.train"),
+    (
+        imports_go_down,
+        "reports/a.py",
+        "def f():\n    from moco_jax import checkpoints",
+        "reports imports moco_jax.checkpoints",
+    ),
     (imports_go_down, "odd.py", "", "odd has no place in LAYERS"),
     (imports_go_down, "core/a.py", "from moco_jax import __version__, config\nfrom moco_jax.core import ema", None),
     (imports_go_down, "core/a.py", "from . import ema\nfrom .. import config", None),
@@ -289,6 +296,7 @@ EXAMPLES = [
     (slow_imports_are_lazy, "evaluation/a.py", "class A:\n    import matplotlib", "import matplotlib inside"),
     (slow_imports_are_lazy, "evaluation/a.py", "def f():\n    import sklearn", None),
     (entries_are_light, "cli/a.py", "import jax", "jax is too heavy"),
+    (entries_are_light, "reports/a.py", "import jax.numpy as jnp", "jax.numpy is too heavy"),
     (entries_are_light, "config.py", "from moco_jax.core import ema", "moco_jax.core.ema is too heavy"),
     (entries_are_light, "../configs/a.py", "def get_config():\n    import jax", "jax is too heavy"),
     (entries_are_light, "cli/a.py", "import os\nfrom moco_jax import config\ndef f():\n    import jax", None),

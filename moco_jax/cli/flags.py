@@ -42,15 +42,50 @@ def parse(
     return chosen, {name: values[name].value for name in named}
 
 
-def run(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None) -> int:
-    """Run a command: an error of the user's ends in one line on stderr and status 1, without a traceback."""
+def parse_without_page(
+    argv: Sequence[str], *, places: Mapping[str, str], named: Mapping[str, tuple[Any, str]], usage: str
+) -> tuple[list[str], dict[str, Any]]:
+    """Arguments by their place {name: help}, and named flags {name: (default, help)}: for a command without a config.
+
+    A flag whose default is a number holds one. Raises ConfigError for anything else; exits 0 after printing help.
+    """
+    if any(a in ("--help", "-h", "-help") for a in argv):
+        lines = [usage, "", *(f"  {name:<27}{text}" for name, text in places.items()), "", "flags:"]
+        print("\n".join(lines + _help_named(named)))
+        sys.exit(0)
+    given, values = [], {name: default for name, (default, _) in named.items()}
+    for argument in argv:
+        match = re.fullmatch(r"--?([^=]+)(?:=(.*))?", argument, re.DOTALL)
+        if match is None:
+            given.append(argument)
+            continue
+        name, value = match.groups()
+        if name not in named:
+            raise config.unknown("flag", name, named)
+        if value is None:
+            raise ConfigError(f"write --{name}=VALUE, with an equals sign")
+        if isinstance(values[name], float) and not _fits(float, value):
+            raise ConfigError(f"--{name} must be a number, not {value!r}")
+        values[name] = float(value) if isinstance(values[name], float) else value
+    if len(given) != len(places):
+        what = (
+            f"unexpected argument {given[-1]!r}"
+            if len(given) > len(places)
+            else f"{list(places)[len(given)]} is missing"
+        )
+        raise ConfigError(f"{what}: {usage.splitlines()[0]}")
+    return given, values
+
+
+def run(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None, *, error_status: int = 1) -> int:
+    """Run a command: an error of the user's ends in one line on stderr and its status, without a traceback."""
     try:
         return command(list(sys.argv[1:] if argv is None else argv))
     except BrokenPipeError:  # the reader of our output has seen enough
         return 141
     except (ConfigError, FloatingPointError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return error_status
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
@@ -148,10 +183,14 @@ def _help(page: str, named: Mapping[str, tuple[Any, str]], usage: str) -> str:
         "flags:",
         f"  --config=PAGE            a file or a shipped page: {_shipped(pages.load(page))} (default {page})",
     ]
-    lines += [f"  {f'--{name}=':<25}{text} (default {default})" for name, (default, text) in named.items()]
+    lines += _help_named(named)
     lines += ["  --config.KEY=VALUE       override any key of the page:", ""]
     lines += [f"  {f'{key} = {value!r}':<44}{comment}" for key, value, comment in _explained(pages.load(page))]
     return "\n".join(lines)
+
+
+def _help_named(named: Mapping[str, tuple[Any, str]]) -> list[str]:
+    return [f"  {f'--{name}=':<25}{text} (default {default})" for name, (default, text) in named.items()]
 
 
 def _explained(page: ConfigDict) -> Iterator[tuple[str, Any, str]]:

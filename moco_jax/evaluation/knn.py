@@ -24,8 +24,11 @@ def classify(
     """Predicted class of every query (Q, D) from a labelled bank (M, D): (Q,) int32.
 
     Features are L2-normalised; each of the k nearest by cosine votes for its class with weight exp(similarity / T).
-    Ties go to the lower index, of neighbours and of classes. Queries go in chunks; the last one is padded, never
-    dropped. Raises ConfigError where the bank holds fewer than k.
+    Exactly k vote: among neighbours of equal similarity those first in the bank, and among classes of equal votes the
+    lowest label wins. (scikit-learn has the same rule for classes and none for neighbours: it partitions, so which of
+    several equal ones votes is left open.) Equal is equal after rounding: similarities and votes are computed in the
+    features' dtype, at least float32. Queries go in chunks; the last one is padded, never dropped. Raises ConfigError
+    where the bank holds fewer than k.
     """
     if k > len(bank):
         raise ConfigError(
@@ -49,5 +52,6 @@ def _vote(
     nearest, index = lax.top_k(similarity, k)  # (Q, k)
     # Relative to the nearest: the same order of classes, and exp cannot overflow at small T.
     weights = jnp.exp((nearest - nearest[:, :1]) / temperature)
-    votes = jnp.einsum("qk,qkc->qc", weights, jax.nn.one_hot(labels[index], classes, dtype=weights.dtype))
+    chosen = jax.nn.one_hot(labels[index], classes, dtype=weights.dtype)  # (Q, k, classes)
+    votes = jnp.einsum("qk,qkc->qc", weights, chosen, precision=lax.Precision.HIGHEST)
     return jnp.argmax(votes, axis=1)

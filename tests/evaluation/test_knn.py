@@ -1,5 +1,9 @@
-"""Weighted kNN against a loop in numpy."""
+"""Weighted kNN against a loop in numpy and against scikit-learn's, exact ties included."""
 
+import itertools
+import re
+
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -28,6 +32,72 @@ def test_equals_the_formula(k, temperature):
     queries = rng.normal(size=(37, 6)).astype(np.float32)
     got = knn.classify(bank, labels, queries, classes=4, k=k, temperature=temperature, chunk=16)
     np.testing.assert_array_equal(got, oracle(bank, labels, queries, 4, k, temperature))
+
+
+def scikit(bank, labels, queries, k, temperature, *, tie_break=False):
+    """scikit-learn's classifier on unit features with the same weights, by cosine.
+
+    It partitions distances, and so leaves open which of several equal neighbours vote. `tie_break` makes those first in
+    the bank nearer by 1e-9, too little to be seen by the weights.
+    """
+    from sklearn.neighbors import KNeighborsClassifier
+
+    def weights(distances):  # relative to the nearest, or equal votes of large weights would differ by rounding
+        near = np.round(distances, 6) if tie_break else distances
+        return np.exp((near.min(1, keepdims=True) - near) / temperature)
+
+    if not tie_break:
+        model = KNeighborsClassifier(k, weights=weights, algorithm="brute", metric="cosine")
+        return model.fit(bank, labels).predict(queries)
+    model = KNeighborsClassifier(k, weights=weights, metric="precomputed").fit(np.zeros((len(bank),) * 2), labels)
+    return model.predict(1 - np.float64(queries @ bank.T) + 1e-9 * np.arange(len(bank)))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("k", "temperature"), [(1, 0.1), (20, 0.07), (50, 0.1), (200, 1.0)])
+def test_equals_scikit_learn(k, temperature, dtype, request):
+    """Unit features of ten classes that overlap, none equally near, in float32 and in float64."""
+    if dtype == np.float64:
+        request.getfixturevalue("float64")
+    rng = np.random.default_rng(1)
+    labels = rng.integers(0, 10, 300)
+    bank = rng.normal(size=(300, 16)) + 2 * np.eye(10, 16)[labels]
+    bank, queries = ((z / np.linalg.norm(z, axis=1, keepdims=True)).astype(dtype) for z in (bank, bank[::2] + 0.5))
+    got = knn.classify(bank, labels, queries, classes=10, k=k, temperature=temperature)
+    np.testing.assert_array_equal(got, scikit(bank, labels, queries, k, temperature))
+    assert 0.2 < (got == labels[::2]).mean() <= 1.0
+    assert len(set(got.tolist())) > 3
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("k", [1, 5, 12, 24])
+def test_ties_go_to_the_first_in_the_bank_and_to_the_lowest_label(k, dtype, request):
+    """Every query has 24 neighbours at exactly .5, of which k vote with equal weights: numpy and scikit-learn agree.
+
+    The bank is (±.5, ±.5, ±.5, ±.5) three times over, the queries are ± the axes: products are exact in any precision.
+    """
+    if dtype == np.float64:
+        request.getfixturevalue("float64")
+    rng = np.random.default_rng(4)
+    bank = rng.permutation(np.array(list(itertools.product((-0.5, 0.5), repeat=4)) * 3)).astype(dtype)
+    queries = np.concatenate([np.eye(4), -np.eye(4)]).astype(dtype)
+    labels = rng.integers(0, 3, len(bank))
+    assert ((queries @ bank.T == 0.5).sum(1) == 24).all()
+    got = knn.classify(bank, labels, queries, classes=3, k=k, temperature=0.1)
+    np.testing.assert_array_equal(got, oracle(bank, labels, queries, 3, k, 0.1))
+    np.testing.assert_array_equal(got, scikit(bank, labels, queries, k, 0.1, tie_break=True))
+    if k == 24:  # all that are equally near vote, so that scikit-learn has nothing to choose either
+        np.testing.assert_array_equal(got, scikit(bank, labels, queries, k, 0.1))
+    votes = [np.bincount(labels[np.flatnonzero(q @ bank.T == 0.5)[:k]]) for q in queries]
+    assert k == 1 or any((v == v.max()).sum() > 1 for v in votes)  # classes tie, too
+
+
+def test_every_product_is_in_full_precision():
+    """On GPU and TPU a product that does not say so rounds its factors to TF32 or bfloat16."""
+    shapes = (jnp.zeros((8, 4)), jnp.zeros(8, jnp.int32), jnp.zeros((2, 4)))
+    text = knn._vote.lower(*shapes, classes=3, k=2, temperature=0.1).as_text()
+    products = re.findall(r"dot_general.*", text)
+    assert len(products) == 2 and all("precision = [HIGHEST, HIGHEST]" in p for p in products)
 
 
 def test_weights_matter():

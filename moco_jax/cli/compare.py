@@ -1,0 +1,68 @@
+"""`moco-jax compare RUN REFERENCE.csv`: flags, then a table and a verdict for each quantity."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from moco_jax.cli import flags
+from moco_jax.config import ConfigError
+from moco_jax.reports import compare, runs
+
+USAGE = (
+    "usage: moco-jax compare RUN REFERENCE.csv [--lr_tolerance=X] [--loss_tolerance=X] [--knn_tolerance=X] "
+    "[--output=FILE]\n\n"
+    "A run's learning rate, loss and kNN beside a reference's: where and by how much it leaves it.\n"
+    "Exit status: 0 within the tolerances at every epoch so far, 1 outside at one or more, 2 an error."
+)
+PLACES = {
+    "RUN": "folder of a run; it may still be going",
+    "REFERENCE.csv": "columns epoch (from 1), and any of lr, train_loss (epoch means), knn_top1 (percent)",
+}
+TOLERANCES = {"lr": "lr_tolerance", "train_loss": "loss_tolerance", "knn_top1": "knn_tolerance"}
+NAMED = {
+    flag: (compare.QUANTITIES[column].tolerance, f"largest difference within; {compare.QUANTITIES[column].why}")
+    for column, flag in TOLERANCES.items()
+} | {"output": (None, "file for every epoch as CSV; the console shows about fifteen")}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Compare as the flags say; returns the exit status, as diff does: 0 within, 1 outside, 2 an error."""
+    return flags.run(_compare, argv, error_status=2)
+
+
+def _compare(argv: Sequence[str]) -> int:
+    (folder, path), named = flags.parse_without_page(argv, places=PLACES, named=NAMED, usage=USAGE)
+    reference = compare.read_reference(Path(path))
+    run = runs.read(Path(folder))
+    if not run.epochs:
+        raise ConfigError(
+            f"{folder} has done {run.step} of the {run.steps_per_epoch} steps of its first epoch: wait for it"
+        )
+    ours = {"train_loss": run.loss, "knn_top1": run.knn_top1}
+    if "lr" in reference:
+        ours["lr"] = _learning_rates(run)
+    comparisons = [
+        compare.Comparison(column, named[TOLERANCES[column]], ours[column], values)
+        for column, values in reference.items()
+    ]
+    print(compare.table(comparisons) + "\n")
+    print("\n".join(compare.verdict(c) for c in comparisons))
+    left_out = f"; {run.unreadable} unreadable lines of its log are left out" if run.unreadable else ""
+    print(f"{folder}: {run.epochs} of {run.config.train.epochs} epochs, step {run.step}/{run.total}{left_out}")
+    if named["output"]:
+        compare.write(comparisons, Path(named["output"]))
+    return int(any(c.outside() for c in comparisons))
+
+
+def _learning_rates(run: runs.Run) -> dict[int, float]:
+    """The rate in each epoch that is over, from the run's config: its log holds none."""
+    os.environ["JAX_PLATFORMS"] = "cpu"  # the accelerator may be the run's own
+    from moco_jax.core import schedules
+
+    rate = schedules.learning_rate(
+        run.config.optimizer,
+        batch_size=run.config.batch_size,
+        epochs=run.config.train.epochs,
+        steps_per_epoch=run.steps_per_epoch,
+    )
+    return {epoch: float(rate((epoch - 1) * run.steps_per_epoch)) for epoch in range(1, run.epochs + 1)}

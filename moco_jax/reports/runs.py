@@ -1,0 +1,124 @@
+"""A run's folder as numbers per epoch, whether the run is complete, was killed, or is still going."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from moco_jax.config import Config, ConfigError, read_stored
+
+LOGGED = 0.5  # share of an epoch's steps that must be in the log for a mean: a kill loses at most one line
+
+
+class Run(NamedTuple):
+    """What a run's folder says; epochs count from 1, as "after the first epoch"."""
+
+    config: Config
+    steps_per_epoch: int
+    total: int  # steps of the whole run
+    step: int  # steps done, as far as the log knows
+    loss: dict[int, float]  # by epoch: mean over its steps
+    knn_top1: dict[int, float]  # by epoch: percent, after its last step
+    unreadable: int  # lines left out
+
+    @property
+    def epochs(self) -> int:
+        """Epochs that are over."""
+        return self.step // self.steps_per_epoch
+
+
+class Span(NamedTuple):
+    """The mean loss over steps first + 1 to last."""
+
+    first: int
+    last: int
+    loss: float
+
+
+def read(folder: Path) -> Run:
+    """The run in a folder, by its config.json and log.jsonl; raises ConfigError where there is none."""
+    about = _about(folder)
+    try:
+        config, total = read_stored(about["config"]), int(about["total_steps"])
+    except KeyError as error:
+        raise ConfigError(f"{folder}/config.json lacks {error}: was it written by moco_jax?") from None
+    per_epoch = total // config.train.epochs
+    records, unreadable = _records(folder / "log.jsonl")
+    spans, knn, step = _history(records)
+    means = {epoch: _mean(spans, epoch, per_epoch) for epoch in range(1, step // per_epoch + 1)}
+    loss = {epoch: mean for epoch, mean in means.items() if mean is not None}
+    top1 = {at // per_epoch: 100 * share for at, share in knn.items() if at % per_epoch == 0}
+    return Run(config, per_epoch, total, step, loss, top1, unreadable)
+
+
+def _about(folder: Path) -> dict[str, Any]:
+    try:
+        about = json.loads((folder / "config.json").read_text())
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{folder} holds no config.json: give the folder of a run, the one that train wrote to"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{folder}/config.json cannot be read: {error}") from None
+    if not isinstance(about, dict):
+        raise ConfigError(f"{folder}/config.json is no description of a run")
+    return about
+
+
+def _records(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The JSON objects of a log, and how many lines are none: a kill may cut a line short.
+
+    The last line is not counted while its end is missing: the run is still writing it.
+    """
+    try:
+        *lines, rest = path.read_text(errors="replace").split("\n")
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist: the run has logged nothing yet") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+    read = [_object(line) for line in lines if line.strip()]
+    whole = [r for r in [*read, _object(rest)] if r is not None]
+    return whole, read.count(None)
+
+
+def _object(line: str) -> dict[str, Any] | None:
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) and isinstance(value.get("step"), int) else None
+
+
+def _history(records: list[dict[str, Any]]) -> tuple[list[Span], dict[int, float], int]:
+    """Losses over spans of steps, kNN by step, and the last step; what a killed run repeats replaces the first try."""
+    spans: list[Span] = []
+    knn: dict[int, float] = {}
+    at = 0
+    for record in records:
+        step = record["step"]
+        again = step if record.get("event") == "start" else step - 1  # a first line whose "start" was cut short
+        if record.get("event") == "start" or ("loss" in record and step <= at):
+            spans = [s._replace(last=min(s.last, again)) for s in spans if s.first < again]
+            knn = {s: share for s, share in knn.items() if s <= again}
+            at = again
+        if "loss" in record:
+            if record["loss"] is not None:
+                spans.append(Span(at, step, float(record["loss"])))
+            at = step
+        if record.get("knn_top1") is not None:
+            knn[step] = float(record["knn_top1"])
+    return spans, knn, max(at, *knn, 0)
+
+
+def _mean(spans: list[Span], epoch: int, per_epoch: int) -> float | None:
+    """Mean over the steps of an epoch, lines weighted by how many of them they hold; None where too few are logged."""
+    parts = list(_parts(spans, (epoch - 1) * per_epoch, epoch * per_epoch))
+    steps = sum(count for count, _ in parts)
+    return sum(count * loss for count, loss in parts) / steps if steps >= LOGGED * per_epoch else None
+
+
+def _parts(spans: list[Span], first: int, last: int) -> Iterator[tuple[int, float]]:
+    for span in spans:
+        count = min(span.last, last) - max(span.first, first)
+        if count > 0:
+            yield count, span.loss
