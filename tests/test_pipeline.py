@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from moco_jax import config, load_encoder, pages, parallel, pretrain
+from moco_jax import cli, config, load_encoder, pages, parallel, pretrain
 from moco_jax.checkpoints.store import Store
 from moco_jax.config import ConfigError
 from moco_jax.data.sources import ArraySource
@@ -73,6 +73,20 @@ def test_a_run_leaves_log_config_and_checkpoint(whole):
     about = json.loads((whole.workdir / "config.json").read_text())
     assert about["config"]["shuffle"]["block"] == 64 and about["format"] == 1
     assert whole.checkpoint == 4 and not whole.was_complete
+
+
+@pytest.mark.slow
+def test_a_run_is_within_a_reference_made_of_its_own_log(whole, tmp_path, capsys):
+    """`moco-jax compare` reads what the loop writes: two epochs of two steps, the cosine at 0 and 1 of 2 epochs."""
+    records = log_of(whole.workdir)
+    loss = [r["loss"] for r in records if "loss" in r]
+    knn = [100 * r["knn_top1"] for r in records if "knn_top1" in r]
+    rows = [(1, 0.06, (loss[0] + loss[1]) / 2, knn[0]), (2, 0.03, (loss[2] + loss[3]) / 2, knn[1])]
+    reference = tmp_path / "reference.csv"
+    reference.write_text("epoch,lr,train_loss,knn_top1\n" + "".join(f"{','.join(map(str, r))}\n" for r in rows))
+    exact = ("--lr_tolerance=1e-8", "--loss_tolerance=1e-8", "--knn_tolerance=1e-8")
+    assert cli.main(["compare", str(whole.workdir), str(reference), *exact]) == 0
+    assert capsys.readouterr().out.count("at all 2 epochs to 2") == 3
 
 
 @pytest.mark.slow

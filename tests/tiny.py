@@ -12,6 +12,8 @@ from moco_jax import parallel, views
 from moco_jax.config import BatchNorm, Config, Moco, Model, Optimizer, Queue, Shuffle, Train
 from moco_jax.core import schedules
 from moco_jax.core.optimizers import sgd
+from moco_jax.data import loader, order
+from moco_jax.data.sources import ArraySource
 from moco_jax.mechanisms import MECHANISMS
 from moco_jax.models import encoder as encoders
 from moco_jax.models import heads
@@ -143,10 +145,36 @@ class Run(NamedTuple):
     compiled: list[list[str]]
 
 
+def streamed(stored: np.ndarray, batch_size: int, recipe: tuple[ViewRecipe, ...], steps: int) -> list[Any]:
+    """The host batches of some steps as the loader makes them on the streamed path: ids and raw views of all rows."""
+    made = loader.batches(
+        ArraySource(stored),
+        [view.crop for view in recipe],
+        path="streamed",
+        seed=0,
+        batch_size=batch_size,
+        positions=np.arange(batch_size),
+        first_step=0,
+        last_step=steps,
+        size=SIZE,
+        workers=1,
+        pairs=order.same_record,
+    )
+    return list(made)
+
+
 def run(
-    m: Mechanism, stored: np.ndarray, *, batch_size: int, devices: int = 1, steps: int = 3, mapped: Any = None
+    m: Mechanism,
+    stored: np.ndarray,
+    *,
+    batch_size: int,
+    devices: int = 1,
+    steps: int = 3,
+    mapped: Any = None,
+    batches: list[Any] | None = None,
 ) -> Run:
-    """Some steps on `devices` devices; the copies of the state must be identical."""
+    """Some steps on `devices` devices, of given host batches or of `ids`; the copies of the state must be identical."""
+    batches = batches or [{"ids": ids(step, batch_size)} for step in range(steps)]
     over = jax.devices()[:devices]
     state = born(m, over)
     data = {"images": jax.device_put(stored, parallel.replicated(over))}
@@ -158,8 +186,8 @@ def run(
         if "backend_compile" in name:
             compiled[-1].append(str(about.get("fun_name", name)))
 
-    for step in range(steps):
-        batch = {"ids": ids(step, batch_size).reshape(devices, batch_size // devices, 2)}
+    for rows in batches:
+        batch = jax.tree.map(lambda a: a.reshape(devices, batch_size // devices, *a.shape[1:]), rows)
         compiled.append([])
         jax.monitoring.register_event_duration_secs_listener(heard)
         state, metrics = mapped(state, batch, data)

@@ -1,4 +1,4 @@
-"""One of several processes of a tiny run, for test_two_processes: `python -m tests.two_processes WORKDIR DEVICES`."""
+"""One of several processes of two tiny runs, for test_two_processes: `python -m tests.two_processes DIR DEVICES`."""
 
 import os
 import sys
@@ -16,19 +16,28 @@ from moco_jax.data.sources import ArraySource
 from tests import tiny
 
 
-def main() -> None:
-    """An epoch of four steps."""
-    parallel.start()
+def run_config(path: str) -> config.Config:
+    """Everything on: groups over two devices, a block over all, symmetric, two epochs of four steps."""
     c = tiny.double(tiny.config(bn=config.BatchNorm(8), shuffle=config.Shuffle(16)))
-    c = tiny.dataclasses.replace(
+    return tiny.dataclasses.replace(
         c,
-        data=config.Data(mean=(0.5,) * 3, std=(0.25,) * 3),
+        moco=config.Moco(momentum=0.9, temperature=0.2, symmetric=True),
+        data=config.Data(mean=(0.5,) * 3, std=(0.25,) * 3, path=path),
         views=config.Views(recipe="moco_v2", size=tiny.SIZE),
-        train=config.Train(epochs=1),
+        train=config.Train(epochs=2),
         eval=config.Eval(every_epochs=0),
     )
-    result = pretrain.train(c, sys.argv[1], source=ArraySource(tiny.images(), name="tiny"))
-    print(parallel.describe(), result.checkpoint)
+
+
+def main() -> None:
+    """A resident run and a streamed one, into folders of these names."""
+    parallel.start()
+    for path in ("resident", "streamed"):
+        c = run_config(path)
+        source = ArraySource(tiny.images(), name="tiny")
+        # A net whose compile is short: `test_invariance` has a ResNet.
+        result = pretrain.train(c, os.path.join(sys.argv[1], path), source=source, encoder=tiny.small_encoder(c, 3))
+        print(parallel.describe(), result.checkpoint)
 
 
 if __name__ == "__main__":

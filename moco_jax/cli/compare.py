@@ -57,6 +57,8 @@ def _compare(argv: Sequence[str]) -> int:
 def _learning_rates(run: runs.Run) -> dict[int, float]:
     """The rate in each epoch that is over, from the run's config: its log holds none."""
     os.environ["JAX_PLATFORMS"] = "cpu"  # the accelerator may be the run's own
+    import jax.numpy as jnp
+
     from moco_jax.core import schedules
 
     rate = schedules.learning_rate(
@@ -65,4 +67,4 @@ def _learning_rates(run: runs.Run) -> dict[int, float]:
         epochs=run.config.train.epochs,
         steps_per_epoch=run.steps_per_epoch,
     )
-    return {epoch: float(rate((epoch - 1) * run.steps_per_epoch)) for epoch in range(1, run.epochs + 1)}
+    return {epoch: float(rate(jnp.asarray((epoch - 1) * run.steps_per_epoch))) for epoch in range(1, run.epochs + 1)}

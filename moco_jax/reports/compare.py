@@ -122,10 +122,10 @@ def verdict(c: Comparison) -> str:
 
 def _shifted(c: Comparison) -> str:
     """A schedule that is one epoch early or late is one fact, not as many as there are epochs."""
-    for shift in (-1, 1):
+    for shift, words in ((-1, "e - 1"), (1, "e + 1")):
         moved = c._replace(ours={e + shift: v for e, v in c.ours.items()})
         if c.column == "lr" and moved.differences and not moved.outside():
-            return f"; at epoch e it is the reference's of epoch e {shift:+d}"
+            return f"; at epoch e it is the reference's of epoch {words}"
     return ""
 
 
@@ -137,7 +137,8 @@ def table(comparisons: Sequence[Comparison]) -> str:
     chosen = _thin(full, ROWS)
     chosen += _thin([e for e in every if e not in full], ROWS - len(chosen))
     head = "epoch" + "".join(f"{QUANTITIES[c.column].words:>14}{'reference':>11}{'difference':>12}" for c in shown)
-    return "\n".join([head, *(f"{e:5}" + "".join(_cells(c, e) for c in shown) for e in sorted(chosen))])
+    rows = [f"{e:5}" + "".join(_cells(c, e) for c in shown) for e in sorted(chosen)]
+    return "\n".join(line.rstrip() for line in [head, *rows])
 
 
 def _cells(c: Comparison, epoch: int) -> str:

@@ -42,7 +42,7 @@ def test_a_run_equal_to_the_reference_differs_in_the_learning_rate_alone(tmp_pat
     status, lines, out = said(capsys, workdir, str(PUBLISHED))
     assert status == 1
     assert "leaves 1e-06 first at epoch 1, for good at epoch 1 (outside at 200 of 200" in lines["learning rate"]
-    assert "at epoch e it is the reference's of epoch e -1" in lines["learning rate"]
+    assert "at epoch e it is the reference's of epoch e - 1" in lines["learning rate"]
     assert "within 0.1 at all 200 epochs" in lines["loss"] and "within 3 at all 200 epochs" in lines["kNN"]
     assert lines[workdir] == f"{workdir}: 200 of 200 epochs, step 2000/2000"
     assert re.search(r"^ +1 +0\.060000 +0\.059996 +\+0\.000004\*", out, re.MULTILINE)

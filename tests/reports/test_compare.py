@@ -52,9 +52,9 @@ def test_a_learning_rate_one_epoch_off_is_told_as_one_fact():
     """The notebook counts epochs from 1 and we from 0: our rate at epoch e is the notebook's at e - 1."""
     theirs = {e: 0.06 / 200 * (200 - e) for e in EPOCHS}
     late = Comparison("lr", 1e-6, {e: theirs.get(e - 1, 0.06) for e in EPOCHS}, theirs)
-    assert "for good at epoch 1 " in compare.verdict(late) and "the reference's of epoch e -1" in compare.verdict(late)
+    assert "for good at epoch 1 " in compare.verdict(late) and "the reference's of epoch e - 1" in compare.verdict(late)
     early = Comparison("lr", 1e-6, {e: theirs.get(e + 1, -0.0003) for e in EPOCHS}, theirs)
-    assert "the reference's of epoch e +1" in compare.verdict(early)
+    assert "the reference's of epoch e + 1" in compare.verdict(early)
     other = Comparison("lr", 1e-6, dict.fromkeys(EPOCHS, 0.5), theirs)
     assert "the reference's of" not in compare.verdict(other)
 
