@@ -1,6 +1,6 @@
 """How far equal runs drift apart when only rounding differs: one device against several, and against micro-batches.
 
-    python -m benchmarks.drift --config=digits --output=benchmarks/results/drift.json
+    python -m benchmarks.drift --config=digits --config.model.width=16 --output=benchmarks/results/drift.json
 
 The shipped step from the same initial values on the same images, on one CPU device, on `devices` fake ones, and on one
 in micro-batches, in float32 and in bfloat16. In exact arithmetic all three are the same run (float64: 1e-10 after five
@@ -47,8 +47,8 @@ def measure(
         }
         rows[dtype] = {name: _differences(other, one) for name, other in others.items()}
         rows[dtype]["loss of one device"] = [o["loss"] for o in one]
-    about = {"jax": jax.__version__, "batch_size": run_config.batch_size, "group_size": images, "steps": steps}
-    return about | {"rows": rows}
+    about = {"jax": jax.__version__, "data": run_config.data.dataset, "model": dataclasses.asdict(run_config.model)}
+    return about | {"batch_size": run_config.batch_size, "group_size": images, "steps": steps, "rows": rows}
 
 
 def _run(c: config.Config, dtype: str, devices: int, steps: tuple[int, ...]) -> list[dict[str, Any]]:
