@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+from collections.abc import Iterator
 
 from moco_jax.config import SECTIONS, Config, ConfigError, Probe, flat, unknown
 
@@ -10,6 +11,7 @@ FREE = (
     "data.data_dir",
     "data.workers",
     "eval.",
+    "health.",
     "checkpoint.",
     "log.",
     "train.microbatch_size",
@@ -20,7 +22,8 @@ POSITIVE: tuple[str, ...] = ("batch_size", "views.size", "model.width", "model.d
 POSITIVE += ("train.microbatch_size", "train.steps_per_call", "eval.k", "eval.temperature", "eval.resize")
 POSITIVE += ("eval.batch_size", "checkpoint.every_epochs", "checkpoint.keep", "log.every_steps", "data.workers")
 AT_LEAST_ZERO: tuple[str, ...] = ("bn.group_size", "shuffle.block", "eval.every_epochs")
-AT_LEAST_ZERO += ("optimizer.learning_rate", "optimizer.weight_decay")
+AT_LEAST_ZERO += ("optimizer.learning_rate", "optimizer.weight_decay", "health.every_epochs")
+SHARES: tuple[str, ...] = ("moco.momentum", "optimizer.momentum", "health.leak_margin")
 
 
 def resolve(config: Config, records: int) -> Config:
@@ -88,7 +91,7 @@ def check_ranges(config: Config) -> None:
     for name in AT_LEAST_ZERO:
         if values.get(name) is not None and not values[name] >= 0:
             raise ConfigError(f"{name} must be 0 or more, not {values[name]}")
-    for name in ("moco.momentum", "optimizer.momentum"):
+    for name in SHARES:
         if name in values and not 0 <= values[name] <= 1:
             raise ConfigError(f"{name} must lie in 0..1, not {values[name]}")
     for name, value in values.items():
@@ -159,11 +162,29 @@ def _check_shuffle(config: Config, n: int) -> list[str]:
 
 
 def _block_that_fits(config: Config, n: int) -> str:
-    group = config.bn.group_size
-    for block in range(min(config.batch_size, 256), 2 * group - 1, -1):
-        if group and not (config.batch_size % block or block % group or (n % block and block % n)):
-            return f"; {block} does"
-    return "; none does, use other numbers of images or devices"
+    block = next((b for b in _blocks(config, n) if b <= 256), 0)
+    return f"; {block} does" if block else "; none does, use other numbers of images or devices"
+
+
+def _blocks(config: Config, n: int) -> Iterator[int]:
+    """Blocks that may be permuted with n images on a device, largest first; none without two groups in the batch."""
+    group = config.bn.group_size or config.batch_size
+    for block in range(config.batch_size, 2 * group - 1, -1):
+        if not (config.batch_size % block or block % group or (n % block and block % n)):
+            yield block
+
+
+def leak_block(config: Config, devices: int) -> int:
+    """The block in which the leak alarm draws anew, of a resolved config; 0 where there is nothing to permute.
+
+    The largest block up to 256 that holds whole blocks of the run itself (the smallest above 256, where there is none):
+    so it is the run's own block where that was None. 0 for a mechanism without a shuffle, with bn.group_size 0, and
+    with one batch-norm group in the batch.
+    """
+    if config.shuffle is None:
+        return 0
+    fits = [b for b in _blocks(config, config.batch_size // devices) if b % (config.shuffle.block or 1) == 0]
+    return next((b for b in fits if b <= 256), min(fits, default=0))
 
 
 def _check_microbatch(config: Config, n: int) -> None:

@@ -121,6 +121,14 @@ class Eval:
 
 
 @dataclass(frozen=True)
+class Health:
+    """What watches a run without labels."""
+
+    every_epochs: int = 10  # whether batch-norm statistics give keys away (evaluation/leak.py); 0: never
+    leak_margin: float = 0.1  # warn where pretext accuracy falls by more than this, with keys among other images
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """When the state is written."""
 
@@ -155,6 +163,7 @@ class Config:
     optimizer: Optimizer = field(default_factory=Optimizer)
     train: Train = field(default_factory=Train)
     eval: Eval = field(default_factory=Eval)
+    health: Health = field(default_factory=Health)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     log: Log = field(default_factory=Log)
 

@@ -2,9 +2,9 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -12,8 +12,16 @@ import numpy as np
 from moco_jax import parallel
 from moco_jax.logs import RunLog
 
-Evaluator = Callable[[Any], dict[str, float]]  # (state) -> numbers by name
+# (state) -> numbers by name; a text named "warning" is for people, and printed as one.
+Evaluator = Callable[[Any], Mapping[str, float | str]]
 Metrics = dict[str, Any]  # of one call: arrays (steps,)
+
+
+class Evaluation(NamedTuple):
+    """An evaluator and after how many steps it is called, each time; 0 is never."""
+
+    every: int
+    evaluator: Evaluator
 
 
 @dataclass(frozen=True)
@@ -23,16 +31,15 @@ class Cadence:
     total: int
     per_call: int
     log: int
-    evaluate: int
     save: int
 
     def due(self, step: int, every: int) -> bool:
         """Whether something of this cadence happens after `step` steps; the last step is always one."""
         return every > 0 and (step % every == 0 or step == self.total)
 
-    def next_call(self, step: int) -> int:
-        """How many steps the next call may take: it ends where something is due."""
-        stops = [self.total, *(step - step % e + e for e in (self.log, self.evaluate, self.save) if e)]
+    def next_call(self, step: int, others: Iterable[int]) -> int:
+        """How many steps the next call may take: it ends where something is due, also of `others`' cadences."""
+        stops = [self.total, *(step - step % e + e for e in (self.log, self.save, *others) if e)]
         return min(self.per_call, min(stops) - step)
 
 
@@ -45,7 +52,7 @@ def run(
     first_step: int,
     cadence: Cadence,
     log: RunLog,
-    evaluators: Sequence[Evaluator],
+    evaluations: Sequence[Evaluation],
     save: Callable[[int, Any], None],
 ) -> Any:
     """Train from first_step to cadence.total and return the state; `batches` yields one host batch per step.
@@ -57,7 +64,7 @@ def run(
     pending: list[Metrics] = []
     ready: tuple[int, list[Metrics]] | None = None
     while step < cadence.total:
-        count = cadence.next_call(step)
+        count = cadence.next_call(step, (e.every for e in evaluations))
         batch = parallel.put_batch(jax.tree.map(_stack, *(next(batches) for _ in range(count))))
         state, metrics = step_fn(state, batch, data)
         first = step == first_step
@@ -70,20 +77,20 @@ def run(
         step += count
         if first or cadence.due(step, cadence.log):
             ready, pending = (step, pending), []
-        evaluate, keep = cadence.due(step, cadence.evaluate), cadence.due(step, cadence.save)
-        if ready is not None and (evaluate or keep):
+        evaluators = [e.evaluator for e in evaluations if cadence.due(step, e.every)]
+        keep = cadence.due(step, cadence.save)
+        if ready is not None and (evaluators or keep):
             _write(log, *ready)
             ready = None
         if keep:
             _check_finite(step, _means(pending))  # before it is saved
-        if evaluate or keep:
+        if evaluators or keep:
             parallel.wait(state)  # both would wait for it, and the steps in flight are training time
         pause = time.perf_counter()
         if keep:  # before an evaluation, which may fail
             save(step, state)
-        if evaluate:
-            for evaluator in evaluators:
-                _evaluate(log, step, evaluator(state))
+        for evaluator in evaluators:
+            _evaluate(log, step, evaluator(state))
         log.exclude(time.perf_counter() - pause)
     return state
 
@@ -113,6 +120,9 @@ def _check_finite(step: int, means: dict[str, float]) -> None:
         )
 
 
-def _evaluate(log: RunLog, step: int, results: dict[str, float]) -> None:
+def _evaluate(log: RunLog, step: int, results: Mapping[str, float | str]) -> None:
     log.write({"step": step, **results})
-    log.say(f"step {step}  " + "  ".join(f"{name} {value:.4f}" for name, value in results.items()))
+    numbers = [f"{name} {value:.4f}" for name, value in results.items() if not isinstance(value, str)]
+    log.say("  ".join([f"step {step}", *numbers]))
+    if "warning" in results:
+        log.say(f"warning: {results['warning']}")

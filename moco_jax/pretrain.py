@@ -1,9 +1,10 @@
 """A pretraining run put together: data, encoder, mechanism, loop, checkpoints, evaluation."""
 
 import contextlib
+import functools
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,9 +15,10 @@ from moco_jax.core import schedules
 from moco_jax.core.optimizers import sgd
 from moco_jax.data import loader, order, sources
 from moco_jax.evaluation import encoder as frozen
+from moco_jax.evaluation.leak import leak_alarm
 from moco_jax.evaluation.monitor import knn_monitor
 from moco_jax.logs import RunLog
-from moco_jax.loop import Cadence, Evaluator, run
+from moco_jax.loop import Cadence, Evaluation, Evaluator, run
 from moco_jax.mechanisms import MECHANISMS
 from moco_jax.models import encoder as encoders
 from moco_jax.state import Facts, Mechanism
@@ -35,6 +37,7 @@ class Parts(NamedTuple):
     """Everything a run needs, made from a config and a user's objects."""
 
     config: Config  # resolved
+    make: Callable[..., Mechanism]  # (config, *, permutation) -> the mechanism of these parts
     mechanism: Mechanism
     mapped: parallel.Step  # its step over all devices
     encoder: encoders.Encoder
@@ -89,16 +92,19 @@ def assemble(
     rate = schedules.learning_rate(
         config.optimizer, batch_size=config.batch_size, epochs=config.train.epochs, steps_per_epoch=steps_per_epoch
     )
-    mechanism = MECHANISMS[config.mechanism](
+    make = functools.partial(
+        MECHANISMS[config.mechanism],
         encoder,
         made,
         sgd(rate, momentum=config.optimizer.momentum, weight_decay=config.optimizer.weight_decay),
-        config,
-        Facts(facts.records, (size, size, facts.channels), steps_per_epoch),
+        facts=Facts(facts.records, (size, size, facts.channels), steps_per_epoch),
         scan=not parallel.on_cpu(),
     )
+    mechanism = make(config)
     mapped = parallel.map_step(mechanism.step, steps_per_call=config.train.steps_per_call)
-    return Parts(config, mechanism, mapped, encoder, recipe, made, images, values, steps_per_epoch, warnings, objects)
+    return Parts(
+        config, make, mechanism, mapped, encoder, recipe, made, images, values, steps_per_epoch, warnings, objects
+    )
 
 
 def _labels(encoder: Any, source: Any, recipe: Any, pairs: Any) -> dict[str, str]:
@@ -170,19 +176,27 @@ def _train(
     """From step to the end: state, batches, log, and the loop over them."""
     config, init = parts.config, parts.mechanism.init
     state = store.restore(step, parallel.abstract(init)) if step else parallel.born(init)
-    batches = loader.batches(
-        parts.source,
-        tuple(view.crop for view in parts.recipe),
-        path=config.data.path,
-        seed=config.seed,
-        batch_size=config.batch_size,
-        positions=parallel.positions(config.batch_size),
-        first_step=step,
-        last_step=cadence.total,
-        size=config.views.size,
-        workers=config.data.workers,
-        pairs=order.same_record if pairs is None else pairs,
-    )
+    placed = parallel.put_data(data)
+
+    def batches(first_step: int, last_step: int) -> Iterator[Any]:
+        return loader.batches(
+            parts.source,
+            tuple(view.crop for view in parts.recipe),
+            path=config.data.path,
+            seed=config.seed,
+            batch_size=config.batch_size,
+            positions=parallel.positions(config.batch_size),
+            first_step=first_step,
+            last_step=last_step,
+            size=config.views.size,
+            workers=config.data.workers,
+            pairs=order.same_record if pairs is None else pairs,
+        )
+
+    evaluations = [Evaluation(config.eval.every_epochs * parts.steps_per_epoch, e) for e in evaluators]
+    if block := checks.leak_block(config, parallel.device_count()):
+        alarm = leak_alarm(config, parts.make, batches, placed, block=block)
+        evaluations.append(Evaluation(config.health.every_epochs * parts.steps_per_epoch, alarm))
 
     def save(step: int, state: Any) -> None:
         parallel.check_identical(state)
@@ -197,12 +211,12 @@ def _train(
             run(
                 parts.mapped,
                 state,
-                batches,
-                parallel.put_data(data),
+                batches(step, cadence.total),
+                placed,
                 first_step=step,
                 cadence=cadence,
                 log=log,
-                evaluators=evaluators,
+                evaluations=evaluations,
                 save=save,
             )
         except KeyboardInterrupt:
@@ -233,7 +247,6 @@ def _cadence(parts: Parts) -> Cadence:
         total=config.train.epochs * epoch,
         per_call=config.train.steps_per_call,
         log=config.log.every_steps,
-        evaluate=config.eval.every_epochs * epoch,
         save=config.checkpoint.every_epochs * epoch,
     )
 

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from moco_jax import checks
-from moco_jax.config import BatchNorm, Config, ConfigError, Moco, Optimizer, Probe, Queue, Shuffle, Train, flat
+from moco_jax.config import BatchNorm, Config, ConfigError, Health, Moco, Optimizer, Probe, Queue, Shuffle, Train, flat
 
 
 def config(**changes):
@@ -79,6 +79,8 @@ def test_queue_resolves_to_a_quarter_of_the_images(records, batch, symmetric, si
         ({"seed": -1}, 1, "seed must lie in"),
         ({"batch_size": 0}, 1, "batch_size must be above 0"),
         ({"moco": Moco(momentum=1.5)}, 1, "moco.momentum must lie in 0..1"),
+        ({"health": Health(every_epochs=-1)}, 1, "health.every_epochs must be 0 or more, not -1"),
+        ({"health": Health(leak_margin=10.0)}, 1, "health.leak_margin must lie in 0..1, not 10.0"),
         ({"moco": Moco(temperature=0.0)}, 1, "moco.temperature must be above 0"),
         ({"batch_size": 100_000, "bn": BatchNorm(32)}, 1, "more than the 50000 images"),
     ],
@@ -88,6 +90,34 @@ def test_misfit_is_refused_with_its_numbers(changes, devices, message):
     with pytest.raises(ConfigError, match=message) as error:
         checks.check(checks.resolve(config(**changes), 50000), records=50000, devices=devices)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("batch", "group", "block", "devices", "drawn"),
+    [
+        (256, 32, 256, 1, 256),
+        (256, 32, 0, 8, 256),  # off: what None would be
+        (256, 32, 64, 8, 256),  # larger than the run's own, so that a block too small shows
+        (768, 32, 0, 4, 192),  # 256 and 192 images of a device do not divide one another
+        (384, 32, 128, 1, 128),  # 192 would hold one and a half of the run's own blocks
+        (512, 256, 0, 1, 512),  # too large for None, yet there is another group to go to
+        (1024, 32, 512, 1, 512),
+        (32, 32, 0, 1, 0),  # one group
+        (256, 0, 0, 1, 0),
+    ],
+)
+def test_the_leak_alarm_draws_in_the_largest_block_that_fits(batch, group, block, devices, drawn):
+    """Up to 256 images, of whole blocks of the run itself; 0 where there is nothing to permute."""
+    c = config(batch_size=batch, bn=BatchNorm(group), shuffle=Shuffle(block), queue=Queue(batch))
+    checks.check(c, records=50000, devices=devices)
+    assert checks.leak_block(c, devices) == drawn
+    if drawn:
+        checks.check(dataclasses.replace(c, shuffle=Shuffle(drawn)), records=50000, devices=devices)
+
+
+def test_without_a_shuffle_there_is_no_leak_alarm():
+    """A mechanism that has no section shuffle."""
+    assert checks.leak_block(config(shuffle=None), 1) == 0
 
 
 def test_warnings_name_leak_span_and_large_queue():
@@ -143,5 +173,6 @@ def test_a_probe_that_cannot_be_is_refused(change):
 
 def test_ranges_are_of_keys_that_exist():
     """A misspelt name in the lists would check nothing."""
-    assert {*checks.POSITIVE, *checks.AT_LEAST_ZERO} <= flat(Config()).keys()
-    assert len({*checks.POSITIVE, *checks.AT_LEAST_ZERO}) == len(checks.POSITIVE) + len(checks.AT_LEAST_ZERO)
+    names = (*checks.POSITIVE, *checks.AT_LEAST_ZERO, *checks.SHARES)
+    assert set(names) <= flat(Config()).keys()
+    assert len(set(names)) == len(names)

@@ -1,5 +1,7 @@
 """The loop with a step that only counts: what happens when, and what never does."""
 
+import json
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,10 +11,10 @@ from moco_jax.logs import RunLog
 
 
 def cadence(**changes):
-    return loop.Cadence(**{"total": 10, "per_call": 1, "log": 4, "evaluate": 5, "save": 3} | changes)
+    return loop.Cadence(**{"total": 10, "per_call": 1, "log": 4, "save": 3} | changes)
 
 
-def go(tmp_path, c, first=0, loss=lambda step: 1.0, events=None):
+def go(tmp_path, c, first=0, loss=lambda step: 1.0, events=None, evaluations=()):
     """Run over a fake step that adds up its batches; returns (final state, events in order)."""
     events = [] if events is None else events
 
@@ -25,24 +27,33 @@ def go(tmp_path, c, first=0, loss=lambda step: 1.0, events=None):
     def save(step, state):
         events.append(("save", step))
 
-    def evaluate(state):
-        events.append(("evaluate", int(state)))
-        return {"knn_top1": 0.5}
+    def logged(name, results):
+        def evaluate(state):
+            events.append((name, int(state)))
+            return results
 
+        return evaluate
+
+    evaluations = [loop.Evaluation(every, logged(name, results)) for name, every, results in evaluations]
     # Row values name the step whose batch this is, so a batch that is skipped or repeated shows.
     batches = ({"ids": np.full((8, 2), i + 1, np.int32)} for i in range(first, c.total))
     with RunLog(tmp_path, total_steps=c.total, first_step=first, batch_size=8) as log:
-        state = loop.run(step, 0, batches, {}, first_step=first, cadence=c, log=log, evaluators=[evaluate], save=save)
-    return state, events
+        about = {"first_step": first, "cadence": c, "log": log, "evaluations": evaluations, "save": save}
+        return loop.run(step, 0, batches, {}, **about), events
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.parametrize("per_call", [1, 4])
 def test_every_batch_once_and_everything_when_due(tmp_path, per_call):
-    """Several steps per call end where something is due, so that nothing moves."""
-    state, events = go(tmp_path, cadence(per_call=per_call))
+    """Several steps per call end where something is due, so that nothing moves; evaluators have their own cadence."""
+    kinds = (("knn", 5, {"knn_top1": 0.5}), ("alarm", 7, {"leak": 0.0}))
+    state, events = go(tmp_path, cadence(per_call=per_call), evaluations=kinds)
     assert state == sum(range(1, 11))
     assert [e for e in events if e[0] == "save"] == [("save", s) for s in (3, 6, 9, 10)]
-    assert [e for e in events if e[0] == "evaluate"] == [("evaluate", 15), ("evaluate", 55)]
+    assert [e for e in events if e[0] in ("knn", "alarm")] == [("knn", 15), ("alarm", 28), ("knn", 55), ("alarm", 55)]
 
 
 def test_resumes_in_the_middle(tmp_path):
@@ -54,16 +65,24 @@ def test_resumes_in_the_middle(tmp_path):
 
 def test_never_is_never(tmp_path):
     """0 switches an evaluation off, at the end too."""
-    _, events = go(tmp_path, cadence(evaluate=0))
-    assert not [e for e in events if e[0] == "evaluate"]
+    _, events = go(tmp_path, cadence(), evaluations=(("knn", 0, {"knn_top1": 0.5}),))
+    assert not [e for e in events if e[0] == "knn"]
+
+
+def test_a_warning_of_an_evaluator_is_logged_and_said_and_its_numbers_too(tmp_path, capsys):
+    """One record with the text beside the numbers; on the console a line for each. Without a warning none is said."""
+    go(tmp_path, cadence(), evaluations=(("alarm", 0, {}), ("alarm", 10, {"leak": 0.25, "warning": "keys leak"})))
+    assert lines(tmp_path)[-1] == {"step": 10, "leak": 0.25, "warning": "keys leak"}
+    said = capsys.readouterr().out
+    assert "step 10  leak 0.2500\nwarning: keys leak\n" in said
+    go(tmp_path, cadence(), evaluations=(("alarm", 10, {"leak": 0.0}),))
+    assert "warning" not in capsys.readouterr().out
 
 
 def test_log_holds_the_mean_over_the_steps_since_the_last_one(tmp_path):
     """Losses 1..10 logged every 4 steps, after the first step, and at the end."""
-    import json
-
-    go(tmp_path, cadence(save=100, evaluate=0), loss=float)
-    records = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    go(tmp_path, cadence(save=100), loss=float)
+    records = lines(tmp_path)
     assert [(r["step"], r["loss"]) for r in records] == [(1, 1.0), (4, 3.0), (8, 6.5), (10, 9.5)]
     assert records[0]["images_per_second"] is None  # the first call compiles
 

@@ -26,6 +26,8 @@ FREE = {
     "eval.resize",
     "eval.split",
     "eval.temperature",
+    "health.every_epochs",
+    "health.leak_margin",
     "log.every_steps",
     "train.microbatch_size",
     "train.steps_per_call",

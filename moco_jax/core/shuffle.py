@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax, random
 
-from moco_jax.core import axis
+from moco_jax.core import axis, randomness
 
 
 def permutation(key: jax.Array, total: int, block: int) -> jax.Array:
@@ -21,6 +21,12 @@ def permutation(key: jax.Array, total: int, block: int) -> jax.Array:
         return random.permutation(random.fold_in(key, index), block).astype(jnp.int32) + block * index
 
     return jax.vmap(one)(jnp.arange(total // block, dtype=jnp.int32)).reshape(total)  # (G,)
+
+
+def drawn(seed: int, step: jax.Array, direction: int, *, purpose: int, total: int, block: int) -> jax.Array:
+    """The permutation (total,) of one step and direction, a function of the seed and of what it is drawn for."""
+    key = random.fold_in(randomness.key(seed, step, purpose), direction)
+    return permutation(key, total, block)
 
 
 def shuffled(x: jax.Array, source: jax.Array, block: int) -> tuple[jax.Array, jax.Array]:

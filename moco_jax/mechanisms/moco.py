@@ -21,8 +21,7 @@ from moco_jax.core.optimizers import Optimizer
 from moco_jax.core.queue import enqueue
 from moco_jax.core.queue import start as start_queue
 from moco_jax.core.randomness import AUGMENT, CROP, INIT, QUEUE, SHUFFLE, key
-from moco_jax.core.shuffle import permutation as draw_permutation
-from moco_jax.core.shuffle import shuffled, unshuffled
+from moco_jax.core.shuffle import drawn, shuffled, unshuffled
 from moco_jax.state import Contrast, Facts, Mechanism, Network, State
 
 # (step, direction) -> (G,) int32: the original position that fills each shuffled slot, equal on all devices.
@@ -46,11 +45,7 @@ def make(
     moco, queue_size, block, in_parts = _sections(config, scan)
     directions = ((0, 1), (1, 0)) if moco.symmetric else ((0, 1),)  # (view of the query, view of the key)
 
-    def seeded(step: jax.Array, direction: int) -> jax.Array:
-        return draw_permutation(
-            jax.random.fold_in(key(config.seed, step, SHUFFLE), direction), config.batch_size, block
-        )
-
+    seeded = partial(drawn, config.seed, purpose=SHUFFLE, total=config.batch_size, block=block)
     permute = permutation or seeded
 
     def init() -> State:

@@ -1,0 +1,83 @@
+"""The leak alarm of a run, as an evaluator: do batch-norm statistics tell a query its own key? No labels needed."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from moco_jax import parallel
+from moco_jax.config import Config, Shuffle
+from moco_jax.core import axis, losses, shuffle
+from moco_jax.core.randomness import RESHUFFLE, SHUFFLE
+from moco_jax.loop import Evaluator
+from moco_jax.state import Mechanism
+
+IMAGES = 256  # at least so many are looked at: of 64, one query more or less is 1.6 %
+
+
+def leak_alarm(
+    config: Config,
+    make: Callable[..., Mechanism],
+    batches: Callable[[int, int], Iterator[Any]],
+    data: Any,
+    *,
+    block: int,
+) -> Evaluator:
+    """A counterfactual: the pretext accuracy of the next batches, and of the same ones with keys shuffled anew.
+
+    Keys are encoded once as the run's own step would (in the original order where shuffle.block is 0), once in a fresh
+    random order within `block` rows (`checks.leak_block`, above 0). Nothing else differs, so an accuracy that falls was
+    owed to the images that a key was encoded among, which its query shares (MoCo, section 3.3). An accuracy that is
+    high for an honest reason, such as a short queue, does not fall.
+
+    config: resolved; make(config, permutation=) -> Mechanism; batches(first_step, last_step): host batches of this
+    process; data: as the step takes it. The evaluator returns {"pretext_own", "pretext_reshuffled", "leak": own minus
+    reshuffled}, and a "warning" where that is more than health.leak_margin. Shares of queries, over all directions.
+    """
+    own_block = config.shuffle.block if config.shuffle else 0
+    draw = functools.partial(shuffle.drawn, config.seed, total=config.batch_size)
+
+    def permutation(anew: jax.Array, step: jax.Array, direction: int) -> jax.Array:
+        """(G,) of a step and direction: the run's own, or another one."""
+        own = jnp.arange(config.batch_size, dtype=jnp.int32)
+        if own_block:
+            own = draw(step, direction, purpose=SHUFFLE, block=own_block)
+        return jnp.where(anew, draw(step, direction, purpose=RESHUFFLE, block=block), own)
+
+    def accuracy(state: Any, batch: Any, extra: Any) -> jax.Array:
+        data, anew = extra
+        permuted = dataclasses.replace(config, shuffle=Shuffle(block))
+        mechanism = make(permuted, permutation=functools.partial(permutation, anew))
+        logits = mechanism.contrast(state, jax.tree.map(lambda a: a[0], batch), data).logits
+        return axis.mean(losses.pretext_accuracy(logits.reshape(-1, logits.shape[-1])))
+
+    mapped = parallel.map_rows(accuracy)  # one compile for both orders
+
+    def evaluate(state: Any) -> dict[str, float | str]:
+        step = int(parallel.host(state.step))
+        found = []
+        for batch in batches(step, step + -(-IMAGES // config.batch_size)):
+            placed = parallel.put_batch(jax.tree.map(lambda a: a[None], batch))
+            both = [mapped(state, placed, (data, np.bool_(anew))) for anew in (False, True)]
+            found.append([parallel.host(a).item() for a in both])
+        own, reshuffled = np.mean(found, axis=0).tolist()
+        out: dict[str, float | str] = {"pretext_own": own, "pretext_reshuffled": reshuffled, "leak": own - reshuffled}
+        if own - reshuffled > config.health.leak_margin:
+            out["warning"] = _warning(config, own, reshuffled, block)
+        return out
+
+    return evaluate
+
+
+def _warning(config: Config, own: float, reshuffled: float, block: int) -> str:
+    now = config.shuffle.block if config.shuffle else 0
+    return (
+        f"keys leak through batch norm: pretext accuracy falls from {own:.1%} to {reshuffled:.1%} where keys are "
+        f"encoded among other images (health.leak_margin {config.health.leak_margin:g}), so batch statistics that "
+        "query and key share solve the pretext task, and features stop improving; shuffle.block is "
+        f"{now} and bn.group_size {config.bn.group_size}: start another run with shuffle.block={block}"
+    )
