@@ -16,11 +16,15 @@ import pytest
 from moco_jax import checks, config, parallel, pretrain
 from moco_jax.config import BatchNorm, Moco, Queue, Shuffle, Train
 from moco_jax.core import shuffle
+from moco_jax.core.optimizers import sgd
 from moco_jax.core.randomness import RESHUFFLE, SHUFFLE
 from moco_jax.data.sources import ArraySource
 from moco_jax.evaluation.leak import leak_alarm
+from moco_jax.mechanisms import MECHANISMS
 from moco_jax.models.batch_norm import group_layout, group_moments
 from moco_jax.models.encoder import Encoder
+from moco_jax.state import Facts
+from moco_jax.views import Views
 from moco_jax.views.recipes import Crop, ViewRecipe
 from tests import tiny
 
@@ -51,23 +55,35 @@ def encoder(group, *, leaky):
     return Encoder(init, project, features, "leaky" if leaky else "honest")
 
 
-def alarm(c, monkeypatch, *, leaky, devices=8):
+def raw(batch, data, positions, key):
+    """Both views of a row: the stored image as it is."""
+    return tuple(data["images"][batch["ids"][:, view]] for view in range(2))
+
+
+def augment(x, positions, key, view):
+    """The normalisation that the configs here ask for."""
+    return (x.astype(jnp.float32) / 255 - 0.5) / 0.25
+
+
+@functools.cache  # compiled once for each claim about the same numbers
+def alarm(c, *, leaky, devices):
     """The alarm's numbers for the state that a run starts from, and the queue of that state."""
     over = jax.devices()[:devices]
-    monkeypatch.setattr(jax, "device_count", lambda: devices)
-    monkeypatch.setattr(jax, "local_devices", lambda: over)
-    coder = encoder(c.bn.group_size, leaky=leaky)
-
-    def make(config, *, permutation=None):
-        return tiny.mechanism(config, STORED, RECIPE, coder, permutation=permutation)
+    optimizer = sgd(lambda step: 0.1, momentum=0.9, weight_decay=0.0)
+    facts = Facts(tiny.RECORDS, (tiny.STORED, tiny.STORED, CHANNELS), 4)
+    parts = (encoder(c.bn.group_size, leaky=leaky), Views(2, raw, augment), optimizer)
+    make = functools.partial(MECHANISMS["moco"], *parts, facts=facts)
 
     def batches(first, last):
         return ({"ids": tiny.ids(step, c.batch_size)} for step in range(first, last))
 
-    state = parallel.born(make(c).init, over)
-    data = {"images": jax.device_put(STORED, parallel.replicated(over))}
-    evaluate = leak_alarm(c, make, batches, data, block=checks.leak_block(c, devices))
-    return evaluate(state), np.asarray(state.memory.queue)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "device_count", lambda: devices)
+        patch.setattr(jax, "local_devices", lambda: over)
+        state = tiny.born(make(c), over)
+        data = {"images": jax.device_put(STORED, parallel.replicated(over))}
+        evaluate = leak_alarm(c, make, batches, data, block=checks.leak_block(c, devices))
+        return evaluate(state), np.asarray(state.memory.queue)
 
 
 def unit(rows):
@@ -95,20 +111,19 @@ def accuracy(c, queue, *, leaky, anew):
 
 
 CASES = {
-    "off, one device": (BASE, 1),
     "off, groups over two devices each": (BASE, 8),
-    "off, micro-batches": (dataclasses.replace(BASE, train=Train(epochs=5, microbatch_size=4)), 1),
+    "off, one device in micro-batches": (dataclasses.replace(BASE, train=Train(epochs=5, microbatch_size=4)), 1),
     "off, symmetric": (dataclasses.replace(BASE, moco=Moco(0.9, 0.2, symmetric=True)), 8),
-    "blocks of two groups": (dataclasses.replace(BASE, shuffle=Shuffle(8)), 8),
+    "blocks of two groups": (dataclasses.replace(BASE, shuffle=Shuffle(8)), 1),
     "on": (dataclasses.replace(BASE, shuffle=Shuffle(16)), 8),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_numbers_are_those_of_numpy_whatever_the_devices(case, monkeypatch):
+def test_the_numbers_are_those_of_numpy_whatever_the_devices(case):
     """Own: the order that the step itself uses. Reshuffled: keys among other images, most of them of other groups."""
     c, devices = CASES[case]
-    found, queue = alarm(c, monkeypatch, leaky=True, devices=devices)
+    found, queue = alarm(c, leaky=True, devices=devices)
     own, _ = accuracy(c, queue, leaky=True, anew=False)
     reshuffled, left = accuracy(c, queue, leaky=True, anew=True)
     assert left > 0.6
@@ -116,35 +131,36 @@ def test_the_numbers_are_those_of_numpy_whatever_the_devices(case, monkeypatch):
     assert found["leak"] == pytest.approx(own - reshuffled)
 
 
-def test_it_warns_of_a_leak_and_names_cause_and_key(monkeypatch):
+def test_it_warns_of_a_leak_and_names_cause_and_key():
     """Shuffle off: every key is found by its group's mean, few are among other images."""
-    found, _ = alarm(BASE, monkeypatch, leaky=True)
+    found, _ = alarm(BASE, leaky=True, devices=8)
     assert found["pretext_own"] == 1.0 and found["leak"] > 0.5
     assert "pretext accuracy falls from 100.0% to" in found["warning"]
     assert "batch statistics that query and key share" in found["warning"]
     assert "shuffle.block is 0 and bn.group_size 4: start another run with shuffle.block=16" in found["warning"]
 
 
-def test_it_is_silent_with_the_shuffle_on(monkeypatch):
+def test_it_is_silent_with_the_shuffle_on():
     """The same encoder; the run's own order is as good as any other."""
-    found, _ = alarm(CASES["on"][0], monkeypatch, leaky=True)
+    found, _ = alarm(CASES["on"][0], leaky=True, devices=8)
     assert found["pretext_own"] < 0.5 and abs(found["leak"]) < 0.1 and "warning" not in found
 
 
-def test_it_is_silent_about_an_accuracy_that_is_earned(monkeypatch):
+def test_it_is_silent_about_an_accuracy_that_is_earned():
     """Shuffle off and 100 %, by what is in the image: nothing falls, so nothing leaks."""
-    found, _ = alarm(BASE, monkeypatch, leaky=False)
+    found, _ = alarm(BASE, leaky=False, devices=8)
     assert found == {"pretext_own": 1.0, "pretext_reshuffled": 1.0, "leak": 0.0}
 
 
-def test_the_margin_is_the_configs(monkeypatch):
+def test_the_margin_is_the_configs():
     """A fall within health.leak_margin is a number in the log and no warning."""
-    found, _ = alarm(dataclasses.replace(BASE, health=config.Health(leak_margin=0.99)), monkeypatch, leaky=True)
-    assert 0.5 < found["leak"] < 0.99 and "warning" not in found
+    leak = alarm(BASE, leaky=True, devices=8)[0]["leak"]
+    found, _ = alarm(dataclasses.replace(BASE, health=config.Health(leak_margin=leak + 1e-3)), leaky=True, devices=8)
+    assert found["leak"] == leak and "warning" not in found
 
 
-def trained(folder, **changes):
-    """The lines of the log of two epochs with the leaky encoder."""
+def train(folder, **changes):
+    """Two epochs of four steps with the leaky encoder."""
     c = dataclasses.replace(
         BASE,
         data=config.Data(mean=(0.5,) * CHANNELS, std=(0.25,) * CHANNELS),
@@ -156,12 +172,12 @@ def trained(folder, **changes):
     c = dataclasses.replace(c, **changes)
     coder = encoder(c.bn.group_size, leaky=True)
     pretrain.train(c, folder, source=ArraySource(STORED), encoder=coder, recipe=RECIPE)
-    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
 def test_a_run_without_labels_is_warned_in_log_and_console(tmp_path, capsys):
     """After every health.every_epochs; shuffle off, kNN off, images without labels, streamed."""
-    records = trained(tmp_path, data=config.Data(path="streamed", mean=(0.5,) * CHANNELS, std=(0.25,) * CHANNELS))
+    train(tmp_path, data=config.Data(path="streamed", mean=(0.5,) * CHANNELS, std=(0.25,) * CHANNELS))
+    records = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     leaks = [r for r in records if "leak" in r]
     assert [r["step"] for r in leaks] == [4, 8]
     assert all(r["leak"] > 0.1 and "shuffle.block=16" in r["warning"] for r in leaks)
@@ -171,10 +187,20 @@ def test_a_run_without_labels_is_warned_in_log_and_console(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "changes",
-    [{"bn": BatchNorm(16)}, {"bn": BatchNorm(0)}, {"health": config.Health(every_epochs=0)}],
-    ids=["one group", "group 0", "switched off"],
+    ("changes", "every"),
+    [
+        ({}, [4]),
+        ({"shuffle": Shuffle(16)}, [4]),
+        ({"health": config.Health(every_epochs=0)}, [0]),
+        ({"bn": BatchNorm(16)}, []),
+        ({"bn": BatchNorm(0)}, []),
+    ],
+    ids=["off", "on", "not asked for", "one group", "group 0"],
 )
-def test_where_nothing_can_be_permuted_or_asked_for_nothing_is_logged(changes, tmp_path):
-    """No number that would say "no leak", no stub, and no compile."""
-    assert not [r for r in trained(tmp_path, train=Train(epochs=1), **changes) if "leak" in r]
+def test_the_alarm_is_set_where_there_is_something_to_permute(changes, every, monkeypatch, tmp_path):
+    """In steps; where there is nothing to permute there is no number that would say "no leak"."""
+    seen = []
+    monkeypatch.setattr(pretrain, "run", lambda *_, evaluations, **__: seen.extend(evaluations))
+    monkeypatch.setattr(parallel, "born", lambda init: None)
+    train(tmp_path, **changes)
+    assert [e.every for e in seen] == every
