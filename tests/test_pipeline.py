@@ -34,6 +34,7 @@ def digits(data_dir, **changes):
         eval=dataclasses.replace(
             c.eval, every_epochs=1, bank_split="train[:150]", split="train[1400:]", k=5, batch_size=64
         ),
+        health=config.Health(every_epochs=0),
         checkpoint=config.Checkpoint(every_epochs=1),
         log=config.Log(every_steps=1),
     )
@@ -49,9 +50,9 @@ def state_of(workdir, step):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, data_dir):
-    """A run that was never stopped."""
+    """A run that was never stopped; it alone has the leak alarm, which must change nothing."""
     workdir = tmp_path_factory.mktemp("whole")
-    return pretrain.train(digits(data_dir), workdir)
+    return pretrain.train(digits(data_dir, health=config.Health(every_epochs=1)), workdir)
 
 
 def log_of(workdir):
@@ -70,6 +71,7 @@ def test_a_run_leaves_log_config_and_checkpoint(whole):
     assert steps[0]["images_per_second"] is None  # compiling is no training
     assert wanted <= steps[-1].keys() and all(np.isfinite(steps[-1][k]) for k in wanted)
     assert [r["step"] for r in records if "knn_top1" in r] == [2, 4]
+    assert [r["step"] for r in records if "leak" in r] == [2, 4]
     about = json.loads((whole.workdir / "config.json").read_text())
     assert about["config"]["shuffle"]["block"] == 64 and about["format"] == 1
     assert whole.checkpoint == 4 and not whole.was_complete

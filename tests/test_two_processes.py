@@ -1,5 +1,6 @@
 """Two loopback processes of two devices equal one process of four, through the whole of `train`."""
 
+import json
 import os
 import socket
 import subprocess
@@ -32,7 +33,7 @@ def finished(process):
 def test_two_processes_equal_one(tmp_path, float64):
     """Symmetric, groups over two devices of one process, a block over all four, eight steps, resident and streamed.
 
-    Batches, state, checkpoint and log included.
+    Batches, state, checkpoint and alarm included.
     """
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -55,4 +56,7 @@ def test_two_processes_equal_one(tmp_path, float64):
     for path in ("resident", "streamed"):
         gap, where = tiny.distance(states[f"two/{path}"], states[f"one/{path}"])
         assert gap < 1e-10, f"{path}{where}: {gap:.1e}"  # rounding leaves 7e-16
+        logs = [(tmp_path / name / path / "log.jsonl").read_text().splitlines() for name in ("one", "two")]
+        one, two = ([r for r in map(json.loads, lines) if "leak" in r] for lines in logs)
+        assert one == two and one[-1]["step"] == 8
     assert tiny.distance(states["one/resident"], states["one/streamed"])[0] > 1e-3  # other crops: another run

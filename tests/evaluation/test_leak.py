@@ -91,9 +91,9 @@ def unit(rows):
 
 
 def accuracy(c, queue, *, leaky, anew):
-    """Pretext accuracy over the first 16 batches of 16 by numpy, and the share of keys that leave their group."""
+    """Pretext accuracy over the first 32 batches of 16 by numpy, and the share of keys that leave their group."""
     hits, left = [], []
-    for step in range(16):
+    for step in range(32):
         colours = (COLOURS[tiny.ids(step, 16)[:, 0]] / 255 - 0.5) / 0.25
         for direction in range(2 if c.moco.symmetric else 1):
             block, purpose = (16, RESHUFFLE) if anew else (c.shuffle.block, SHUFFLE)
