@@ -58,7 +58,7 @@ def measure(page: Any, seeds: list[int], workdir: Path) -> dict[str, list[dict[s
 
 
 def summary(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Per setting: last values by seed, the largest |leak| or first warning, and pretext accuracy over the last log."""
+    """Per setting, by seed: last values, the range of the alarm's leak over the run, the step of its first warning."""
     out: dict[str, Any] = {}
     for name, seeds in runs.items():
         out[name] = {curve: [s[curve][-1][1] for s in seeds] for curve in CURVES}

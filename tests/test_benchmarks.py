@@ -1,12 +1,15 @@
 """Benchmarks are commands that people run: each runs, shrunken, and says what it promises."""
 
 import importlib.util
+import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from moco_jax import config, pages
+from benchmarks import bn_leak
+from moco_jax import config, pages, pretrain
 
 
 @pytest.mark.slow
@@ -39,3 +42,42 @@ def test_drift_begins_with_rounding(tmp_path):
     for name, differences in rows.items():
         assert set(differences) == {"parameters", "queue", "loss"}
         assert 0 < differences["parameters"][0] < 1e-5 and 0 < differences["queue"][1] < 1e-3, (name, differences)
+
+
+def logged(run_config, workdir):
+    """In place of a run: a log whose numbers name shuffle and seed."""
+    leaks = 0.5 if run_config.shuffle.block == 0 else 0.01 * run_config.seed
+    alarm = {"step": 9, "pretext_own": 0.2 + leaks, "pretext_reshuffled": 0.2, "leak": leaks}
+    records = [
+        {"event": "start", "step": 0, "warnings": ["of the start, not of the alarm"]},
+        {"step": 1, "loss": 5.0, "pretext_accuracy": 0.125},
+        {"step": 9, "loss": 4.0, "pretext_accuracy": 0.25 + leaks},
+        {"step": 9, "knn_top1": 0.9 - leaks},
+        alarm | ({"warning": "keys leak"} if leaks > 0.1 else {}),
+    ]
+    workdir.mkdir(parents=True)
+    (workdir / "log.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+
+
+def test_bn_leak_compares_off_and_on_from_their_logs(tmp_path, monkeypatch):
+    """Both settings of every seed, the curves as logged, the last values and the first warning; groups of 4."""
+    seen = []
+    monkeypatch.setattr(pretrain, "train", lambda c, workdir: (seen.append(c), logged(c, workdir)))
+    out = tmp_path / "out.json"
+    monkeypatch.setattr(sys, "argv", ["bn_leak", "--seeds=1,2", f"--workdir={tmp_path}/runs", f"--output={out}"])
+    assert bn_leak.main() == 0
+    assert [(c.seed, c.shuffle.block) for c in seen] == [(1, 0), (1, 128), (2, 0), (2, 128)]
+    assert {(c.bn.group_size, c.batch_size) for c in seen} == {(4, 128)}
+    result = json.loads(out.read_text())
+    assert result["runs"]["off"][0]["pretext_accuracy"] == [[1, 0.125], [9, 0.75]]
+    off, on = result["last"]["off"], result["last"]["on"]
+    assert off["knn_top1"] == [0.4, 0.4] and off["first_warning"] == [9, 9] and off["largest_leak"] == [0.5, 0.5]
+    assert on["pretext_accuracy"] == [0.26, 0.27] and on["first_warning"] == [None, None] and on["leak"] == [0.01, 0.02]
+
+
+def test_bn_leak_draws_what_was_measured(tmp_path):
+    """A picture of the stored result: two panels, where matplotlib is installed."""
+    pytest.importorskip("matplotlib")
+    stored = Path(__file__).parents[1] / "benchmarks" / "results" / "bn_leak.json"
+    bn_leak.draw(json.loads(stored.read_text())["runs"], str(tmp_path / "picture.png"))
+    assert (tmp_path / "picture.png").stat().st_size > 10_000

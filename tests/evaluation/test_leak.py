@@ -32,6 +32,7 @@ CHANNELS = 8
 COLOURS = np.random.default_rng(3).integers(0, 256, (tiny.RECORDS, CHANNELS), np.uint8)
 STORED = np.broadcast_to(COLOURS[:, None, None], (tiny.RECORDS, tiny.STORED, tiny.STORED, CHANNELS)).copy()
 RECIPE = (ViewRecipe(Crop((0.2, 1.0)), ()),) * 2  # any crop of one colour is that colour
+STEP = 5
 BASE = tiny.config(shuffle=Shuffle(0), queue=Queue(64))  # four groups of 4 in a batch of 16
 
 
@@ -67,7 +68,7 @@ def augment(x, positions, key, view):
 
 @functools.cache  # compiled once for each claim about the same numbers
 def alarm(c, *, leaky, devices):
-    """The alarm's numbers for the state that a run starts from, and the queue of that state."""
+    """The alarm's numbers for initial values after STEP steps, and their queue."""
     over = jax.devices()[:devices]
     optimizer = sgd(lambda step: 0.1, momentum=0.9, weight_decay=0.0)
     facts = Facts(tiny.RECORDS, (tiny.STORED, tiny.STORED, CHANNELS), 4)
@@ -81,6 +82,7 @@ def alarm(c, *, leaky, devices):
         patch.setattr(jax, "device_count", lambda: devices)
         patch.setattr(jax, "local_devices", lambda: over)
         state = tiny.born(make(c), over)
+        state = state.replace(step=parallel.born(lambda: jnp.asarray(STEP, jnp.int32), over))
         data = {"images": jax.device_put(STORED, parallel.replicated(over))}
         evaluate = leak_alarm(c, make, batches, data, block=checks.leak_block(c, devices))
         return evaluate(state), np.asarray(state.memory.queue)
@@ -91,13 +93,13 @@ def unit(rows):
 
 
 def accuracy(c, queue, *, leaky, anew):
-    """Pretext accuracy over the first 32 batches of 16 by numpy, and the share of keys that leave their group."""
+    """Pretext accuracy over the 32 batches of 16 from STEP on by numpy, and the share of keys that leave their group."""
     hits, left = [], []
-    for step in range(32):
+    for step in range(STEP, STEP + 32):
         colours = (COLOURS[tiny.ids(step, 16)[:, 0]] / 255 - 0.5) / 0.25
         for direction in range(2 if c.moco.symmetric else 1):
             block, purpose = (16, RESHUFFLE) if anew else (c.shuffle.block, SHUFFLE)
-            draw = functools.partial(shuffle.drawn, c.seed, jnp.asarray(0), direction, purpose=purpose)
+            draw = functools.partial(shuffle.drawn, c.seed, jnp.asarray(STEP), direction, purpose=purpose)
             order = np.asarray(draw(total=16, block=block)) if block else np.arange(16)
             groups = {"query": np.arange(16).reshape(4, 4), "key": order.reshape(4, 4)}
             z = {name: colours.copy() for name in groups}
