@@ -93,7 +93,7 @@ def unit(rows):
 
 
 def accuracy(c, queue, *, leaky, anew):
-    """Pretext accuracy over the 32 batches of 16 from STEP on by numpy, and the share of keys that leave their group."""
+    """Pretext accuracy over 32 batches of 16 from STEP on by numpy, and the share of keys that leave their group."""
     hits, left = [], []
     for step in range(STEP, STEP + 32):
         colours = (COLOURS[tiny.ids(step, 16)[:, 0]] / 255 - 0.5) / 0.25
