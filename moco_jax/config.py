@@ -222,7 +222,7 @@ def read(values: ConfigDict | dict[str, Any]) -> Config:
 def read_stored(values: dict[str, Any]) -> Config:
     """The config in a checkpoint, perhaps of an older version: a key that it lacks has its default.
 
-    The rule behind it: the default of a new key is what the code did before the key was there.
+    The rule behind it: by the default of a new key the state becomes what it became before the key was there.
     """
     complete = to_json(read(page(values["mechanism"])))
     for name, value in values.items():

@@ -131,8 +131,8 @@ def train(
 
     A user's objects replace what the config names: encoder (`models.encoder.build`), source (`data.sources.Source`),
     recipe (a tuple of `views.recipes.ViewRecipe`), pairs (`data.order`), evaluators ((state) -> numbers by name;
-    default: the config's kNN). Raises ConfigError for anything that cannot be run, before anything is compiled or
-    written.
+    default: the config's kNN; the leak alarm stands beside them). Raises ConfigError for anything that cannot be run,
+    before anything is compiled or written.
     """
     started = time.perf_counter()
     parts = assemble(config, encoder=encoder, source=source, recipe=recipe, pairs=pairs)
