@@ -80,7 +80,8 @@ def draw(runs: dict[str, list[dict[str, Any]]], path: str) -> None:
     titles = {"pretext_accuracy": "pretext accuracy (training)", "knn_top1": "kNN accuracy (held-out images)"}
     for panel, (curve, title) in zip(panels, titles.items(), strict=True):
         for name, (label, colour) in labels.items():
-            values = np.array([s[curve] for s in runs[name]])  # (seeds, points, 2)
+            # From the second log on: against the queue's random start every first step is right.
+            values = np.array([[p for p in s[curve] if p[0] > 1] for s in runs[name]])  # (seeds, points, 2)
             for step, value in np.moveaxis(values, 2, 1):
                 panel.plot(step, 100 * value, color=colour, linewidth=0.7, alpha=0.4)
             panel.plot(values[0, :, 0], 100 * values[:, :, 1].mean(0), color=colour, linewidth=2, label=label)
@@ -93,11 +94,13 @@ def draw(runs: dict[str, list[dict[str, Any]]], path: str) -> None:
 
 def main() -> int:
     """Train, read, summarise, draw."""
-    page, named = flags.parse([*SETTINGS, *sys.argv[1:]], page="digits", named=NAMED, usage=__doc__ or "")
+    argv = [*SETTINGS, *sys.argv[1:]]
+    page, named = flags.parse(argv, page="digits", named=NAMED, usage=__doc__ or "")
     flags.prepare_environment()
     seeds = [int(s) for s in named["seeds"].split(",")]
     runs = measure(page, seeds, Path(named["workdir"]))
-    short = {"settings": [s.removeprefix("--config.") for s in SETTINGS], "seeds": seeds, "last": summary(runs)}
+    settings = [s.removeprefix("--config.") for s in argv if s.startswith("--config.")]  # the later one counts
+    short = {"settings": settings, "seeds": seeds, "last": summary(runs)}
     print(json.dumps(short, indent=2))
     if named["output"]:
         Path(named["output"]).write_text(json.dumps(short | {"runs": runs}) + "\n")

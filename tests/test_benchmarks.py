@@ -64,11 +64,13 @@ def test_bn_leak_compares_off_and_on_from_their_logs(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(pretrain, "train", lambda c, workdir: (seen.append(c), logged(c, workdir)))
     out = tmp_path / "out.json"
-    monkeypatch.setattr(sys, "argv", ["bn_leak", "--seeds=1,2", f"--workdir={tmp_path}/runs", f"--output={out}"])
+    named = ["--seeds=1,2", f"--workdir={tmp_path}/runs", f"--output={out}"]
+    monkeypatch.setattr(sys, "argv", ["bn_leak", *named, "--config.train.epochs=7"])
     assert bn_leak.main() == 0
     assert [(c.seed, c.shuffle.block) for c in seen] == [(1, 0), (1, 128), (2, 0), (2, 128)]
-    assert {(c.bn.group_size, c.batch_size) for c in seen} == {(4, 128)}
+    assert {(c.bn.group_size, c.batch_size, c.train.epochs) for c in seen} == {(4, 128, 7)}
     result = json.loads(out.read_text())
+    assert {"bn.group_size=4", "train.epochs=7"} <= set(result["settings"])
     assert result["runs"]["off"][0]["pretext_accuracy"] == [[1, 0.125], [9, 0.75]]
     off, on = result["last"]["off"], result["last"]["on"]
     assert off["knn_top1"] == [0.4, 0.4] and off["first_warning"] == [9, 9] and off["largest_leak"] == [0.5, 0.5]
