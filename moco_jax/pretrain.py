@@ -176,23 +176,7 @@ def _train(
     """From step to the end: state, batches, log, and the loop over them."""
     config, init = parts.config, parts.mechanism.init
     state = store.restore(step, parallel.abstract(init)) if step else parallel.born(init)
-    placed = parallel.put_data(data)
-
-    def batches(first_step: int, last_step: int) -> Iterator[Any]:
-        return loader.batches(
-            parts.source,
-            tuple(view.crop for view in parts.recipe),
-            path=config.data.path,
-            seed=config.seed,
-            batch_size=config.batch_size,
-            positions=parallel.positions(config.batch_size),
-            first_step=first_step,
-            last_step=last_step,
-            size=config.views.size,
-            workers=config.data.workers,
-            pairs=order.same_record if pairs is None else pairs,
-        )
-
+    batches, placed = _batches(parts, pairs), parallel.put_data(data)
     evaluations = [Evaluation(config.eval.every_epochs * parts.steps_per_epoch, e) for e in evaluators]
     if block := checks.leak_block(config, parallel.device_count()):
         alarm = leak_alarm(config, parts.make, batches, placed, block=block)
@@ -211,7 +195,7 @@ def _train(
             run(
                 parts.mapped,
                 state,
-                batches(step, cadence.total),
+                batches(first_step=step, last_step=cadence.total),
                 placed,
                 first_step=step,
                 cadence=cadence,
@@ -222,6 +206,23 @@ def _train(
         except KeyboardInterrupt:
             log.say(f"stopped; the same call continues from step {store.latest() or 0}")
             raise
+
+
+def _batches(parts: Parts, pairs: order.PairRule | None) -> Callable[..., Iterator[Any]]:
+    """(first_step=, last_step=) -> this process's host batches of those steps."""
+    config = parts.config
+    return functools.partial(
+        loader.batches,
+        parts.source,
+        tuple(view.crop for view in parts.recipe),
+        path=config.data.path,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        positions=parallel.positions(config.batch_size),
+        size=config.views.size,
+        workers=config.data.workers,
+        pairs=order.same_record if pairs is None else pairs,
+    )
 
 
 @contextlib.contextmanager

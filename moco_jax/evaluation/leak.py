@@ -22,7 +22,7 @@ IMAGES = 512  # looked at, at least: honest accuracies then differ by 1.5 % (sta
 def leak_alarm(
     config: Config,
     make: Callable[..., Mechanism],
-    batches: Callable[[int, int], Iterator[Any]],
+    batches: Callable[..., Iterator[Any]],
     data: Any,
     *,
     block: int,
@@ -34,9 +34,10 @@ def leak_alarm(
     owed to the images that a key was encoded among, which its query shares (MoCo, section 3.3). An accuracy that is
     high for an honest reason, such as a short queue, does not fall.
 
-    config: resolved; make(config, permutation=) -> Mechanism; batches(first_step, last_step): host batches of this
-    process; data: as the step takes it. The evaluator returns {"pretext_own", "pretext_reshuffled", "leak": own minus
-    reshuffled}, and a "warning" where that is more than health.leak_margin. Shares of queries, over all directions.
+    config: resolved; make(config, permutation=) -> Mechanism; batches(first_step=, last_step=): host batches of
+    this process; data: as the step takes it. The evaluator returns {"pretext_own", "pretext_reshuffled", "leak": own
+    minus reshuffled}, shares of queries over all directions, and a "warning" where leak is more than
+    health.leak_margin.
     """
     own_block = config.shuffle.block if config.shuffle else 0
     draw = functools.partial(shuffle.drawn, config.seed, total=config.batch_size)
@@ -60,7 +61,7 @@ def leak_alarm(
     def evaluate(state: Any) -> dict[str, float | str]:
         step = int(parallel.host(state.step))
         found = []
-        for batch in batches(step, step + -(-IMAGES // config.batch_size)):
+        for batch in batches(first_step=step, last_step=step + -(-IMAGES // config.batch_size)):
             placed = parallel.put_batch(jax.tree.map(lambda a: a[None], batch))
             both = [mapped(state, placed, (data, np.bool_(anew))) for anew in (False, True)]
             found.append([parallel.host(a).item() for a in both])

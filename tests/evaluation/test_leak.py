@@ -75,8 +75,8 @@ def alarm(c, *, leaky, devices):
     parts = (encoder(c.bn.group_size, leaky=leaky), Views(2, raw, augment), optimizer)
     make = functools.partial(MECHANISMS["moco"], *parts, facts=facts)
 
-    def batches(first, last):
-        return ({"ids": tiny.ids(step, c.batch_size)} for step in range(first, last))
+    def batches(first_step, last_step):
+        return ({"ids": tiny.ids(step, c.batch_size)} for step in range(first_step, last_step))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jax, "device_count", lambda: devices)
