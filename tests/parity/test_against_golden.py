@@ -64,3 +64,14 @@ def test_a_folder_without_results_is_told(tmp_path):
     for cases in ([], ["v1_r18"], ["v9"]):
         with pytest.raises(SystemExit, match="no results"):
             against_golden.main([str(tmp_path), *cases])
+
+
+def test_the_command_ends_with_1_beyond_a_tolerance(monkeypatch, capsys):
+    """0 where all agree; 1 where one quantity of one case does not, and the line says which."""
+    results = {"v1_r18": against_golden.Worst(loss=(1e-13, "step 1"))}
+    monkeypatch.setattr(against_golden, "compare", lambda folder, case: results[case])
+    assert against_golden.main([str(FOLDER)]) == 0
+    results["v1_r18"]["queue"] = (1e-8, "step 3")
+    assert against_golden.main([str(FOLDER), "v1_r18"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines if "BEYOND" in line] == ["queue"]

@@ -19,7 +19,7 @@ import pytest
 from tests.parity import ours
 from tests.parity.step_cases import CASES, distance, images, initial, permutations, rates, stored, summary
 
-TOLERANCE = 1e-10  # max|a - b| / max|b| per tensor, in float64; measured: 2e-14 on the tiny nets
+TOLERANCE = 1e-11  # max|a - b| / max|b| per tensor, in float64; measured: 3e-14
 TINY = [name for name, case in CASES.items() if case.whole]
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in CASES if name not in TINY]
 
