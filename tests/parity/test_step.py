@@ -26,7 +26,7 @@ SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in CASES if name not
 
 @functools.cache  # a compile costs seconds
 def run(name, dtype):
-    """What our step leaves after every step of a case, under the reference's names."""
+    """What our step leaves after every step of a case, under the reference's names and as it is stored."""
     case, expected = CASES[name], stored(name)
     c = ours.config(
         **{k: getattr(case, k) for k in ("arch", "stem", "width", "head", "dim", "batch_size", "group")},
@@ -50,7 +50,7 @@ def run(name, dtype):
         seen = ours.tensors(state) | {f"momentum/{n}": t for n, t in ours.momentum(state).items()}
         seen |= {"loss": np.asarray(metrics["loss"]), "logits": np.asarray(contrast.logits[0])}
         assert set(seen) == set(expected)
-        steps.append({n: np.asarray(t, np.float64) for n, t in seen.items()})
+        steps.append({n: np.asarray(t, np.float64) for n, t in summary(name, seen).items()})
     return steps
 
 
@@ -68,7 +68,7 @@ def differences(name, dtype="float64"):
     expected, out = stored(name), []
     for s, seen in enumerate(run(name, dtype)):
         worst = {}
-        for n, t in summary(name, seen).items():
+        for n, t in seen.items():
             worst[_kind(n)] = max(worst.get(_kind(n), (0.0, "")), (distance(t, expected[n][s]), n))
         out.append(worst)
     return out
