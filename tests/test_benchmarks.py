@@ -29,16 +29,17 @@ def test_step_time_measures_every_figure():
 
 
 @pytest.mark.slow
-def test_drift_begins_with_rounding(tmp_path):
-    """Eight devices and micro-batches leave one device by rounding: not by nothing, and by little after three steps."""
+def test_drift_begins_with_rounding(tmp_path, monkeypatch):
+    """Two devices and micro-batches leave one device by rounding: not by nothing, and by little after three steps."""
     from benchmarks import drift
 
+    monkeypatch.setattr(parallel, "device_count", lambda: 2)  # of the tests' eight, whose compile takes minutes
     page = pages.load("digits")
-    page.batch_size, page.model.width, page.model.dim, page.queue.size = 32, 4, 8, 64
-    page.data.data_dir, page.shuffle.block = str(tmp_path), 32
-    rows = drift.measure(config.read(page), devices=8, steps=(1, 3), dtypes=("float32",))["rows"]["float32"]
+    page.batch_size, page.model.width, page.model.dim, page.queue.size = 16, 4, 8, 64
+    page.data.data_dir = str(tmp_path)
+    rows = drift.measure(config.read(page), devices=2, steps=(1, 3), dtypes=("float32",))["rows"]["float32"]
     assert len(rows.pop("loss of one device")) == 2
-    assert set(rows) == {"8 devices", "micro-batches of 4"}
+    assert set(rows) == {"2 devices", "micro-batches of 8"}
     for name, differences in rows.items():
         assert set(differences) == {"parameters", "queue", "loss"}
         assert 0 < differences["parameters"][0] < 1e-5 and 0 < differences["queue"][1] < 1e-3, (name, differences)
