@@ -143,9 +143,9 @@ def test_vmap_on_one_device_equals_pmap(float64):
         return jax.jit(lambda *a: jax.tree.map(lambda x: x[0], mapped(*a)))
 
     over = jax.devices()[:1]
-    state, data = tiny.born(m, over), {"images": stored}
+    state, data, mapped = tiny.born(m, over), {"images": stored}, by_vmap(m.step, over)
     for step in range(STEPS):
-        state, _ = by_vmap(m.step, over)(state, {"ids": tiny.ids(step, 16).reshape(2, 8, 2)}, data)
+        state, _ = mapped(state, {"ids": tiny.ids(step, 16).reshape(2, 8, 2)}, data)
     assert_same(parallel.host(state), state_of("groups and blocks inside a device", 2))
 
 
