@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import bn_leak
-from moco_jax import config, pages, pretrain
+from moco_jax import config, pages, parallel, pretrain
 
 
 @pytest.mark.slow
