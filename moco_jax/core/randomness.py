@@ -7,9 +7,8 @@ on how many devices share the batch.
 import jax
 from jax import random
 
-INIT, QUEUE, SHUFFLE, CROP, AUGMENT, BATCHES, RESHUFFLE = range(
-    7
-)  # purposes; append only, a new number changes no old draw
+# Purposes; append only: a new number changes no old draw.
+INIT, QUEUE, SHUFFLE, CROP, AUGMENT, BATCHES, RESHUFFLE = range(7)
 
 
 def key(seed: int, step: jax.Array | int, purpose: int) -> jax.Array:
