@@ -44,7 +44,8 @@ class Worst(dict[str, tuple[float, str]]):
     def see(self, quantity: str, difference: Any, where: str) -> None:
         """Keep the largest; a nan is larger than anything."""
         value = float(np.max(np.abs(difference)))
-        if quantity not in self or not value <= self[quantity][0]:
+        largest = self.get(quantity, (-1.0, ""))[0]
+        if not (value <= largest or np.isnan(largest)):
             self[quantity] = (value, where)
 
 
