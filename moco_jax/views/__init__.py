@@ -16,6 +16,7 @@ OPS: dict[type, Callable[..., jax.Array]] = {
     recipes.Grayscale: augment.random_grayscale,
     recipes.ColorJitter: augment.random_color_jitter,
     recipes.GaussianBlur: augment.random_gaussian_blur,
+    recipes.Solarize: augment.random_solarize,
     recipes.HorizontalFlip: augment.random_horizontal_flip,
     recipes.Affine: augment.random_affine,
 }

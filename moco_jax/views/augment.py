@@ -218,6 +218,17 @@ def random_gaussian_blur(
     return adjust_blur(image, sigma, widest=high, whole=whole)
 
 
+def adjust_solarize(image: jax.Array, *, whole: bool) -> jax.Array:
+    """PIL's ImageOps.solarize(128): values of 128/255 and above inverted: (H, W, C) -> (H, W, C)."""
+    white = WHITE if whole else 1
+    return jnp.where(image < white * (128 / WHITE), image, white - image)
+
+
+def random_solarize(key: jax.Array, image: jax.Array, *, p: float, whole: bool) -> jax.Array:
+    """The same, with probability p."""
+    return jnp.where(_draws(key, 1, image.dtype)[0] < p, adjust_solarize(image, whole=whole), image)
+
+
 def adjust_flip(image: jax.Array) -> jax.Array:
     """Left and right exchanged: (H, W, C) -> (H, W, C)."""
     return image[:, ::-1]

@@ -75,6 +75,16 @@ class GaussianBlur:
 
 
 @dataclass(frozen=True)
+class Solarize:
+    """With probability p, values of 128/255 and above inverted."""
+
+    p: float
+
+    def __post_init__(self) -> None:
+        _probability("Solarize", self.p)
+
+
+@dataclass(frozen=True)
 class HorizontalFlip:
     """Left and right exchanged, with probability p."""
 
@@ -105,7 +115,7 @@ class Affine:
             raise ConfigError(f"{self}: degrees must be 0 or more, translate lie in 0..1, shear in 0..90 degrees")
 
 
-Op = Grayscale | ColorJitter | GaussianBlur | HorizontalFlip | Affine
+Op = Grayscale | ColorJitter | GaussianBlur | Solarize | HorizontalFlip | Affine
 
 
 @dataclass(frozen=True)
@@ -135,6 +145,23 @@ _MOCO_V2 = ViewRecipe(
         HorizontalFlip(p=0.5),
     ),
 )
+_V3_JITTER = ColorJitter(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, p=0.8)
+_MOCO_V3 = (
+    ViewRecipe(
+        Crop(scale=(0.2, 1.0)),
+        (_V3_JITTER, Grayscale(p=0.2), GaussianBlur(low=0.1, high=2.0, p=1.0), HorizontalFlip(p=0.5)),
+    ),
+    ViewRecipe(
+        Crop(scale=(0.2, 1.0)),
+        (
+            _V3_JITTER,
+            Grayscale(p=0.2),
+            GaussianBlur(low=0.1, high=2.0, p=0.1),
+            Solarize(p=0.2),
+            HorizontalFlip(p=0.5),
+        ),
+    ),
+)
 _CIFAR_DEMO = ViewRecipe(
     Crop(scale=(0.08, 1.0)),
     (
@@ -161,6 +188,7 @@ _BANDS = ViewRecipe(
 RECIPES: dict[str, Recipe] = {
     "moco_v1": (_MOCO_V1, _MOCO_V1),  # facebookresearch/moco, main_moco.py without --aug-plus
     "moco_v2": (_MOCO_V2, _MOCO_V2),  # the same with --aug-plus
+    "moco_v3": _MOCO_V3,  # facebookresearch/moco-v3, main_moco.py with --crop-min .2, as for its ResNet
     "cifar_demo": (_CIFAR_DEMO, _CIFAR_DEMO),  # its CIFAR-10 notebook, for 32-pixel views
     "digits": (_DIGITS, _DIGITS),  # any number of channels
     "bands": (_BANDS, _BANDS),  # any number of channels

@@ -9,7 +9,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image, ImageFilter, ImageOps
 
 from tests.parity import torchvision_cpu
 
@@ -24,6 +24,7 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "hue": (-0.37, -0.1, 0.0, 0.07, 0.4),
     "grayscale": (None,),
     "blur": (0.1, 0.3, 0.7, 1.0, 1.57, 2.0),
+    "solarize": (None,),
     "flip": (None,),
     "affine": ((0, (1, 2), 1.0, 0), (15, (2, -1), 0.9, 5), (-7, (0, 0), 1.1, -3), (40, (3, 3), 1.2, 20)),
 }
@@ -49,12 +50,12 @@ def pictures() -> dict[str, np.ndarray]:
 
 
 def draws() -> np.ndarray:
-    """(26, 4, 9) float32 in [0, 1): what row and place in the recipe draw; all 24 orders of the jitter, then none."""
+    """(26, 5, 9) float32 in [0, 1): what row and place in the recipe draw; all 24 orders of the jitter, then none."""
     u = np.random.default_rng(1).random((26, 4, 9), np.float32)
     u[:24, :, 4:8] = (np.array(list(itertools.permutations(range(4))), np.float32) / 4)[:, None]
     u[:24, :, 8] *= 0.8
     u[24:, :, 8] = 0.9
-    return u
+    return np.concatenate([u, np.random.default_rng(3).random((26, 1, 9), np.float32)], 1)
 
 
 def operations(tv: Any) -> dict[str, Any]:
@@ -68,13 +69,17 @@ def operations(tv: Any) -> dict[str, Any]:
         "hue": f.adjust_hue,
         "grayscale": lambda p, _: f.rgb_to_grayscale(p, num_output_channels=3),
         "blur": lambda p, sigma: p.filter(ImageFilter.GaussianBlur(radius=sigma)),
+        "solarize": lambda p, _: f.solarize(p, 128),
         "flip": lambda p, _: f.hflip(p),
         "affine": lambda p, v: f.affine(p, v[0], list(v[1]), v[2], [v[3], 0.0], interpolation=bilinear),
     }
 
 
 def released(tv: Any) -> dict[str, list[Any]]:
-    """The lists of the released code after the crop, as written there; its GaussianBlur as (low, high)."""
+    """The lists of the released code after the crop, as written there; its GaussianBlur as (low, high).
+
+    MoCo v3's is that of its second view, which has all that its first has.
+    """
     jitter = tv.ColorJitter(0.4, 0.4, 0.4, 0.1)
     return {
         "moco_v1": [tv.RandomGrayscale(p=0.2), tv.ColorJitter(0.4, 0.4, 0.4, 0.4), tv.RandomHorizontalFlip()],
@@ -84,8 +89,20 @@ def released(tv: Any) -> dict[str, list[Any]]:
             tv.RandomApply([Blur(0.1, 2.0)], p=0.5),
             tv.RandomHorizontalFlip(),
         ],
+        "moco_v3": [
+            tv.RandomApply([tv.ColorJitter(0.4, 0.4, 0.2, 0.1)], p=0.8),
+            tv.RandomGrayscale(p=0.2),
+            tv.RandomApply([Blur(0.1, 2.0)], p=0.1),
+            tv.RandomApply([solarize], p=0.2),
+            tv.RandomHorizontalFlip(),
+        ],
         "cifar_demo": [tv.RandomHorizontalFlip(p=0.5), tv.RandomApply([jitter], p=0.8), tv.RandomGrayscale(p=0.2)],
     }
+
+
+def solarize(picture: Any) -> Any:
+    """MoCo v3's Solarize."""
+    return ImageOps.solarize(picture)
 
 
 class Blur:

@@ -115,6 +115,7 @@ RANDOM = {
     "grayscale": functools.partial(augment.random_grayscale, p=0.2, whole=False),
     "jitter": functools.partial(augment.random_color_jitter, **JITTER, whole=False),
     "blur": functools.partial(augment.random_gaussian_blur, low=0.1, high=2.0, p=0.5, whole=False),
+    "solarize": functools.partial(augment.random_solarize, p=0.2, whole=False),
     "flip": functools.partial(augment.random_horizontal_flip, p=0.3, whole=False),
     "affine": functools.partial(augment.random_affine, **MOVE, whole=False),
 }
@@ -132,7 +133,8 @@ def test_random_operations_under_jit_and_vmap(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "p"), [("grayscale", 0.2), ("jitter", 0.8), ("blur", 0.5), ("flip", 0.3), ("affine", 0.5)]
+    ("name", "p"),
+    [("grayscale", 0.2), ("jitter", 0.8), ("blur", 0.5), ("solarize", 0.2), ("flip", 0.3), ("affine", 0.5)],
 )
 def test_random_operations_happen_with_their_probability(name, p):
     """Among 2,000 keys the image changes in a share p of them (four standard errors), and else not by a bit."""

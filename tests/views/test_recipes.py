@@ -15,6 +15,7 @@ from moco_jax.views.recipes import (
     GaussianBlur,
     Grayscale,
     HorizontalFlip,
+    Solarize,
     ViewRecipe,
 )
 
@@ -35,6 +36,16 @@ def test_moco_v2_is_published():
         (ColorJitter(0.4, 0.4, 0.4, 0.1, 0.8), Grayscale(0.2), GaussianBlur(0.1, 2.0, 0.5), HorizontalFlip(0.5)),
     )
     assert RECIPES["moco_v2"] == (view, view)
+
+
+def test_moco_v3_is_published():
+    """facebookresearch/moco-v3, main_moco.py: weaker saturation; view 0 always blurred, view 1 seldom and solarized."""
+    jitter, gray, flip = ColorJitter(0.4, 0.4, 0.2, 0.1, 0.8), Grayscale(0.2), HorizontalFlip(0.5)
+    crop = Crop((0.2, 1.0), (3 / 4, 4 / 3))
+    assert RECIPES["moco_v3"] == (
+        ViewRecipe(crop, (jitter, gray, GaussianBlur(0.1, 2.0, 1.0), flip)),
+        ViewRecipe(crop, (jitter, gray, GaussianBlur(0.1, 2.0, 0.1), Solarize(0.2), flip)),
+    )
 
 
 def test_cifar_demo_is_published():

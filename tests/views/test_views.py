@@ -43,7 +43,16 @@ def whole_path(made, positions):
 
 
 IDS = jnp.array([[0, 1], [2, 2], [4, 3]], jnp.int32)
-FITS = [("moco_v1", 3), ("moco_v2", 3), ("cifar_demo", 3), ("digits", 1), ("digits", 3), ("bands", 1), ("bands", 13)]
+FITS = [
+    ("moco_v1", 3),
+    ("moco_v2", 3),
+    ("moco_v3", 3),
+    ("cifar_demo", 3),
+    ("digits", 1),
+    ("digits", 3),
+    ("bands", 1),
+    ("bands", 13),
+]
 
 
 @pytest.mark.parametrize("storage", sorted(LIMITS))
