@@ -28,6 +28,8 @@ import numpy as np
 import torch
 from torch import nn
 
+sys.path.insert(0, str(Path(__file__).parents[2]))  # when run by its path
+
 from tests.parity.fb_golden import inputs
 from tests.parity.torchvision_cpu import import_torchvision
 

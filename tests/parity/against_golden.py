@@ -1,4 +1,4 @@
-"""Our step on what Facebook's code computed: `python -m tests.parity.against_golden FOLDER [CASE ...]`.
+"""Our step on what Facebook's code computed: `python -m tests.parity.against_golden FOLDER [CASE ...]`, or by its path.
 
 FOLDER holds `inputs.py` and CASE.npz, in the format of tests/parity/fb_golden/README.md, which ships one such case;
 `python -m tests.parity.against_facebook` makes further ones. Without CASE, every case whose file is there is run. All
@@ -26,13 +26,16 @@ from typing import Any, NamedTuple
 if __name__ == "__main__":  # before JAX is imported
     os.environ["JAX_ENABLE_X64"] = "1"
     os.environ["JAX_PLATFORMS"] = "cpu"
+    sys.path.insert(0, str(Path(__file__).parents[2]))  # when run by its path
 
+import jax.numpy as jnp
 import numpy as np
 
+from moco_jax.core import schedules
 from tests.parity import ours
 from tests.parity.ours import Tensors
 
-TOLERANCE = {"inputs": 1e-14, "learning rate": 0.0, "pointer": 0.0, "momentum": 1e-10}
+TOLERANCE = {"inputs": 1e-14, "pointer": 0.0, "momentum": 1e-10}
 DEFAULT = 1e-11  # everything else; an independent program in float64 reaches 2e-13, see the README beside the data
 LINEAR = [0, *range(3, 11)]  # mean and projections: the fingerprint's entries that are linear in the tensor
 NOTEBOOK = {"0": "conv1", "1": "bn1", "3": "layer1", "4": "layer2", "5": "layer3", "6": "layer4", "9": "fc"}
@@ -119,6 +122,8 @@ def compare(folder: Path, case: str) -> Worst:
         logits = np.empty(contrast.logits.shape[1:])  # (directions, G, 1 + K), in their order
         logits[:, rows.order[:, None], np.concatenate([[0], 1 + columns])[None]] = np.asarray(contrast.logits[0])
         see_step(worst, c, golden, s, logits, float(metrics["loss"]))
+        if c["code"] == "moco":  # the notebook's epochs are those of its caller
+            worst.see("learning rate", rate_of(c, s) - float(golden["lr"][s]), where)
 
         rows.note(columns, golden["queue_new"][s].shape[1], int(golden["queue_ptr"][s]))
         queue = np.empty((c["dim"], c["K"]))
@@ -167,6 +172,13 @@ def start(c: dict[str, Any], golden: Any, rows: Rows, tensors: Tensors) -> ours.
         sgd_momentum=c["momentum"],
         tensors=tensors,
     )
+
+
+def rate_of(c: dict[str, Any], step: int) -> float:
+    """The learning rate of a step by our schedules: a step is an epoch of `cos_epochs`, or the rate is constant."""
+    if not c["cos_epochs"]:
+        return float(c["base_lr"])
+    return float(schedules.cosine(c["base_lr"], epochs=c["cos_epochs"], steps_per_epoch=1)(jnp.asarray(step)))
 
 
 def see_step(worst: Worst, c: dict[str, Any], golden: Any, s: int, logits: np.ndarray, loss: float) -> None:

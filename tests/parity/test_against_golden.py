@@ -26,6 +26,7 @@ def test_ten_steps_equal_the_originals(float64):
         "queue",
         "pointer",
         "momentum",
+        "learning rate",
     }
     assert not against_golden.beyond(worst), worst
 
@@ -75,3 +76,12 @@ def test_the_command_ends_with_1_beyond_a_tolerance(monkeypatch, capsys):
     assert against_golden.main([str(FOLDER), "v1_r18"]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines if "BEYOND" in line] == ["queue"]
+
+
+def test_the_recorded_rates_are_those_of_our_schedules(float64):
+    """v2's cosine over ten epochs of one step each, and v1's constant rate."""
+    cases = against_golden.load(FOLDER).CASES
+    assert against_golden.rate_of(cases["v1_r18"], 7) == 0.03
+    published = 0.03 * 0.5 * (1 + np.cos(np.pi * np.arange(10) / 10))
+    ours = [against_golden.rate_of(cases["v2_r18"], s) for s in range(10)]
+    np.testing.assert_allclose(ours, published, rtol=0, atol=1e-16)
