@@ -22,7 +22,7 @@ SETTINGS = (
     "--config.optimizer.learning_rate=0.12",
     "--config.train.epochs=80",
     "--config.eval.every_epochs=4",
-    "--config.health.every_epochs=8",
+    "--config.leak.every_epochs=8",
 )
 BLOCKS = {"off": 0, "on": 128}  # shuffle.block
 NAMED = {

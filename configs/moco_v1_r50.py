@@ -28,7 +28,7 @@ def get_config():
     config.eval.every_epochs = 20
     config.eval.bank_split, config.eval.split = "train[:10%]", "validation"
     config.eval.k, config.eval.temperature, config.eval.resize = 200, 0.1, 256
-    config.health.every_epochs = 1  # some 5,000 steps
+    config.leak.every_epochs = 1  # some 5,000 steps
     config.checkpoint.every_epochs = 5
     config.log.every_steps = 100
     return config

@@ -11,7 +11,7 @@ FREE = (
     "data.data_dir",
     "data.workers",
     "eval.",
-    "health.",
+    "leak.",
     "checkpoint.",
     "log.",
     "train.microbatch_size",
@@ -22,8 +22,8 @@ POSITIVE: tuple[str, ...] = ("batch_size", "views.size", "model.width", "model.d
 POSITIVE += ("train.microbatch_size", "train.steps_per_call", "eval.k", "eval.temperature", "eval.resize")
 POSITIVE += ("eval.batch_size", "checkpoint.every_epochs", "checkpoint.keep", "log.every_steps", "data.workers")
 AT_LEAST_ZERO: tuple[str, ...] = ("bn.group_size", "shuffle.block", "eval.every_epochs")
-AT_LEAST_ZERO += ("optimizer.learning_rate", "optimizer.weight_decay", "health.every_epochs")
-SHARES: tuple[str, ...] = ("moco.momentum", "optimizer.momentum", "health.leak_margin")
+AT_LEAST_ZERO += ("optimizer.learning_rate", "optimizer.weight_decay", "leak.every_epochs")
+SHARES: tuple[str, ...] = ("moco.momentum", "optimizer.momentum", "leak.margin")
 
 
 def resolve(config: Config, records: int) -> Config:

@@ -121,11 +121,11 @@ class Eval:
 
 
 @dataclass(frozen=True)
-class Health:
-    """What watches a run without labels."""
+class Leak:
+    """The alarm for keys that batch-norm statistics give away; it needs no labels."""
 
-    every_epochs: int = 10  # whether batch-norm statistics give keys away (evaluation/leak.py); 0: never
-    leak_margin: float = 0.1  # warn where pretext accuracy falls by more than this, with keys among other images
+    every_epochs: int = 10  # 0: never
+    margin: float = 0.1  # warn where pretext accuracy falls by more than this, with keys among other images
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ class Config:
     optimizer: Optimizer = field(default_factory=Optimizer)
     train: Train = field(default_factory=Train)
     eval: Eval = field(default_factory=Eval)
-    health: Health = field(default_factory=Health)
+    leak: Leak = field(default_factory=Leak)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     log: Log = field(default_factory=Log)
 

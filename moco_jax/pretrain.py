@@ -180,7 +180,7 @@ def _train(
     evaluations = [Evaluation(config.eval.every_epochs * parts.steps_per_epoch, e) for e in evaluators]
     if block := checks.leak_block(config, parallel.device_count()):
         alarm = leak_alarm(config, parts.make, batches, placed, block=block)
-        evaluations.append(Evaluation(config.health.every_epochs * parts.steps_per_epoch, alarm))
+        evaluations.append(Evaluation(config.leak.every_epochs * parts.steps_per_epoch, alarm))
 
     def save(step: int, state: Any) -> None:
         parallel.check_identical(state)

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from moco_jax import checks
-from moco_jax.config import BatchNorm, Config, ConfigError, Health, Moco, Optimizer, Probe, Queue, Shuffle, Train, flat
+from moco_jax.config import BatchNorm, Config, ConfigError, Leak, Moco, Optimizer, Probe, Queue, Shuffle, Train, flat
 
 
 def config(**changes):
@@ -79,8 +79,8 @@ def test_queue_resolves_to_a_quarter_of_the_images(records, batch, symmetric, si
         ({"seed": -1}, 1, "seed must lie in"),
         ({"batch_size": 0}, 1, "batch_size must be above 0"),
         ({"moco": Moco(momentum=1.5)}, 1, "moco.momentum must lie in 0..1"),
-        ({"health": Health(every_epochs=-1)}, 1, "health.every_epochs must be 0 or more, not -1"),
-        ({"health": Health(leak_margin=10.0)}, 1, "health.leak_margin must lie in 0..1, not 10.0"),
+        ({"leak": Leak(every_epochs=-1)}, 1, "leak.every_epochs must be 0 or more, not -1"),
+        ({"leak": Leak(margin=10.0)}, 1, "leak.margin must lie in 0..1, not 10.0"),
         ({"moco": Moco(temperature=0.0)}, 1, "moco.temperature must be above 0"),
         ({"batch_size": 100_000, "bn": BatchNorm(32)}, 1, "more than the 50000 images"),
     ],

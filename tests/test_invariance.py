@@ -72,11 +72,11 @@ def test_device_count_does_not_matter(case, counts, float64):
 
 @pytest.mark.slow
 def test_device_count_does_not_matter_to_streamed_rows(float64):
-    """Everything on, raw views cut on the host: 1 = 2 = 4 devices.
+    """Everything on, raw views cut on the host: 1 = 2 = 4 = 8 devices.
 
     Among themselves: the host draws and cuts other boxes than the device does, so a streamed run is another run.
     """
-    for devices in (2, 4):
+    for devices in (2, 4, 8):
         assert_same(state_of("everything on", devices, streamed=True), state_of("everything on", 1, streamed=True))
 
 
@@ -95,6 +95,13 @@ def test_micro_batches_do_not_matter(case, devices, scan, float64):
     Groups lie inside a part; those that leave the device are refused with micro-batches.
     """
     assert_same(state_of(case, devices, microbatch=4, scan=scan), state_of(case, 1))
+
+
+@pytest.mark.slow
+def test_micro_batches_do_not_matter_to_streamed_rows(float64):
+    """Raw views cut on the host, two devices in two parts each."""
+    one = state_of("groups and blocks inside a device", 1, streamed=True)
+    assert_same(state_of("groups and blocks inside a device", 2, microbatch=4, streamed=True), one)
 
 
 @pytest.mark.slow

@@ -34,7 +34,7 @@ def digits(data_dir, **changes):
         eval=dataclasses.replace(
             c.eval, every_epochs=1, bank_split="train[:150]", split="train[1400:]", k=5, batch_size=64
         ),
-        health=config.Health(every_epochs=0),
+        leak=config.Leak(every_epochs=0),
         checkpoint=config.Checkpoint(every_epochs=1),
         log=config.Log(every_steps=1),
     )
@@ -52,7 +52,7 @@ def state_of(workdir, step):
 def whole(tmp_path_factory, data_dir):
     """A run that was never stopped; it alone has the leak alarm, which must change nothing."""
     workdir = tmp_path_factory.mktemp("whole")
-    return pretrain.train(digits(data_dir, health=config.Health(every_epochs=1)), workdir)
+    return pretrain.train(digits(data_dir, leak=config.Leak(every_epochs=1)), workdir)
 
 
 def log_of(workdir):

@@ -18,7 +18,7 @@ SMALL = (
     "--config.queue.size=128",
     "--config.train.epochs=1",
 )
-SMALL += ("--config.eval.every_epochs=0", "--config.health.every_epochs=0")
+SMALL += ("--config.eval.every_epochs=0", "--config.leak.every_epochs=0")
 
 pytestmark = pytest.mark.slow
 

@@ -18,29 +18,53 @@ from flax import traverse_util
 from moco_jax.config import ConfigError
 
 LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
-MODULES = (
+MODULES = (  # every module that has a name there
     (r"(layer\d+)_(\d+)", r"\1.\2"),
     (r"downsample_conv", "downsample.0"),
     (r"downsample_bn", "downsample.1"),
     (r"fc_(\d+)", r"fc.\1"),
+    (r"(conv\d+|bn\d+|fc)", r"\1"),
 )
-UNUSED = "num_batches_tracked"  # torch counts batches beside the running statistics, and nothing reads it
+TO_TORCH = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}  # axes of convolutions, dense layers and vectors
+FROM_TORCH = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}
+BATCH_COUNT = "num_batches_tracked"  # beside torch's running statistics; nothing reads it
 
 Tree = Any  # {"params": {"backbone", "head"}, "batch_stats": {"backbone", ...}} of an encoder
 
 
 def torch_name(path: tuple[str, ...]) -> str:
-    """The name in a torchvision state_dict of the leaf at `path`, such as ("params", "head", "fc", "kernel")."""
+    """The name in a torchvision state_dict of the leaf at `path`, such as ("params", "head", "fc", "kernel").
+
+    Raises ConfigError for a module or leaf that torchvision's ResNets do not have.
+    """
     _, _, *modules, leaf = path
+    found = [_module_name(m) for m in modules]
+    if leaf not in LEAVES or None in found:
+        raise ConfigError(
+            f"{'/'.join(path)} has no name in torchvision's ResNets: names are known for their layers only"
+        )
+    return ".".join([*filter(None, found), LEAVES[leaf]])
+
+
+def _module_name(module: str) -> str | None:
     for pattern, name in MODULES:
-        modules = [re.sub(f"^{pattern}$", name, m) for m in modules]
-    return ".".join([*modules, LEAVES[leaf]])
+        if match := re.fullmatch(pattern, module):
+            return match.expand(name)
+    return None
 
 
 def to_torch(network: Tree) -> dict[str, np.ndarray]:
-    """The state_dict of an encoder {"params", "batch_stats"}: torchvision's names, torch's layouts, dtypes kept."""
-    leaves = traverse_util.flatten_dict(network)
-    return {torch_name(path): _to_torch_layout(np.asarray(leaf)) for path, leaf in leaves.items()}
+    """The state_dict of an encoder {"params", "batch_stats"}: torchvision's names, torch's layouts, dtypes kept.
+
+    Raises ConfigError where `torch_name` does, and where two leaves would get one name.
+    """
+    out: dict[str, np.ndarray] = {}
+    for path, leaf in traverse_util.flatten_dict(network).items():
+        name = torch_name(path)
+        if name in out:
+            raise ConfigError(f"{'/'.join(path)} and another leaf would both be {name}: convert one part at a time")
+        out[name] = _transposed(name, np.asarray(leaf), TO_TORCH)
+    return out
 
 
 def from_torch(tensors: Mapping[str, np.ndarray], like: Tree) -> Tree:
@@ -50,27 +74,24 @@ def from_torch(tensors: Mapping[str, np.ndarray], like: Tree) -> Tree:
     shape differs; torch's count of batches alone is left out.
     """
     wanted = {torch_name(path): (path, leaf.shape) for path, leaf in traverse_util.flatten_dict(like).items()}
-    given = {name for name in tensors if not name.endswith(UNUSED)}
+    given = {name for name in tensors if not name.endswith(BATCH_COUNT)}
     if missing := sorted(set(wanted) - given):
         raise ConfigError(f"the PyTorch weights lack {_listed(missing)}: are they of another architecture or head?")
     if left := sorted(given - set(wanted)):
         raise ConfigError(f"the encoder has no place for {_listed(left)}: is it of another architecture or head?")
     out = {}
     for name, (path, shape) in wanted.items():
-        value = _from_torch_layout(np.asarray(tensors[name]))
+        value = _transposed(name, np.asarray(tensors[name]), FROM_TORCH)
         if value.shape != tuple(shape):
             raise ConfigError(f"{name} is {value.shape} in our layout, but the encoder's is {tuple(shape)}")
         out[path] = value
     return traverse_util.unflatten_dict(out)
 
 
-def _to_torch_layout(value: np.ndarray) -> np.ndarray:
-    """(h, w, in, out) -> (out, in, h, w); (in, out) -> (out, in); vectors as they are."""
-    return value.transpose({4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}[value.ndim])
-
-
-def _from_torch_layout(value: np.ndarray) -> np.ndarray:
-    return value.transpose({4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}[value.ndim])
+def _transposed(name: str, value: np.ndarray, axes: Mapping[int, tuple[int, ...]]) -> np.ndarray:
+    if value.ndim not in axes:
+        raise ConfigError(f"{name} has {value.ndim} axes {value.shape}; layouts are known for 1, 2 and 4")
+    return value.transpose(axes[value.ndim])
 
 
 def _listed(names: list[str]) -> str:

@@ -37,7 +37,7 @@ def leak_alarm(
     config: resolved; make(config, permutation=) -> Mechanism; batches(first_step=, last_step=): host batches of
     this process; data: as the step takes it. The evaluator returns {"pretext_own", "pretext_reshuffled", "leak": own
     minus reshuffled}, shares of queries over all directions, and a "warning" where leak is more than
-    health.leak_margin.
+    leak.margin.
     """
     own_block = config.shuffle.block if config.shuffle else 0
     draw = functools.partial(shuffle.drawn, config.seed, total=config.batch_size)
@@ -67,7 +67,7 @@ def leak_alarm(
             found.append([parallel.host(a).item() for a in both])
         own, reshuffled = np.mean(found, axis=0).tolist()
         out: dict[str, float | str] = {"pretext_own": own, "pretext_reshuffled": reshuffled, "leak": own - reshuffled}
-        if own - reshuffled > config.health.leak_margin:
+        if own - reshuffled > config.leak.margin:
             out["warning"] = _warning(config, own, reshuffled, block)
         return out
 
@@ -78,7 +78,7 @@ def _warning(config: Config, own: float, reshuffled: float, block: int) -> str:
     now = config.shuffle.block if config.shuffle else 0
     return (
         f"keys leak through batch norm: pretext accuracy falls from {own:.1%} to {reshuffled:.1%} where keys are "
-        f"encoded among other images (health.leak_margin {config.health.leak_margin:g}), so batch statistics that "
+        f"encoded among other images (leak.margin {config.leak.margin:g}), so batch statistics that "
         "query and key share solve the pretext task, and features stop improving; shuffle.block is "
         f"{now} and bn.group_size {config.bn.group_size}: start another run with shuffle.block={block}"
     )

@@ -64,11 +64,9 @@ def make(
     def encode_keys(network: Network, x: jax.Array, step: jax.Array, direction: int) -> tuple[jax.Array, Any]:
         """Keys (G, C) in the original order from raw views x (N, S, S, C), and the target's batch statistics."""
         view = directions[direction][1]
-        if block:
-            source = permute(step, direction)  # (G,)
-            x, positions = shuffled(x, source, block)  # rows move between batch-norm groups
-        else:
-            positions = axis.here(x.shape[0])
+        source = permute(step, direction) if block else None  # (G,)
+        # Rows move between batch-norm groups.
+        x, positions = (x, axis.here(x.shape[0])) if source is None else shuffled(x, source, block)
 
         def part(rows: Any) -> tuple[Any, jax.Array]:
             images = views.augment(*rows, key(config.seed, step, AUGMENT), view)
@@ -77,14 +75,17 @@ def make(
 
         batch_stats, k = in_parts(part, (x, positions))
         k = axis.gather(k)  # (G, C), shuffled
-        return lax.stop_gradient(unshuffled(k, source) if block else k), batch_stats
+        return lax.stop_gradient(k if source is None else unshuffled(k, source)), batch_stats
 
-    def keys_of(state: State, raw: tuple[jax.Array, ...]) -> tuple[list[jax.Array], Network]:
-        """One momentum step of the target, then the keys of every direction."""
-        target = Network(ema(state.target.params, state.online.params, moco.momentum), state.target.batch_stats)
+    def moved(state: State) -> Network:
+        """The target after one momentum step (equation 2)."""
+        return Network(ema(state.target.params, state.online.params, moco.momentum), state.target.batch_stats)
+
+    def keys_of(target: Network, raw: tuple[jax.Array, ...], step: jax.Array) -> tuple[list[jax.Array], Network]:
+        """The keys of every direction, and the target with the batch statistics that they leave."""
         keys = []
         for d, (_, key_view) in enumerate(directions):
-            k, batch_stats = encode_keys(target, raw[key_view], state.step, d)
+            k, batch_stats = encode_keys(target, raw[key_view], step, d)
             target = target.replace(batch_stats=batch_stats)
             keys.append(k)
         return keys, target
@@ -104,7 +105,7 @@ def make(
         n = batch["ids"].shape[0]
         positions = axis.here(n)
         raw = views.raw(batch, data, positions, key(config.seed, state.step, CROP))  # V of (N, S, S, C)
-        keys, target = keys_of(state, raw)  # (G, C) each
+        keys, target = keys_of(moved(state), raw, state.step)  # (G, C) each
         positives = [axis.mine(k, n) for k in keys]  # (N, C)
 
         def part(rows: Any) -> tuple[Any, None]:
@@ -141,7 +142,7 @@ def make(
         n = batch["ids"].shape[0]
         positions = axis.here(n)
         raw = views.raw(batch, data, positions, key(config.seed, state.step, CROP))
-        positives = [axis.mine(k, n) for k in keys_of(state, raw)[0]]
+        positives = [axis.mine(k, n) for k in keys_of(moved(state), raw, state.step)[0]]
 
         def part(rows: Any) -> tuple[None, jax.Array]:
             logits, _ = logits_of(state.online.params, state, rows)

@@ -70,3 +70,21 @@ def test_left_overs_are_errors():
         from_torch(tensors | {"conv1.weight": tensors["conv1.weight"][:, :1]}, there)
     with pytest.raises(ConfigError, match="and 1 more"):
         from_torch({n: t for n, t in tensors.items() if not n.startswith("fc.")}, there)
+
+
+@pytest.mark.parametrize(
+    ("tree", "message"),
+    [
+        ({"params": {"backbone": {"Conv_0": {"kernel": np.zeros((1, 1, 1, 1))}}}}, "Conv_0/kernel has no name"),
+        ({"params": {"backbone": {"conv1": {"embedding": np.zeros(1)}}}}, "conv1/embedding has no name"),
+        ({"params": {"backbone": {"conv1": {"kernel": np.zeros((1, 1, 1))}}}}, "conv1.weight has 3 axes"),
+        (
+            {"params": {part: {"fc_0": {"bias": np.zeros(1)}} for part in ("head", "predictor")}},
+            "would both be fc.0.bias",
+        ),
+    ],
+)
+def test_what_has_no_name_of_its_own_is_an_error(tree, message):
+    """A layer that torchvision lacks, a layout that is unknown, and two leaves of one name: never a tensor lost."""
+    with pytest.raises(ConfigError, match=message):
+        to_torch(tree)

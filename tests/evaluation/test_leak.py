@@ -155,9 +155,9 @@ def test_it_is_silent_about_an_accuracy_that_is_earned():
 
 
 def test_the_margin_is_the_configs():
-    """A fall within health.leak_margin is a number in the log and no warning."""
+    """A fall within leak.margin is a number in the log and no warning."""
     leak = alarm(BASE, leaky=True, devices=8)[0]["leak"]
-    found, _ = alarm(dataclasses.replace(BASE, health=config.Health(leak_margin=leak + 1e-3)), leaky=True, devices=8)
+    found, _ = alarm(dataclasses.replace(BASE, leak=config.Leak(margin=leak + 1e-3)), leaky=True, devices=8)
     assert found["leak"] == leak and "warning" not in found
 
 
@@ -169,7 +169,7 @@ def train(folder, **changes):
         views=config.Views(size=tiny.SIZE),
         train=Train(epochs=2),
         eval=config.Eval(every_epochs=0),
-        health=config.Health(every_epochs=1),
+        leak=config.Leak(every_epochs=1),
     )
     c = dataclasses.replace(c, **changes)
     coder = encoder(c.bn.group_size, leaky=True)
@@ -177,7 +177,7 @@ def train(folder, **changes):
 
 
 def test_a_run_without_labels_is_warned_in_log_and_console(tmp_path, capsys):
-    """After every health.every_epochs; shuffle off, kNN off, images without labels, streamed."""
+    """After every leak.every_epochs; shuffle off, kNN off, images without labels, streamed."""
     train(tmp_path, data=config.Data(path="streamed", mean=(0.5,) * CHANNELS, std=(0.25,) * CHANNELS))
     records = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     leaks = [r for r in records if "leak" in r]
@@ -193,7 +193,7 @@ def test_a_run_without_labels_is_warned_in_log_and_console(tmp_path, capsys):
     [
         ({}, [4]),
         ({"shuffle": Shuffle(16)}, [4]),
-        ({"health": config.Health(every_epochs=0)}, [0]),
+        ({"leak": config.Leak(every_epochs=0)}, [0]),
         ({"bn": BatchNorm(16)}, []),
         ({"bn": BatchNorm(0)}, []),
     ],

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from moco_jax import views
-from moco_jax.checkpoints.torch_names import UNUSED, from_torch, to_torch
+from moco_jax.checkpoints.torch_names import BATCH_COUNT, from_torch, to_torch
 from moco_jax.config import BatchNorm, Config, Moco, Model, Queue, Shuffle
 from moco_jax.core.axis import AXIS
 from moco_jax.core.optimizers import sgd
@@ -149,7 +149,7 @@ def momentum(state: State) -> Tensors:
 
 def kept(names: list[str]) -> list[str]:
     """Names of a state_dict without its counts of batches."""
-    return [n for n in names if not n.endswith(UNUSED)]
+    return [n for n in names if not n.endswith(BATCH_COUNT)]
 
 
 def _is_trace(x: Any) -> bool:

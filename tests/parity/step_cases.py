@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tests.parity.differences import relative
 from tests.parity.fb_golden import inputs
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -94,4 +95,4 @@ def _sample(name: str, tensor: np.ndarray) -> np.ndarray:
 
 def distance(ours: np.ndarray, theirs: np.ndarray) -> float:
     """max|a - b| / max|b| of a tensor, whole or as its summary, whose largest entry is the tensor's."""
-    return float(np.abs(np.asarray(ours, np.float64) - theirs).max() / (np.abs(theirs).max() or 1.0))
+    return float(np.abs(relative(np.asarray(ours, np.float64) - theirs, np.abs(theirs).max())).max())

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.parity import against_golden
+from tests.parity import against_golden, differences
 
 FOLDER = Path(__file__).parent / "fb_golden"
 
@@ -47,7 +47,7 @@ def test_rows_put_interleaved_groups_together():
 
 def test_differences_are_seen():
     """The largest difference counts, nan is larger than all, and beyond its tolerance it is named."""
-    worst = against_golden.Worst()
+    worst = differences.Worst()
     worst.see("loss", [1e-13, -3e-13], "step 1")
     worst.see("loss", 2e-13, "step 2")
     assert worst["loss"] == (3e-13, "step 1") and not against_golden.beyond(worst)
@@ -69,7 +69,7 @@ def test_a_folder_without_results_is_told(tmp_path):
 
 def test_the_command_ends_with_1_beyond_a_tolerance(monkeypatch, capsys):
     """0 where all agree; 1 where one quantity of one case does not, and the line says which."""
-    results = {"v1_r18": against_golden.Worst(loss=(1e-13, "step 1"))}
+    results = {"v1_r18": differences.Worst(loss=(1e-13, "step 1"))}
     monkeypatch.setattr(against_golden, "compare", lambda folder, case: results[case])
     assert against_golden.main([str(FOLDER)]) == 0
     results["v1_r18"]["queue"] = (1e-8, "step 3")
@@ -85,3 +85,19 @@ def test_the_recorded_rates_are_those_of_our_schedules(float64):
     published = 0.03 * 0.5 * (1 + np.cos(np.pi * np.arange(10) / 10))
     ours = [against_golden.rate_of(cases["v2_r18"], s) for s in range(10)]
     np.testing.assert_allclose(ours, published, rtol=0, atol=1e-16)
+
+
+def test_what_the_format_promises_must_be_there(tmp_path):
+    """A file without some of its arrays is refused by name, before anything runs: nothing is compared with nothing."""
+    inputs = against_golden.load(FOLDER)
+    whole = dict(np.load(FOLDER / "v1_r18.npz"))
+    spec = inputs.load("v1_r18")["spec"]
+    keys = against_golden.promised(inputs.CASES["v1_r18"], spec)
+    assert set(keys) <= set(whole) and {"last/queue_ptr", "step1/encoder_k.bn1.bias", "acc_rank"} < set(keys)
+    shutil.copy(FOLDER / "inputs.py", tmp_path)
+    for key in ("acc_rank", "last/encoder_q.fc.bias", "fp_momentum_step1"):
+        np.savez(tmp_path / "v1_r18.npz", **{k: v for k, v in whole.items() if k != key})
+        with pytest.raises(SystemExit, match=f"lacks 1 arrays.*{key}"):
+            against_golden.compare(tmp_path, "v1_r18")
+    assert "loss_term" in against_golden.promised(inputs.CASES["demo_sym"], [])
+    assert {"loss_term", "loss_rank", "rank1_names"}.isdisjoint(against_golden.promised(inputs.CASES["demo_asym"], []))

@@ -1,6 +1,6 @@
 """Learning rates of every shipped page at the first and last step of every epoch, against the released code's own.
 
-`data/lr_schedules.npz` is what the released `adjust_learning_rate` gave: `moco_step_200` and `moco_cos_200`
+`fb_golden/lr_schedules.npz` is what the released `adjust_learning_rate` gave: `moco_step_200` and `moco_cos_200`
 (main_moco.py, epochs 0 to 199, lr .03), `demo_cos_200` (the CIFAR-10 notebook, epochs 1 to 200, lr .06).
 """
 
@@ -12,7 +12,7 @@ import pytest
 from moco_jax import config, pages
 from moco_jax.core.schedules import cosine, learning_rate
 
-PUBLISHED = np.load(Path(__file__).parent / "data" / "lr_schedules.npz")
+PUBLISHED = np.load(Path(__file__).parent / "fb_golden" / "lr_schedules.npz")
 RECORDED = {"moco_v1_r50": "moco_step_200", "moco_v2_r50": "moco_cos_200"}
 TRAINING = [name for name in pages.names() if "mechanism" in pages.load(name)]
 STEPS = 5004  # an epoch of ImageNet in batches of 256; of any other page, any number

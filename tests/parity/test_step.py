@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from tests.parity import ours
+from tests.parity.differences import Worst
 from tests.parity.step_cases import CASES, distance, images, initial, permutations, rates, stored, summary
 
 TOLERANCE = 1e-11  # max|a - b| / max|b| per tensor, in float64; measured: 3e-14
@@ -67,9 +68,9 @@ def differences(name, dtype="float64"):
     """The largest difference of every kind of tensor after each step: [{kind: (difference, tensor)}]."""
     expected, out = stored(name), []
     for s, seen in enumerate(run(name, dtype)):
-        worst = {}
+        worst = Worst()
         for n, t in seen.items():
-            worst[_kind(n)] = max(worst.get(_kind(n), (0.0, "")), (distance(t, expected[n][s]), n))
+            worst.see(_kind(n), distance(t, expected[n][s]), n)
         out.append(worst)
     return out
 
@@ -111,6 +112,16 @@ def test_float32_leaves_rounding(name):
         for kind, (difference, tensor) in worst.items():
             limit = 1e-4 if kind == "momentum" else 3e-5  # measured: 8e-6 and 3e-6
             assert difference <= (0 if kind == "queue_ptr" else limit), f"step {s}, {tensor}: {difference:.1e}"
+
+
+def test_a_nan_is_no_agreement(monkeypatch, float64):
+    """A step that gives nan anywhere is the largest difference there is, whatever comes before and after it."""
+    name = TINY[0]
+    steps = [{n: t.copy() for n, t in seen.items()} for seen in run(name, "float64")]
+    steps[4]["encoder_k.layer2.0.bn1.bias"][1] = np.nan
+    monkeypatch.setattr(sys.modules[__name__], "run", lambda name, dtype: steps)
+    wrong = [(s, kind) for s, w in enumerate(differences(name)) for kind, (d, _) in w.items() if not d <= TOLERANCE]
+    assert wrong == [(4, "target params")]
 
 
 def test_a_case_moves_everything():

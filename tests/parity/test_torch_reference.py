@@ -41,7 +41,7 @@ def test_its_networks_are_torchvisions(arch):
 
 
 def one_step(**options):
-    """Loss and logits of a step of a tiny net, and the encoder after it."""
+    """Logits of a step of a tiny net, and how the step moved a weight."""
     torch.manual_seed(0)
     encoders = [torch_reference.Encoder("resnet_tiny", "cifar", 8, "mlp", 16, 4) for _ in range(2)]
     moco = torch_reference.Moco(
@@ -54,9 +54,9 @@ def one_step(**options):
         weight_decay=1e-4,
         **options,
     )
-    views = [torch.randn(8, 3, 16, 16) for _ in range(2)]
+    views, before = [torch.randn(8, 3, 16, 16) for _ in range(2)], encoders[0].layer2[0].conv1.weight.detach().clone()
     seen = moco.step(views, [torch.randperm(8) for _ in range(2)], 0.1)
-    return torch.stack(seen["logits"]), moco.online.conv1.weight.detach()
+    return torch.stack(seen["logits"]), moco.online.layer2[0].conv1.weight.detach() - before
 
 
 COMPILED = pytest.param(
@@ -67,15 +67,14 @@ COMPILED = pytest.param(
 
 
 @pytest.mark.parametrize(
-    ("options", "tolerance"), [({"channels_last": True}, 1e-4), ({"compute": torch.bfloat16}, 0.2), COMPILED]
+    ("options", "tolerance"), [({"channels_last": True}, 1e-4), ({"compute": torch.bfloat16}, 0.5), COMPILED]
 )
 def test_options_for_speed_keep_the_step(options, tolerance):
-    """Memory format and compiler change rounding; autocast changes precision, and logits (of size 5) by a third."""
+    """Logits and the update of a weight, relative to their size: memory format and compiler round, autocast more so."""
     plain, other = one_step(), one_step(**options)
-    assert torch.isfinite(other[0]).all() and other[0].dtype == torch.float32
-    difference = (plain[0] - other[0]).abs().max()
-    assert difference < tolerance * 5 and (difference > 0 or "compiled" in options)
-    assert (plain[1] - other[1]).abs().max() < tolerance
+    assert other[0].dtype == torch.float32
+    for a, b in zip(plain, other, strict=True):
+        assert (a - b).norm() < tolerance * a.norm()  # measured: 2e-6, 0.27, 3e-6; without the update: 1
 
 
 def test_groups_do_not_see_each_other():
