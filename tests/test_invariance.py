@@ -49,6 +49,15 @@ def assert_same(a, b):
     assert gap < TOLERANCE, f"{where}: {gap:.1e}"
 
 
+def test_a_nan_is_no_equality():
+    """Wherever it is, before or behind leaves that agree."""
+    for place in range(3):
+        a, b = [np.ones(2), np.ones(2), np.arange(3)], [np.ones(2), np.ones(2), np.arange(3)]
+        a[place] = np.full(len(a[place]), np.nan)
+        with pytest.raises(AssertionError, match="nan"):
+            assert_same(a, b)
+
+
 def test_two_devices_and_micro_batches_equal_one(float64):
     """The quick case: 16 images as 1 x 16, 2 x 8 and 2 x 2 micro-batches of 4."""
     one = state_of("groups and blocks inside a device", 1)

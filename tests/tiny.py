@@ -198,13 +198,16 @@ def run(
 
 
 def distance(a: Any, b: Any) -> tuple[float, str]:
-    """Largest max|a - b| / max|b| over the tensors of two trees, both zero counting as equal, and where it is."""
+    """Largest max|a - b| / max|b| over the tensors of two trees, both zero counting as equal, and where it is.
+
+    A nan is larger than anything.
+    """
     worst, where = 0.0, ""
     leaves, others = jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b)
     assert len(leaves) == len(others)
     for (path, x), y in zip(leaves, others, strict=True):
         x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
         gap = float(np.abs(x - y).max() / (np.abs(y).max() or 1.0))
-        if not gap <= worst:
+        if not (gap <= worst or np.isnan(worst)):
             worst, where = gap, jax.tree_util.keystr(path)
     return worst, where

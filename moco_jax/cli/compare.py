@@ -1,5 +1,6 @@
 """`moco-jax compare RUN REFERENCE.csv`: flags, then a table and a verdict for each quantity."""
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,8 @@ USAGE = (
     "usage: moco-jax compare RUN REFERENCE.csv [--lr_tolerance=X] [--loss_tolerance=X] [--knn_tolerance=X] "
     "[--output=FILE]\n\n"
     "A run's learning rate, loss and kNN beside a reference's: where and by how much it leaves it.\n"
-    "Exit status: 0 within the tolerances at every epoch so far, 1 outside at one or more, 2 an error."
+    "The learning rate is computed from the run's config. Exit status: 0 within the tolerances at every epoch so far,\n"
+    "1 outside at one or more, 2 an error, or a column of the reference with no epoch in common."
 )
 PLACES = {
     "RUN": "folder of a run; it may still be going",
@@ -26,12 +28,17 @@ NAMED = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Compare as the flags say; returns the exit status, as diff does: 0 within, 1 outside, 2 an error."""
+    """Compare as the flags say; returns the exit status, like diff: 0 within, 1 outside, 2 an error."""
     return flags.run(_compare, argv, error_status=2)
 
 
 def _compare(argv: Sequence[str]) -> int:
     (folder, path), named = flags.parse_without_page(argv, places=PLACES, named=NAMED, usage=USAGE)
+    for name in TOLERANCES.values():
+        if not 0 <= named[name] < math.inf:
+            raise ConfigError(f"--{name} must be 0 or more, not {named[name]}")
+    if named["output"]:
+        _check_output(Path(named["output"]), Path(folder), Path(path))
     reference = compare.read_reference(Path(path))
     run = runs.read(Path(folder))
     if not run.epochs:
@@ -51,7 +58,17 @@ def _compare(argv: Sequence[str]) -> int:
     print(f"{folder}: {run.epochs} of {run.config.train.epochs} epochs, step {run.step}/{run.total}{left_out}")
     if named["output"]:
         compare.write(comparisons, Path(named["output"]))
-    return int(any(c.outside() for c in comparisons))
+    if any(c.outside() for c in comparisons):
+        return 1
+    return 0 if all(c.differences for c in comparisons) else 2
+
+
+def _check_output(output: Path, folder: Path, reference: Path) -> None:
+    """Raises ConfigError for an output that would write over what is read, or that cannot be written."""
+    if output.resolve() == reference.resolve() or folder.resolve() in output.resolve().parents:
+        raise ConfigError(f"--output={output} is what is read: the reference or a run's folder; give another file")
+    if not output.resolve().parent.is_dir():
+        raise ConfigError(f"--output={output}: there is no folder {output.parent}")
 
 
 def _learning_rates(run: runs.Run) -> dict[int, float]:

@@ -29,5 +29,8 @@ def info_nce(logits: jax.Array) -> jax.Array:
 
 
 def pretext_accuracy(logits: jax.Array) -> jax.Array:
-    """Share of queries whose own key scores highest, ties to the positive as in torch's argmax: (N, 1 + K) -> ()."""
-    return jnp.mean(jnp.argmax(logits, axis=1) == 0, dtype=logits.dtype)
+    """Share of queries whose own key scores highest, ties to the positive as in torch's argmax: (N, 1 + K) -> ().
+
+    A row with a nan is no hit.
+    """
+    return jnp.mean(logits[:, 0] >= jnp.max(logits[:, 1:], axis=1), dtype=logits.dtype)

@@ -50,8 +50,8 @@ class Comparison(NamedTuple):
         return {e: self.ours[e] - value for e, value in self.reference.items() if e in self.ours}
 
     def outside(self) -> list[int]:
-        """Epochs at which they differ by more than the tolerance; the last bit of a difference is no difference."""
-        return [e for e, d in self.differences.items() if abs(d) > self.tolerance * (1 + 1e-9)]
+        """Epochs at which they differ by more than the tolerance (its last bit aside), or ours is no number."""
+        return [e for e, d in self.differences.items() if not abs(d) <= self.tolerance * (1 + 1e-9)]
 
 
 def read_reference(path: Path) -> dict[str, Series]:
@@ -105,7 +105,8 @@ def verdict(c: Comparison) -> str:
     differences, outside = c.differences, c.outside()
     if not differences:
         return f"{words}: not compared, no epoch has both values"
-    last, worst = max(differences), max(differences, key=lambda e: abs(differences[e]))
+    last = max(differences)
+    worst = max(differences, key=lambda e: math.inf if math.isnan(differences[e]) else abs(differences[e]))
     most = f"largest difference {differences[worst]:+{digits}} at epoch {worst}"
     if not outside:
         return f"{words}: within {c.tolerance:g} at all {len(differences)} epochs to {last}; {most}"

@@ -1,6 +1,7 @@
 """A run's folder as numbers per epoch, whether the run is complete, was killed, or is still going."""
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ class Run(NamedTuple):
     steps_per_epoch: int
     total: int  # steps of the whole run
     step: int  # steps done, as far as the log knows
-    loss: dict[int, float]  # by epoch: mean over its steps
+    loss: dict[int, float]  # by epoch: mean over its steps; nan where one of them was not finite
     knn_top1: dict[int, float]  # by epoch: percent, after its last step
     unreadable: int  # lines left out
 
@@ -102,12 +103,16 @@ def _history(records: list[dict[str, Any]]) -> tuple[list[Span], dict[int, float
             knn = {s: share for s, share in knn.items() if s <= again}
             at = again
         if "loss" in record:
-            if record["loss"] is not None:
-                spans.append(Span(at, step, float(record["loss"])))
+            spans.append(Span(at, step, _number(record["loss"])))
             at = step
-        if record.get("knn_top1") is not None:
-            knn[step] = float(record["knn_top1"])
+        if "knn_top1" in record:
+            knn[step] = _number(record["knn_top1"])
     return spans, knn, max(at, *knn, 0)
+
+
+def _number(value: Any) -> float:
+    """A logged number; nan is what the log has null for, and for anything that it cannot have written."""
+    return float(value) if isinstance(value, int | float) else math.nan
 
 
 def _mean(spans: list[Span], epoch: int, per_epoch: int) -> float | None:
@@ -119,6 +124,8 @@ def _mean(spans: list[Span], epoch: int, per_epoch: int) -> float | None:
 
 def _parts(spans: list[Span], first: int, last: int) -> Iterator[tuple[int, float]]:
     for span in spans:
+        if math.isnan(span.loss) and span.last > last:
+            continue  # what was not finite may lie behind
         count = min(span.last, last) - max(span.first, first)
         if count > 0:
             yield count, span.loss

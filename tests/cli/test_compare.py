@@ -107,3 +107,37 @@ def test_help_says_what_the_status_means(capsys):
     assert done.value.code == 0
     text = capsys.readouterr().out
     assert "0 within the tolerances" in text and "--loss_tolerance=" in text and "(default 0.1)" in text
+
+
+def test_nothing_in_common_is_no_agreement(tmp_path, capsys):
+    """A column that could not be compared is said, and the status is 2; 0 and 1 are kept for what was compared."""
+    reference = tmp_path / "late.csv"
+    reference.write_text("epoch,train_loss,knn_top1\n1,6.9569,\n150,,80\n")
+    workdir = run(tmp_path, epochs=3)
+    status, lines, _ = said(capsys, workdir, str(reference))
+    assert status == 2 and "kNN: not compared" in lines["kNN"] and "within 0.1 at all 1 epochs" in lines["loss"]
+    reference.write_text("epoch,train_loss,knn_top1\n1,5.0,\n150,,80\n")
+    assert said(capsys, workdir, str(reference))[0] == 1
+
+
+def test_a_run_that_diverged_is_outside(tmp_path, capsys):
+    """A loss that is no number from epoch 2 on leaves every tolerance."""
+    reference = tmp_path / "loss.csv"
+    reference.write_text("epoch,train_loss\n1,6.9569\n2,7.2502\n3,7.2901\n")
+    workdir = run(tmp_path, epochs=3, off=lambda epoch: float("nan") if epoch > 1 else 0.0)
+    status, lines, _ = said(capsys, workdir, str(reference))
+    assert status == 1 and "for good at epoch 2 (outside at 2 of 3" in lines["loss"] and "nan" in lines["loss"]
+
+
+def test_what_is_read_is_not_written_over(tmp_path, capsys):
+    """Neither the reference nor the run's own files; a tolerance is a number, and a folder must be there first."""
+    reference = tmp_path / "loss.csv"
+    reference.write_text("epoch,train_loss\n1,6.9569\n")
+    workdir = run(tmp_path, epochs=1)
+    before = Path(workdir, "log.jsonl").read_text()
+    for output in (reference, Path(workdir, "log.jsonl"), tmp_path / "nowhere" / "out.csv"):
+        assert cli.main(["compare", workdir, str(reference), f"--output={output}"]) == 2
+    for tolerance in ("nan", "inf", "-1"):
+        assert cli.main(["compare", workdir, str(reference), f"--loss_tolerance={tolerance}"]) == 2
+    assert reference.read_text().startswith("epoch,train_loss") and Path(workdir, "log.jsonl").read_text() == before
+    assert capsys.readouterr().err.count("error: ") == 6

@@ -49,3 +49,5 @@ def test_pretext_accuracy_counts_rows_won_by_the_positive():
     """Two of three; a tie goes to the positive, as in torch."""
     logits = jnp.asarray([[2.0, 1.0, 0.0], [0.0, 1.0, 2.0], [1.0, 1.0, 1.0]])
     assert float(losses.pretext_accuracy(logits)) == pytest.approx(2 / 3)
+    for row, column in ((0, 0), (0, 2), (2, 1)):  # a nan is no hit
+        assert float(losses.pretext_accuracy(logits.at[row, column].set(jnp.nan))) == pytest.approx(1 / 3)

@@ -59,13 +59,6 @@ def test_an_epoch_with_too_few_logged_steps_has_no_mean(tmp_path):
     assert runs.read(workdir).loss == {3: 1.0}
 
 
-def test_a_loss_that_is_null_is_no_number(tmp_path):
-    """The loop stops at a loss that is not finite, after writing it as null."""
-    workdir = written.folder(tmp_path / "run", written.of(3))
-    written.session(workdir, 0, 20, loss=lambda step: 1.0 if step <= 10 else np.nan)
-    assert runs.read(workdir).loss == {1: 1.0}
-
-
 def test_what_is_no_run_is_named(tmp_path):
     """No folder, no log, a config.json of something else: one line each."""
     with pytest.raises(ConfigError, match="holds no config.json: give the folder of a run"):
@@ -77,3 +70,23 @@ def test_what_is_no_run_is_named(tmp_path):
         (workdir / "config.json").write_text(text)
         with pytest.raises(ConfigError, match=message):
             runs.read(workdir)
+
+
+@pytest.mark.parametrize("bad", [{15}, set(range(11, 21))])
+def test_a_loss_that_was_not_finite_is_no_number(tmp_path, bad):
+    """The log holds null for it, as JSON has no nan: its epoch is nan, neither missing nor the mean of the rest.
+
+    A line over the end of epoch 1 that is null because of epoch 2 leaves epoch 1 its other lines.
+    """
+    workdir = written.folder(tmp_path / "run", written.of(3))
+    written.session(workdir, 0, 30, loss=lambda step: np.nan if step in bad else 1.0)
+    run = runs.read(workdir)
+    assert run.loss[1] == run.loss[3] == 1.0 and np.isnan(run.loss[2])
+
+
+def test_knn_inside_an_epoch_belongs_to_none(tmp_path):
+    """Epochs end with their last step; a run of other lengths might evaluate elsewhere."""
+    workdir = written.folder(tmp_path / "run", written.of(3))
+    written.session(workdir, 0, 20, loss=lambda step: 1.0)
+    written.cut(workdir, '{"step": 25, "knn_top1": 0.9}\n')
+    assert runs.read(workdir).knn_top1 == pytest.approx({1: 50.0, 2: 50.0})
