@@ -124,7 +124,7 @@ class Eval:
 class Leak:
     """The alarm for keys that batch-norm statistics give away; it needs no labels."""
 
-    every_epochs: int = 10  # 0: never
+    every_epochs: int = 10  # look for leaking keys that often; 0: never
     margin: float = 0.1  # warn where pretext accuracy falls by more than this, with keys among other images
 
 

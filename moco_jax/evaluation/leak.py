@@ -78,7 +78,7 @@ def _warning(config: Config, own: float, reshuffled: float, block: int) -> str:
     now = config.shuffle.block if config.shuffle else 0
     return (
         f"keys leak through batch norm: pretext accuracy falls from {own:.1%} to {reshuffled:.1%} where keys are "
-        f"encoded among other images (leak.margin {config.leak.margin:g}), so batch statistics that "
-        "query and key share solve the pretext task, and features stop improving; shuffle.block is "
-        f"{now} and bn.group_size {config.bn.group_size}: start another run with shuffle.block={block}"
+        f"encoded among other images (leak.margin {config.leak.margin:g}), so batch statistics that query and key "
+        f"share solve the pretext task, and features may stop improving; shuffle.block is {now} and bn.group_size "
+        f"{config.bn.group_size}: begin anew with --config.shuffle.block={block} and another --workdir"
     )

@@ -67,6 +67,9 @@ def read_reference(path: Path) -> dict[str, Series]:
     if not rows:
         raise ConfigError(f"{path} is empty: its first line names the columns epoch, {', '.join(QUANTITIES)}")
     names = [name.strip() for name in rows[0]]
+    own = [i for i, name in enumerate(names) if not name.endswith(("_reference", "_difference"))]  # `write` adds these
+    if len(own) < len(names):
+        names, rows = [names[i] for i in own], [[row[i] for i in own if i < len(row)] for row in rows]
     for name in names:
         if name != "epoch" and name not in QUANTITIES:
             raise config.unknown(f"{path}: column", name, ["epoch", *QUANTITIES])
@@ -79,6 +82,8 @@ def read_reference(path: Path) -> dict[str, Series]:
     columns: dict[str, dict[int, float]] = {name: {} for name in QUANTITIES if name in names}
     for row in rows[1:]:
         _add(columns, dict(zip(names, row, strict=False)), f"{path}: {','.join(row)}", len(row) == len(names))
+    if columns.get("knn_top1") and max(columns["knn_top1"].values()) <= 1:
+        raise ConfigError(f"{path}: every knn_top1 is 1 or less; it is in percent, 95.3 and not 0.953")
     return {name: dict(sorted(values.items())) for name, values in columns.items()}
 
 
@@ -92,7 +97,9 @@ def _add(columns: dict[str, dict[int, float]], row: dict[str, str], where: str, 
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from None
     if epoch < 1 or not all(math.isfinite(v) for v in values.values()):
-        raise ConfigError(f"{where}: epochs count from 1, and values are finite")
+        raise ConfigError(
+            f"{where}: epochs count from 1, and values are finite; leave a cell empty where there is none"
+        )
     for name, value in values.items():
         if epoch in columns[name]:
             raise ConfigError(f"{where}: epoch {epoch} comes twice")

@@ -116,7 +116,11 @@ def _number(value: Any) -> float:
 
 
 def _mean(spans: list[Span], epoch: int, per_epoch: int) -> float | None:
-    """Mean over the steps of an epoch, lines weighted by how many of them they hold; None where too few are logged."""
+    """Mean over the steps of an epoch, lines weighted by how many of them they hold; None where too few are logged.
+
+    A line over the end of an epoch counts for both; one longer than two epochs says nothing of any.
+    """
+    spans = [s for s in spans if s.last - s.first <= 2 * per_epoch]
     parts = list(_parts(spans, (epoch - 1) * per_epoch, epoch * per_epoch))
     steps = sum(count for count, _ in parts)
     return sum(count * loss for count, loss in parts) / steps if steps >= LOGGED * per_epoch else None

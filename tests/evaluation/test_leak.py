@@ -140,7 +140,8 @@ def test_it_warns_of_a_leak_and_names_cause_and_key():
     assert found["pretext_own"] == 1.0 and found["leak"] > 0.5
     assert "pretext accuracy falls from 100.0% to" in found["warning"]
     assert "batch statistics that query and key share" in found["warning"]
-    assert "shuffle.block is 0 and bn.group_size 4: start another run with shuffle.block=16" in found["warning"]
+    advice = "shuffle.block is 0 and bn.group_size 4: begin anew with --config.shuffle.block=16 and another --workdir"
+    assert advice in found["warning"]
 
 
 def test_it_is_silent_with_the_shuffle_on():

@@ -25,8 +25,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
+
+try:
+    import torch
+    from torch import nn
+except ModuleNotFoundError:
+    sys.exit("torch is not installed, and the original is written in it: pip install torch torchvision")
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # when run by its path
 
@@ -34,6 +38,8 @@ from tests.parity.fb_golden import inputs
 from tests.parity.torchvision_cpu import import_torchvision
 
 MAIN, NOTEBOOK = "132aea9da9bb995a411c915c0420be3db62052f3", "f7364915bc4e9161427d7c6bb4f454fa0f171337"
+FILES = ((MAIN, "moco/builder.py"), (MAIN, "moco/loader.py"), (MAIN, "main_moco.py"))
+FILES += ((NOTEBOOK, "colab/moco_cifar10_demo.ipynb"),)
 PACKAGE = "deeplearning.cross_image_ssl.moco"  # where the last commit imports itself from
 WHOLE = {"last": 2000, "step1": 200}  # tensors below these sizes are stored whole
 
@@ -76,7 +82,9 @@ def source(clone: Path, commit: str, path: str) -> str:
     """A file of the clone's history."""
     done = subprocess.run(["git", "-C", clone, "show", f"{commit}:{path}"], capture_output=True, text=True)
     if done.returncode:
-        sys.exit(f"{clone} has no {path} at {commit[:7]}: {done.stderr.strip()}; fetch all branches")
+        sys.exit(
+            f"{clone} has no {path} at {commit[:7]}: {done.stderr.strip()}\ngive a full clone of facebookresearch/moco"
+        )
     return done.stdout
 
 
@@ -292,18 +300,21 @@ def demo_process(_: int, clone: Path, case: str, results: Path) -> None:
 def main() -> None:
     """Record the cases, all by default."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("clone", type=Path)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("case", nargs="*", default=list(inputs.CASES))
+    parser.add_argument("clone", type=Path, help="of github.com/facebookresearch/moco, with its history and branches")
+    parser.add_argument("folder", type=Path, help="to be made")
+    parser.add_argument("case", nargs="*", default=list(inputs.CASES), help=f"default all: {', '.join(inputs.CASES)}")
     arguments = parser.parse_args()
     for case in arguments.case:
         if case not in inputs.CASES:
             sys.exit(f"no case {case!r}; there are: {', '.join(inputs.CASES)}")
+    for commit, path in FILES:
+        source(arguments.clone, commit, path)  # before anything is made
     if import_torchvision() is None:
         sys.exit("torchvision is not installed: its ResNets are what the original trains")
     arguments.folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(Path(inputs.__file__), arguments.folder / "inputs.py")
     for case in arguments.case:
+        print(f"{case}: {inputs.CASES[case]['steps']} steps", flush=True)
         record(arguments.clone, case, arguments.folder)
         print(f"{arguments.folder}/{case}.npz", flush=True)
 

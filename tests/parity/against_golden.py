@@ -19,6 +19,7 @@ import argparse
 import importlib.util
 import os
 import sys
+import zipfile
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -39,6 +40,9 @@ from tests.parity.ours import Tensors
 TOLERANCE = {"inputs": 1e-14, "pointer": 0.0, "momentum": 1e-10}
 DEFAULT = 1e-11  # everything else; an independent program in float64 reaches 2e-13, see the README beside the data
 LINEAR = [0, *range(3, 11)]  # mean and projections: the fingerprint's entries that are linear in the tensor
+STACKED = ("perm", "logits", "loss", "lr", "queue_ptr", "queue_new")  # one entry a step
+CORE = (*STACKED, "queue_last", "spec", "momentum_names", "fp_init", "fp_step1", "fp_last")
+CORE += ("fp_momentum_step1", "fp_momentum_last")
 WHOLE = {"last": 2000, "step1": 200}  # tensors of fewer numbers are stored whole
 NOTEBOOK = {"0": "conv1", "1": "bn1", "3": "layer1", "4": "layer2", "5": "layer3", "6": "layer4", "9": "fc"}
 
@@ -96,8 +100,7 @@ def compare(folder: Path, case: str) -> Worst:
     """Every quantity's largest difference over the steps of a case."""
     inputs = load(folder)
     c, golden = inputs.CASES[case], inputs.load(case)
-    if missing := [key for key in promised(c, golden["spec"]) if key not in golden]:
-        raise SystemExit(f"{case}.npz lacks {len(missing)} arrays that the format promises: {', '.join(missing[:4])}")
+    check(case, c, golden)
     rows = rows_of(c)
     names = Names(c, golden["spec"])
     worst = Worst()
@@ -131,27 +134,31 @@ def compare(folder: Path, case: str) -> Worst:
     return worst
 
 
-def promised(c: dict[str, Any], spec: list[tuple[str, tuple[int, ...]]]) -> list[str]:
-    """Keys that a case's file must hold: what is absent would be compared with nothing."""
-    keys = ["perm", "logits", "loss", "lr", "queue_ptr", "queue_new", "queue_last", "momentum_names"]
-    keys += [f"fp_{when}" for when in ("init", "step1", "last", "momentum_step1", "momentum_last")]
-    if c["code"] == "moco":
-        keys += ["loss_rank", "acc_rank"]
-    if c["world"] > 1:
-        keys += ["rank1_names", "fp_rank1_step1"]
-    if c.get("symmetric"):
-        keys += ["loss_term"]
-    sizes = {name: int(np.prod(shape)) for name, shape in spec}
-    return keys + [f"{when}/{n}" for when, below in WHOLE.items() for n, size in sizes.items() if size < below]
+def check(case: str, c: dict[str, Any], golden: dict[str, Any]) -> None:
+    """Raises ValueError where a file lacks its core, is not finite, or has another number of steps."""
+    if missing := [key for key in CORE if key not in golden]:
+        raise ValueError(f"{case}.npz lacks {', '.join(missing)}")
+    for key, value in golden.items():
+        if isinstance(value, np.ndarray) and value.dtype.kind == "f" and not np.isfinite(value).all():
+            raise ValueError(f"{case}.npz: {key} holds values that are not finite")
+        if key in STACKED and len(value) != c["steps"]:
+            raise ValueError(f"{case}.npz: {key} has {len(value)} steps, the case has {c['steps']}")
 
 
-def not_compared(c: dict[str, Any]) -> list[str]:
+def not_compared(c: dict[str, Any], golden: dict[str, Any]) -> list[str]:
     """What of a case is not looked at, and why."""
     out = ["counts of batches (num_batches_tracked): we keep none"]
     if c["world"] == 2:
-        out.append("running statistics after the last step: theirs follow rank 0, ours are the mean over ranks")
+        out.append("running statistics after the last step, and norm and largest value of those after the first:")
+        out.append("  theirs follow rank 0, ours are the mean over ranks")
     if c["world"] > 2:
         out.append(f"running statistics: of {c['world']} ranks, whose mean ours are, the format holds two")
+    derived = ["loss_rank", "acc_rank"] if c["code"] == "moco" else ["loss_term"] * bool(c["symmetric"])
+    if absent := [key for key in derived if key not in golden]:
+        out.append(f"{', '.join(absent)}: not in the file; logits and loss are")
+    small = [(w, n) for w, below in WHOLE.items() for n, shape in golden["spec"] if int(np.prod(shape)) < below]
+    if absent := [n for when, n in small if f"{when}/{n}" not in golden]:
+        out.append(f"{len(absent)} whole tensors: not in the file; their fingerprints are")
     return out
 
 
@@ -231,7 +238,7 @@ def see_tensors(worst: Worst, inputs: ModuleType, golden: Any, when: str, tensor
                 both = (theirs + other) / 2
                 worst.see("running statistics", relative(mine - both, theirs[1])[LINEAR], f"{name} after step 1")
             continue
-        kind = "running statistics" if statistic else "tensors"
+        kind = "initial tensors" if when == "init" else "running statistics" if statistic else "tensors"
         worst.see(kind, relative(mine - theirs, theirs[1]), f"{name} at {when}")
         if (whole := golden.get(f"{when}/{name}")) is not None:
             worst.see(kind, relative(tensors[name] - whole, np.abs(whole).max()), f"{name} at {when}")
@@ -256,8 +263,8 @@ def beyond(worst: Worst) -> list[str]:
 def main(argv: list[str] | None = None) -> int:
     """Compare the cases of a folder; 0 if all agree, 1 if not."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("case", nargs="*")
+    parser.add_argument("folder", type=Path, help="holds inputs.py and CASE.npz")
+    parser.add_argument("case", nargs="*", help="default: every case of inputs.CASES whose file is there")
     arguments = parser.parse_args(argv)
     known = load(arguments.folder).CASES
     cases = arguments.case or [c for c in known if (arguments.folder / f"{c}.npz").is_file()]
@@ -265,19 +272,27 @@ def main(argv: list[str] | None = None) -> int:
     if unknown or not cases:
         lacking = ", ".join(unknown) or "any case"
         sys.exit(f"{arguments.folder} has no results of {lacking}; its inputs.py knows {', '.join(known)}")
-    failed = False
-    for case in cases:
-        worst = compare(arguments.folder, case)
-        wrong = beyond(worst)
-        failed |= bool(wrong)
-        print(case)
-        for quantity, (value, where) in worst.items():
-            limit = TOLERANCE.get(quantity, DEFAULT)
-            print(f"  {quantity:<20}{value:9.1e}  {'BEYOND' if quantity in wrong else 'within'} {limit:.0e}  ({where})")
-        for what in not_compared(known[case]):
-            print(f"  not compared: {what}")
-        print(flush=True)
-    return int(failed)
+    agree = [report(arguments.folder, case) for case in cases]  # all of them, whatever the first says
+    return int(not all(agree))
+
+
+def report(folder: Path, case: str) -> bool:
+    """Compare a case and print what was found; whether all agrees."""
+    print(case, flush=True)
+    try:
+        worst = compare(folder, case)
+    except (ValueError, KeyError, IndexError, OSError, zipfile.BadZipFile) as error:
+        print(f"  CANNOT BE COMPARED: {type(error).__name__}: {error}\n", flush=True)
+        return False
+    wrong = beyond(worst)
+    for quantity, (value, where) in worst.items():
+        limit = TOLERANCE.get(quantity, DEFAULT)
+        print(f"  {quantity:<20}{value:9.1e}  {'BEYOND' if quantity in wrong else 'within'} {limit:.0e}  ({where})")
+    inputs = load(folder)
+    for what in not_compared(inputs.CASES[case], inputs.load(case)):
+        print(f"  not compared: {what}")
+    print(flush=True)
+    return not wrong
 
 
 if __name__ == "__main__":

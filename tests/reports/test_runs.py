@@ -90,3 +90,14 @@ def test_knn_inside_an_epoch_belongs_to_none(tmp_path):
     written.session(workdir, 0, 20, loss=lambda step: 1.0)
     written.cut(workdir, '{"step": 25, "knn_top1": 0.9}\n')
     assert runs.read(workdir).knn_top1 == pytest.approx({1: 50.0, 2: 50.0})
+
+
+def test_a_line_over_many_epochs_says_nothing_of_any(tmp_path, monkeypatch):
+    """log.every_steps far above an epoch: no mean is made up for the epochs inside a line."""
+    workdir = written.folder(tmp_path / "run", written.of(6))
+    monkeypatch.setattr(written, "EVERY", 30)  # three epochs
+    written.session(workdir, 0, 60, loss=lambda step: 1.0)
+    assert runs.read(workdir).loss == {}
+    monkeypatch.setattr(written, "EVERY", 20)
+    written.session(workdir, 0, 60, loss=lambda step: 1.0)
+    assert set(runs.read(workdir).loss) == {1, 2, 3, 4, 5, 6}
