@@ -9,7 +9,7 @@ STORED = {
     "fb_golden/inputs.py": "38c61b27c3c62e8a",
     "fb_golden/lr_schedules.npz": "a92e63f876adfe9f",
     "fb_golden/v1_r18.npz": "9dc01ecf354e551c",
-    "golden/augmentation.npz": "71e4b1e313241ff6",
+    "golden/augmentation.npz": "0aced6bdd8f0f41d",
     "golden/network.npz": "a0414ec92b70a353",
     "golden/step_v1_resnet18.npz": "8545d3991f1b424e",
     "golden/step_v1_tiny.npz": "378d235548de47c1",

@@ -119,3 +119,19 @@ def test_every_epoch_goes_into_the_file(tmp_path):
     ]
     assert float(rows[1]["train_loss_difference"]) == pytest.approx(1 / 3, abs=1e-15)
     assert rows[2]["train_loss"] == "" and rows[2]["train_loss_difference"] == ""
+
+
+def test_knn_as_a_share_is_refused(tmp_path):
+    """The log holds shares, a reference percent: one taken from a log would be 95 points off in every row."""
+    path = tmp_path / "reference.csv"
+    path.write_text("epoch,knn_top1\n1,0.93\n2,0.95\n")
+    with pytest.raises(ConfigError, match="in percent, 95.3 and not 0.953"):
+        compare.read_reference(path)
+
+
+def test_what_compare_wrote_is_a_reference(tmp_path):
+    """The columns of the run itself; those of its reference and the differences are left out."""
+    c = loss(lambda e: 0.05, epochs=range(1, 31))
+    compare.write([c], tmp_path / "run.csv")
+    again = compare.read_reference(tmp_path / "run.csv")
+    assert set(again) == {"train_loss"} and again["train_loss"] == pytest.approx(c.ours)
