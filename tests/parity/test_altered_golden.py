@@ -17,6 +17,8 @@ from moco_jax.config import BatchNorm, Model
 from moco_jax.models import encoder
 from tests.parity import against_golden, ours
 
+pytestmark = pytest.mark.slow
+
 CASE = """
 for _name in ("small", "other"):
     CASES[_name] = dict(_FB, arch="resnet_tiny", per_rank=4, size=12, dim=8, K=16, T=0.2, steps=2)
