@@ -17,7 +17,7 @@ def run(tmp_path, *, epochs=200, off=lambda epoch: 0.0, knn_every=1):
     """A run whose loss and kNN are the published ones, plus `off` on the loss and ten times that in points."""
     workdir = written.folder(tmp_path / "run", written.of(200))
     at = lambda step: (step - 1) // written.PER_EPOCH + 1  # noqa: E731
-    written.session(
+    written.stretch(
         workdir,
         0,
         epochs * written.PER_EPOCH,
@@ -95,7 +95,7 @@ def test_an_error_of_the_users_is_one_line_and_status_two(argv, message, capsys)
 def test_a_run_in_its_first_epoch_is_told_to_wait(tmp_path, capsys):
     """Status 0 would say that it is within."""
     workdir = written.folder(tmp_path / "run", written.of(200))
-    written.session(workdir, 0, 8, loss=float)
+    written.stretch(workdir, 0, 8, loss=float)
     assert cli.main(["compare", str(workdir), str(PUBLISHED)]) == 2
     assert "has done 8 of the 10 steps of its first epoch: wait for it" in capsys.readouterr().err
 

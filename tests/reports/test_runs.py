@@ -11,7 +11,7 @@ from tests.reports import written
 def test_epoch_means_weight_lines_by_their_steps(tmp_path):
     """First line one step, then four, and a line over the end of an epoch counts for both: by hand for two epochs."""
     workdir = written.folder(tmp_path / "run", written.of(3))
-    written.session(workdir, 0, 28, loss=float, knn=lambda epoch: epoch / 10)
+    written.stretch(workdir, 0, 28, loss=float, knn=lambda epoch: epoch / 10)
     run = runs.read(workdir)
     first = (1 * 1 + 3 * 3 + 4 * 6.5 + 2 * 10.5) / 10  # lines end at 1, 4, 8, 12
     second = (2 * 10.5 + 4 * 14.5 + 4 * 18.5) / 10  # at 12, 16, 20
@@ -23,11 +23,11 @@ def test_epoch_means_weight_lines_by_their_steps(tmp_path):
 def test_a_killed_run_counts_each_step_once_by_its_later_line(tmp_path):
     """Killed after step 26, continued from a checkpoint at step 10 with other losses: the first try is forgotten."""
     workdir = written.folder(tmp_path / "run", written.of(3))
-    written.session(workdir, 0, 26, loss=lambda step: 1.0, knn=lambda epoch: 0.1)
-    written.session(workdir, 10, 18, loss=lambda step: 2.0)
+    written.stretch(workdir, 0, 26, loss=lambda step: 1.0, knn=lambda epoch: 0.1)
+    written.stretch(workdir, 10, 18, loss=lambda step: 2.0)
     run = runs.read(workdir)
     assert run.loss == {1: 1.0} and run.knn_top1 == pytest.approx({1: 10.0}) and run.step == 16
-    written.session(workdir, 10, 30, loss=lambda step: 3.0, knn=lambda epoch: 0.3)
+    written.stretch(workdir, 10, 30, loss=lambda step: 3.0, knn=lambda epoch: 0.3)
     run = runs.read(workdir)
     assert run.loss == {1: 1.0, 2: 3.0, 3: 3.0} and run.knn_top1 == pytest.approx({1: 10.0, 2: 30.0, 3: 30.0})
 
@@ -36,7 +36,7 @@ def test_a_killed_run_counts_each_step_once_by_its_later_line(tmp_path):
 def test_half_a_last_line_is_not_there_yet(tmp_path, end):
     """The run is still writing it: no error, and nothing to mention."""
     workdir = written.folder(tmp_path / "run", written.of(3))
-    written.session(workdir, 0, 20, loss=lambda step: 1.0)
+    written.stretch(workdir, 0, 20, loss=lambda step: 1.0)
     before = runs.read(workdir)
     written.cut(workdir, end)
     assert runs.read(workdir) == before and before.loss == {1: 1.0, 2: 1.0}
@@ -45,9 +45,9 @@ def test_half_a_last_line_is_not_there_yet(tmp_path, end):
 def test_a_line_cut_by_a_kill_swallows_the_next_and_is_counted(tmp_path):
     """The continued run's "start" stands behind the half line; its first step still says where it continued."""
     workdir = written.folder(tmp_path / "run", written.of(3))
-    written.session(workdir, 0, 16, loss=lambda step: 1.0)
+    written.stretch(workdir, 0, 16, loss=lambda step: 1.0)
     written.cut(workdir, '{"step": 20, "lo')
-    written.session(workdir, 10, 20, loss=lambda step: 2.0)
+    written.stretch(workdir, 10, 20, loss=lambda step: 2.0)
     run = runs.read(workdir)
     assert run.loss == {1: 1.0, 2: 2.0} and run.unreadable == 1
 
@@ -55,7 +55,7 @@ def test_a_line_cut_by_a_kill_swallows_the_next_and_is_counted(tmp_path):
 def test_an_epoch_with_too_few_logged_steps_has_no_mean(tmp_path):
     """A run whose older log was lost: of epoch 1 nothing is known, of epoch 2 less than half."""
     workdir = written.folder(tmp_path / "run", written.of(3))
-    written.session(workdir, 16, 30, loss=lambda step: 1.0)
+    written.stretch(workdir, 16, 30, loss=lambda step: 1.0)
     assert runs.read(workdir).loss == {3: 1.0}
 
 
@@ -79,7 +79,7 @@ def test_a_loss_that_was_not_finite_is_no_number(tmp_path, bad):
     A line over the end of epoch 1 that is null because of epoch 2 leaves epoch 1 its other lines.
     """
     workdir = written.folder(tmp_path / "run", written.of(3))
-    written.session(workdir, 0, 30, loss=lambda step: np.nan if step in bad else 1.0)
+    written.stretch(workdir, 0, 30, loss=lambda step: np.nan if step in bad else 1.0)
     run = runs.read(workdir)
     assert run.loss[1] == run.loss[3] == 1.0 and np.isnan(run.loss[2])
 
@@ -87,7 +87,7 @@ def test_a_loss_that_was_not_finite_is_no_number(tmp_path, bad):
 def test_knn_inside_an_epoch_belongs_to_none(tmp_path):
     """Epochs end with their last step; a run of other lengths might evaluate elsewhere."""
     workdir = written.folder(tmp_path / "run", written.of(3))
-    written.session(workdir, 0, 20, loss=lambda step: 1.0)
+    written.stretch(workdir, 0, 20, loss=lambda step: 1.0)
     written.cut(workdir, '{"step": 25, "knn_top1": 0.9}\n')
     assert runs.read(workdir).knn_top1 == pytest.approx({1: 50.0, 2: 50.0})
 
@@ -96,8 +96,8 @@ def test_a_line_over_many_epochs_says_nothing_of_any(tmp_path, monkeypatch):
     """log.every_steps far above an epoch: no mean is made up for the epochs inside a line."""
     workdir = written.folder(tmp_path / "run", written.of(6))
     monkeypatch.setattr(written, "EVERY", 30)  # three epochs
-    written.session(workdir, 0, 60, loss=lambda step: 1.0)
+    written.stretch(workdir, 0, 60, loss=lambda step: 1.0)
     assert runs.read(workdir).loss == {}
     monkeypatch.setattr(written, "EVERY", 20)
-    written.session(workdir, 0, 60, loss=lambda step: 1.0)
+    written.stretch(workdir, 0, 60, loss=lambda step: 1.0)
     assert set(runs.read(workdir).loss) == {1, 2, 3, 4, 5, 6}

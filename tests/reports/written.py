@@ -25,7 +25,7 @@ def folder(workdir, c):
     return workdir
 
 
-def session(workdir, first, last, *, loss, knn=lambda epoch: 0.5, knn_every=1):
+def stretch(workdir, first, last, *, loss, knn=lambda epoch: 0.5, knn_every=1):
     """Steps first + 1 to last: the loss of a step is loss(step, from 1), kNN a share after an epoch."""
     with logs.RunLog(workdir, total_steps=0, first_step=first, batch_size=1) as log:
         log.write({"event": "start", "step": first})
