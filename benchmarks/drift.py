@@ -55,11 +55,11 @@ def _run(c: config.Config, dtype: str, devices: int, steps: tuple[int, ...]) -> 
     """Online parameters, queue and loss on the host after each of `steps`."""
     import jax
 
-    from moco_jax import parallel, pretrain
+    from moco_jax import assembly, parallel
     from moco_jax.data import loader, order
 
     c = dataclasses.replace(c, model=dataclasses.replace(c.model, dtype=dtype))
-    parts = pretrain.assemble(c)
+    parts = assembly.assemble(c)
     over = parallel.devices()[:devices]
     data = jax.device_put(loader.resident(parts.source, c.data.workers), parallel.replicated(over))
     mapped = parallel.mapped(parts.mechanism.step, over)

@@ -30,14 +30,14 @@ def measure(run_config: config.Config, *, steps: int, repeats: int) -> dict[str,
     import jax
     import numpy as np
 
-    from moco_jax import parallel, pretrain
+    from moco_jax import assembly, parallel
     from moco_jax.data.sources import ArraySource
 
     channels = len(run_config.data.mean)
     count = max(2 * run_config.batch_size, 4 * (run_config.queue.size or 0) if run_config.queue else 0)
     side = run_config.views.size
     images = np.random.default_rng(0).integers(0, 256, (min(count, 4096), side, side, channels), np.uint8)
-    parts = pretrain.assemble(run_config, source=ArraySource(images, name="random"))
+    parts = assembly.assemble(run_config, source=ArraySource(images, name="random"))
     data = parallel.put_data({"images": images})
     rows = np.random.default_rng(1).integers(0, len(images), (len(parallel.positions(run_config.batch_size)), 2))
     batch = parallel.put_batch({"ids": rows.astype(np.int32)[None]})

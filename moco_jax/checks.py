@@ -12,6 +12,7 @@ FREE = (
     "data.workers",
     "eval.",
     "leak.",
+    "consistency.",
     "checkpoint.",
     "log.",
     "train.microbatch_size",
@@ -22,7 +23,7 @@ POSITIVE: tuple[str, ...] = ("batch_size", "views.size", "model.width", "model.d
 POSITIVE += ("train.microbatch_size", "train.steps_per_call", "eval.k", "eval.temperature", "eval.resize")
 POSITIVE += ("eval.batch_size", "checkpoint.every_epochs", "checkpoint.keep", "log.every_steps", "data.workers")
 AT_LEAST_ZERO: tuple[str, ...] = ("bn.group_size", "shuffle.block", "eval.every_epochs")
-AT_LEAST_ZERO += ("optimizer.learning_rate", "optimizer.weight_decay", "leak.every_epochs")
+AT_LEAST_ZERO += ("optimizer.learning_rate", "optimizer.weight_decay", "leak.every_epochs", "consistency.every_epochs")
 SHARES: tuple[str, ...] = ("moco.momentum", "optimizer.momentum", "leak.margin")
 
 

@@ -22,7 +22,11 @@ class ConfigError(ValueError):
 class Data:
     """Which images, what their values mean, and how they reach the device."""
 
-    dataset: str = "digits"  # a TFDS data set prepared as array_record; "digits" comes with scikit-learn
+    # Exactly one of these four says where the images are.
+    dataset: str | None = "digits"  # a TFDS data set prepared as array_record; "digits" comes with scikit-learn
+    folder: str | None = None  # a folder of images, of class folders, or of split folders (train, val) of either
+    manifest: str | None = None  # a CSV file with a column path, and perhaps label, group, split
+    array: str | None = None  # an .npy file of images (N, H, W, C) or (N, H, W)
     data_dir: str | None = None  # TFDS data directory (None: TFDS's own default)
     split: str = "train"  # images to train on, in TFDS's split language
     channels: int | None = None  # None: as stored; 3 or 1 convert 8-bit images as Pillow does
@@ -31,6 +35,8 @@ class Data:
     std: tuple[float, ...] = (0.5,)  # per channel, of values mapped to 0..1
     path: str = "resident"  # resident: images live on the device; streamed: the host decodes and crops
     workers: int = 2  # decoding threads per process
+    pairs: str = "same_image"  # what is positive: same_image, or same_group (another image of the same group)
+    max_gap: int | None = None  # same_group: places apart in a group's order, as of frames, at most (None: any)
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,7 @@ class Queue:
     """The dictionary of negatives."""
 
     size: int | None = None  # K; None: largest power of two up to a quarter of the images, at most 65,536
+    mask_same_image: bool = False  # leave out of a query's negatives the old keys of its own image
 
 
 @dataclass(frozen=True)
@@ -109,7 +116,7 @@ class Eval:
     """Weighted kNN inside the loop, on labels that training never sees."""
 
     every_epochs: int = 10  # 0: never
-    data: str | None = None  # labelled monitoring data, a TFDS data set (None: as data.dataset)
+    data: str | None = None  # labelled data: a TFDS name, or a path to a folder or .csv (None: the training data)
     data_dir: str | None = None  # TFDS data directory of `eval.data` (None: as data.data_dir)
     bank_split: str = "train"  # labelled neighbours
     split: str = "test"  # images to classify
@@ -129,6 +136,13 @@ class Leak:
 
 
 @dataclass(frozen=True)
+class Consistency:
+    """Are stored keys what today's target would say? The images behind some are encoded again; no labels needed."""
+
+    every_epochs: int = 10  # 0: never
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """When the state is written."""
 
@@ -141,6 +155,7 @@ class Log:
     """When metrics are fetched and written."""
 
     every_steps: int = 10  # a line holds the means over these steps; the first step gets one of its own
+    tensorboard: bool = False  # also write event files for TensorBoard, into WORKDIR/tensorboard
 
 
 @dataclass(frozen=True)
@@ -164,6 +179,7 @@ class Config:
     train: Train = field(default_factory=Train)
     eval: Eval = field(default_factory=Eval)
     leak: Leak = field(default_factory=Leak)
+    consistency: Consistency = field(default_factory=Consistency)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     log: Log = field(default_factory=Log)
 

@@ -1,27 +1,22 @@
-"""A pretraining run put together: data, encoder, mechanism, loop, checkpoints, evaluation."""
+"""A pretraining run: parts, loop, checkpoints, evaluation, in one folder."""
 
 import contextlib
-import functools
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from moco_jax import checks, parallel, views
+from moco_jax import checks, parallel
+from moco_jax.assembly import Parts, assemble, batches_of
 from moco_jax.checkpoints.store import Store, describe, exclusive, read_json, write_json
 from moco_jax.config import Config, ConfigError, read_stored, to_json
-from moco_jax.core import schedules
-from moco_jax.core.optimizers import sgd
 from moco_jax.data import loader, order, sources
-from moco_jax.evaluation import encoder as frozen
 from moco_jax.evaluation.leak import leak_alarm
 from moco_jax.evaluation.monitor import knn_monitor
 from moco_jax.logs import RunLog
 from moco_jax.loop import Cadence, Evaluation, Evaluator, run
-from moco_jax.mechanisms import MECHANISMS
 from moco_jax.models import encoder as encoders
-from moco_jax.state import Facts, Mechanism
 
 
 class Result(NamedTuple):
@@ -31,90 +26,6 @@ class Result(NamedTuple):
     checkpoint: int  # the newest checkpoint: its step
     was_complete: bool  # all steps were done before, so nothing was trained now
     seconds: float
-
-
-class Parts(NamedTuple):
-    """Everything a run needs, made from a config and a user's objects."""
-
-    config: Config  # resolved
-    make: Callable[..., Mechanism]  # (config, *, permutation) -> the mechanism of these parts
-    mechanism: Mechanism
-    mapped: parallel.Step  # its step over all devices
-    encoder: encoders.Encoder
-    recipe: Any
-    views: views.Views
-    source: sources.Source
-    values: frozen.Values
-    steps_per_epoch: int
-    warnings: list[str]
-    objects: dict[str, str]  # labels of the user's objects, by argument
-
-
-def assemble(
-    config: Config,
-    *,
-    encoder: encoders.Encoder | None = None,
-    source: sources.Source | None = None,
-    recipe: Any = None,
-    pairs: order.PairRule | None = None,
-) -> Parts:
-    """Check a config against data and hardware and make its parts; raises ConfigError before anything is compiled."""
-    if not isinstance(config, Config):
-        raise ConfigError(f"a run takes moco_jax.config.read(page), not {type(config).__name__}")
-    checks.check_ranges(config)
-    images = source
-    if images is None:
-        images = sources.open_source(
-            config.data.dataset, config.data.split, data_dir=config.data.data_dir, channels=config.data.channels
-        )
-    facts = sources.facts(images, config.data)
-    if facts.shape is None and config.data.path == "resident":
-        raise ConfigError(
-            f"the images of {images.name} differ in size, so they cannot be resident: data.path='streamed'"
-        )
-    objects = _labels(encoder, source, recipe, pairs)
-    config = checks.resolve(config, facts.records)
-    warnings = checks.check(config, records=facts.records, devices=parallel.device_count(), name=images.name)
-    if recipe is None:
-        recipe = views.recipes.get(config.views.recipe, facts.channels)
-    if len(recipe) != 2 or not all(isinstance(view, views.recipes.ViewRecipe) for view in recipe):
-        raise ConfigError(f"a recipe is two ViewRecipe, one for each view that is compared, not {recipe!r}")
-    dtype = parallel.compute_dtype(config.model.dtype)
-    size = config.views.size
-    if encoder is None:
-        encoder = encoders.from_config(config.model, config.bn, channels=facts.channels, size=size, dtype=dtype)
-    objects["encoder"] = encoder.label
-    values = frozen.Values(facts.channels, str(facts.dtype), facts.low, facts.high)
-    steps_per_epoch = order.steps_per_epoch(facts.records, config.batch_size)
-    made = views.make(
-        recipe, size=size, low=facts.low, high=facts.high, mean=config.data.mean, std=config.data.std, dtype=dtype
-    )
-    rate = schedules.learning_rate(
-        config.optimizer, batch_size=config.batch_size, epochs=config.train.epochs, steps_per_epoch=steps_per_epoch
-    )
-    make = functools.partial(
-        MECHANISMS[config.mechanism],
-        encoder,
-        made,
-        sgd(rate, momentum=config.optimizer.momentum, weight_decay=config.optimizer.weight_decay),
-        facts=Facts(facts.records, (size, size, facts.channels), steps_per_epoch),
-        scan=not parallel.on_cpu(),
-    )
-    mechanism = make(config)
-    mapped = parallel.map_step(mechanism.step, steps_per_call=config.train.steps_per_call)
-    return Parts(
-        config, make, mechanism, mapped, encoder, recipe, made, images, values, steps_per_epoch, warnings, objects
-    )
-
-
-def _labels(encoder: Any, source: Any, recipe: Any, pairs: Any) -> dict[str, str]:
-    """What a checkpoint says of a user's objects; "" where the config's own is used."""
-    return {
-        "encoder": "" if encoder is None else encoder.label,
-        "source": "" if source is None else source.name,
-        "recipe": "" if recipe is None else repr(recipe),
-        "pairs": "" if pairs is None else getattr(pairs, "__qualname__", type(pairs).__qualname__),
-    }
 
 
 def train(
@@ -176,7 +87,7 @@ def _train(
     """From step to the end: state, batches, log, and the loop over them."""
     config, init = parts.config, parts.mechanism.init
     state = store.restore(step, parallel.abstract(init)) if step else parallel.born(init)
-    batches, placed = _batches(parts, pairs), parallel.put_data(data)
+    batches, placed = batches_of(parts, pairs), parallel.put_data(data)
     evaluations = [Evaluation(config.eval.every_epochs * parts.steps_per_epoch, e) for e in evaluators]
     if block := checks.leak_block(config, parallel.device_count()):
         alarm = leak_alarm(config, parts.make, batches, placed, block=block)
@@ -206,23 +117,6 @@ def _train(
         except KeyboardInterrupt:
             log.say(f"stopped; the same call continues from step {store.latest() or 0}")
             raise
-
-
-def _batches(parts: Parts, pairs: order.PairRule | None) -> Callable[..., Iterator[Any]]:
-    """(first_step=, last_step=) -> this process's host batches of those steps."""
-    config = parts.config
-    return functools.partial(
-        loader.batches,
-        parts.source,
-        tuple(view.crop for view in parts.recipe),
-        path=config.data.path,
-        seed=config.seed,
-        batch_size=config.batch_size,
-        positions=parallel.positions(config.batch_size),
-        size=config.views.size,
-        workers=config.data.workers,
-        pairs=order.same_record if pairs is None else pairs,
-    )
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ LAYERS = (
     ("logs",),
     ("loop",),
     ("evaluation",),
+    ("assembly",),
     ("pretrain",),
     ("cli",),
     ("", "__main__"),

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from moco_jax import cli, config, load_encoder, pages, parallel, pretrain
+from moco_jax import assembly, cli, config, load_encoder, pages, parallel, pretrain
 from moco_jax.checkpoints.store import Store
 from moco_jax.config import ConfigError
 from moco_jax.data.sources import ArraySource
@@ -44,7 +44,7 @@ def digits(data_dir, **changes):
 def state_of(workdir, step):
     """Every leaf that a checkpoint holds."""
     store = Store(workdir / "checkpoints", read_only=True)
-    parts = pretrain.assemble(config.read(store.about(step)["config"]))
+    parts = assembly.assemble(config.read(store.about(step)["config"]))
     return parallel.host(store.restore(step, parallel.abstract(parts.mechanism.init)))
 
 

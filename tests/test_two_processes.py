@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from moco_jax import config, parallel, pretrain
+from moco_jax import assembly, config, parallel
 from moco_jax.checkpoints.store import Store
 from moco_jax.data.sources import ArraySource
 from tests import tiny
@@ -51,7 +51,7 @@ def test_two_processes_equal_one(tmp_path, float64):
         c = config.read(store.about(8)["config"])
         assert c.data.path == run.split("/")[1]
         own = {"source": ArraySource(tiny.images(), name="tiny"), "encoder": tiny.small_encoder(c, 3)}
-        parts = pretrain.assemble(c, **own)
+        parts = assembly.assemble(c, **own)
         states[run] = parallel.host(store.restore(8, parallel.abstract(parts.mechanism.init)))
     for path in ("resident", "streamed"):
         gap, where = tiny.distance(states[f"two/{path}"], states[f"one/{path}"])
