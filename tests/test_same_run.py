@@ -28,6 +28,7 @@ FREE = {
     "eval.temperature",
     "leak.every_epochs",
     "leak.margin",
+    "consistency.every_epochs",
     "log.every_steps",
     "train.microbatch_size",
     "train.steps_per_call",

@@ -170,6 +170,18 @@ def read(source: Source, index: int, *, like: np.ndarray | None = None) -> np.nd
     return image if like is None else _same_kind(image, like, index, source.name)
 
 
+def names_of(source: Source) -> list[str] | None:
+    """The name of every record, such as its file's path; None where a source has no method `names`."""
+    names = getattr(source, "names", None)
+    return None if names is None else names()
+
+
+def groups_of(source: Source) -> np.ndarray | None:
+    """(len,) integers: records with the same one show the same place, patient or clip; None where there are none."""
+    groups = getattr(source, "groups", None)
+    return None if groups is None else groups()
+
+
 def facts(source: Source, data: config.Data) -> Facts:
     """What the run has to know of the images, from up to 64 of them spread over the source.
 
