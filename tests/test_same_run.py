@@ -30,6 +30,7 @@ FREE = {
     "leak.margin",
     "consistency.every_epochs",
     "log.every_steps",
+    "log.tensorboard",
     "train.microbatch_size",
     "train.steps_per_call",
 }
