@@ -46,7 +46,13 @@ DEVICE_WORDS = {"pmap", "shard_map", "Mesh", "make_mesh", "NamedSharding", "Posi
 DEVICE_WORDS |= {"device_put", "device_put_replicated", "device_put_sharded", "multihost_utils", "default_backend"}
 DEVICE_WORDS |= {"devices", "local_devices", "device_count", "local_device_count", "process_index", "process_count"}
 
-LAZY = ("matplotlib", "sklearn", "torch")  # a second each, or optional: imported by the function that uses it
+LAZY = (
+    "cv2",
+    "matplotlib",
+    "sklearn",
+    "tifffile",
+    "torch",
+)  # a second each, or optional: imported by the function that uses it
 
 # Flags are parsed before JAX is imported, and `import moco_jax` costs nothing.
 LIGHT_FILES = ("__init__.py", "__main__.py", "config.py", "pages.py", "cli/", "reports/")

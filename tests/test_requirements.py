@@ -15,7 +15,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 
 IMPORT_NAMES = {"orbax-checkpoint": "orbax", "absl-py": "absl", "pillow": "PIL", "scikit-learn": "sklearn"}
-NEVER_IMPORTED = {"array-record"}  # TFDS asks for it when it reads, and does not install it
+IMPORT_NAMES |= {"opencv-python-headless": "cv2"}
+NEVER_IMPORTED = {"array-record", "imagecodecs"}  # TFDS and tifffile ask for them, and do not install them
 PINNED = re.compile(r"uses: [\w.-]+/[\w./-]+@[0-9a-f]{40} # v\d+(\.\d+)*$")
 
 
@@ -50,7 +51,7 @@ def test_requirements_repeat_the_dependencies():
 def test_requirements_stay_small():
     """Neither PyTorch nor TensorFlow is needed at run time, and each dependency has a lower bound."""
     names = {package(r) for r in PROJECT["dependencies"]}
-    assert not names & {"torch", "torchvision", "tensorflow", "tensorflow-cpu", "opencv-python-headless"}
+    assert not names & {"torch", "torchvision", "tensorflow", "tensorflow-cpu"}
     assert [r for r in PROJECT["dependencies"] if ">=" not in r] == []
 
 
@@ -59,7 +60,8 @@ def test_what_is_imported_is_declared_and_the_reverse():
     used = {u.name.split(".")[0] for f in python_files(ROOT / "moco_jax") for u in uses(f) if u.imported}
     used -= {"moco_jax", *sys.stdlib_module_names}
     declared = {import_name(r) for r in PROJECT["dependencies"] if package(r) not in NEVER_IMPORTED}
-    optional = {import_name(r) for r in PROJECT["optional-dependencies"]["torch"]}
+    extras = PROJECT["optional-dependencies"]
+    optional = {import_name(r) for r in extras["torch"] + extras["tiff"] if package(r) not in NEVER_IMPORTED}
     assert used - optional == declared
 
 

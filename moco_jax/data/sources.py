@@ -2,24 +2,21 @@
 
 import dataclasses
 import functools
-import io
 import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import tensorflow_datasets as tfds
-from PIL import Image
 from tensorflow_datasets.core import constants, read_only_builder
 
 from moco_jax import config
 from moco_jax.config import ConfigError
-from moco_jax.data import digits
+from moco_jax.data import digits, pixels
+from moco_jax.data.pixels import DTYPES
 
-DTYPES = ("uint8", "uint16", "float32")  # storage dtypes that the views understand
 SAMPLE = 64  # images that `facts` looks at
 CHUNK = 1024  # records read at once for their labels
-EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # Pillow modes that convert without clipping
 PREPARE = (
     'python -c "import tensorflow_datasets as tfds;'
     " tfds.builder({!r}, data_dir={!r}, file_format='array_record').download_and_prepare()\""
@@ -125,8 +122,8 @@ class TfdsSource:
             return self._image.deserialize_example_np(record)["image"]
         skip = {"image": tfds.decode.SkipDecoding()}
         encoded = self._image.deserialize_example_np(record, decoders=skip)["image"]
-        pixels = _pixels(encoded, self.channels, f"{self.name}: record {index}")
-        return pixels.view(np.float32) if feature.np_dtype == np.float32 else pixels  # stored as RGBA, a byte each
+        found = pixels.decode(encoded, f"{self.name}: record {index}", channels=self.channels)
+        return found.view(np.float32) if feature.np_dtype == np.float32 else found  # stored as RGBA, a byte each
 
 
 def open_source(dataset: str, split: str, *, data_dir: str | None = None, channels: int | None = None) -> TfdsSource:
@@ -279,22 +276,6 @@ def _records(builder: Any, dataset: str, split: str, folder: str) -> Sequence[by
         splits = ", ".join(f"{name} ({info.num_examples} images)" for name, info in builder.info.splits.items())
         reason = str(error).split("\n")[0]
         raise ConfigError(f"split {split!r} of {dataset!r} holds no images ({reason}); its splits: {splits}") from error
-
-
-def _pixels(encoded: bytes, channels: int | None, where: str) -> np.ndarray:
-    """An encoded image as (H, W, C), `channels` as Pillow converts; ConfigError where values would get lost unseen."""
-    with Image.open(io.BytesIO(encoded)) as image:
-        mode = image.mode
-        deep = image.format == "PNG" and encoded[24] == 16  # the header's bits per value
-        if deep and mode != "I;16":
-            raise ConfigError(f"{where} is a 16-bit colour PNG, which Pillow reads as 8-bit; pass a source of your own")
-        if channels is not None and mode not in EIGHT_BIT:
-            raise ConfigError(f"{where} is not 8-bit (Pillow mode {mode}): data.channels would clip it; leave it out")
-        if channels is None and mode in ("P", "PA"):
-            raise ConfigError(f"{where} is a palette image; set data.channels=3 for its colours")
-        wanted = {1: "L", 3: "RGB", None: "L" if mode == "1" else mode}[channels]  # a bit becomes 0 or 255
-        pixels = np.asarray(image.convert(wanted) if wanted != mode else image)
-    return pixels[:, :, None] if pixels.ndim == 2 else pixels
 
 
 def _same_kind(image: np.ndarray, like: np.ndarray, index: int, name: str) -> np.ndarray:

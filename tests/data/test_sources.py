@@ -15,7 +15,7 @@ from PIL import Image
 
 from moco_jax import config
 from moco_jax.config import ConfigError
-from moco_jax.data import loader, sources
+from moco_jax.data import loader, pixels, sources
 
 CIFAR = pathlib.Path(__file__).parents[3] / "shared" / "data" / "tfds"
 RNG = np.random.default_rng(0)
@@ -169,20 +169,20 @@ def test_mixed_channels_are_refused_with_both_counts(prepare, encoded):
 
 
 def test_values_are_never_lost_in_a_conversion(prepare, encoded):
-    """Refused: 16 bits under data.channels (Pillow clips them white), 16-bit colour, a palette's indices."""
+    """Refused: 16 bits under data.channels (Pillow clips them white, and reads colour as 8 bits), a palette's indices."""
     deep = encoded(GRAY.astype(np.uint16) * 257)
     folder = prepare("deep", PICTURES, [{"image": deep}])
-    with pytest.raises(ConfigError, match=r"record 0 is not 8-bit \(Pillow mode I;16\)"):
+    with pytest.raises(ConfigError, match=r"record 0 holds uint16 of 1 channels, and data.channels=3"):
         sources.open_source("deep", "train", data_dir=folder, channels=3)[0]
     folder = prepare("declared", {"image": tfds.features.Image(shape=(5, 7, 1), dtype=np.uint16)}, [{"image": deep}])
     with pytest.raises(ConfigError, match=r"converts 8-bit pictures and 'declared' holds .*uint16"):
         sources.open_source("declared", "train", data_dir=folder, channels=3)
     colour = deep_colour_png()
     assert Image.open(io.BytesIO(colour)).mode == "RGB"  # that is why it has to be refused
-    with pytest.raises(ConfigError, match="record 4 is a 16-bit colour PNG"):
-        sources._pixels(colour, 3, "record 4")
+    with pytest.raises(ConfigError, match="record 4 holds uint16 of 3 channels, and data.channels=1"):
+        pixels.decode(colour, "record 4", channels=1)
     with pytest.raises(ConfigError, match="record 5 is a palette image"):
-        sources._pixels(encoded(Image.fromarray(RGB).quantize(8)), None, "record 5")
+        pixels.decode(encoded(Image.fromarray(RGB).quantize(8)), "record 5")
     with pytest.raises(ConfigError, match=r"data\.channels 4 is no conversion"):
         sources.open_source("deep", "train", data_dir=folder, channels=4)
 

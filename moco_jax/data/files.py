@@ -1,0 +1,219 @@
+"""What lies in a folder of images or a CSV manifest, without opening an image: paths, labels, groups, splits."""
+
+import csv
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from moco_jax.config import ConfigError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".npy", ".bmp", ".pgm", ".ppm")  # of images, any case
+TRAIN = "train"
+HELD_OUT = ("val", "validation", "test")  # beside a folder `train`, these make the folders splits
+COLUMNS = ("path", "label", "group", "split")
+
+
+class Listing(NamedTuple):
+    """Records in the order of their paths: folder by folder, and within a folder frame2 before frame10."""
+
+    root: Path  # what `paths` are relative to
+    paths: list[str]  # with forward slashes; absolute where a manifest says so
+    labels: np.ndarray | None  # (N,) int64 places in class_names, -1 in a split without labels; None: no labels at all
+    class_names: list[str]
+    groups: np.ndarray | None  # (N,) int64 places in group_names, -1 in a split without groups; None: no groups at all
+    group_names: list[str]
+    splits: list[str]  # (N,) the split of each record
+    left_out: int  # files that are hidden or no images by their suffix
+
+
+def list_folder(folder: str | os.PathLike[str]) -> Listing:
+    """The images of a folder.
+
+    Where it holds `train` beside `val`, `validation` or `test` (or `train` alone), its folders are splits; else it is
+    the split `train`. Folders in a split are classes, numbered by the sorted names in the training split (by value
+    where all are whole numbers; otherwise as torchvision's ImageFolder does); the folder that holds an image is its
+    group (the same, or one further down). Images that lie in a split itself have neither label nor group. Hidden files
+    and files without a suffix of images are left out and counted. Raises ConfigError for no folder, no images, images
+    beside folders of images, and a class that the training split lacks.
+    """
+    root = Path(folder).expanduser()
+    if not root.is_dir():
+        raise ConfigError(f"{folder} is {'a file, and no folder' if root.exists() else 'not there'}")
+    found, left_out = _scan(root)
+    if not found:
+        skipped = f" ({left_out} other files)" if left_out else ""
+        raise ConfigError(f"{folder} holds no images{skipped}; images end in {', '.join(SUFFIXES)}")
+    tops = {place.split("/", 1)[0] for place in found if place}
+    split_folders = TRAIN in tops and (not tops.isdisjoint(HELD_OUT) or tops == {TRAIN})
+    if split_folders and "" in found:
+        raise _beside(str(folder), found[""])
+    paths: list[str] = []
+    splits: list[str] = []
+    labels: list[str] = []  # "" for none
+    groups: list[str] = []
+    for place in sorted(found):
+        split, inner = place.partition("/")[::2] if split_folders else (TRAIN, place)
+        names = found[place]
+        paths += [f"{place}/{name}" if place else name for name in names]
+        splits += [split] * len(names)
+        labels += [inner.split("/", 1)[0]] * len(names)
+        groups += [inner] * len(names)
+    for split in dict.fromkeys(splits):
+        loose = [p for p, s, g in zip(paths, splits, groups, strict=True) if s == split and not g]
+        if loose and len(loose) < splits.count(split):
+            raise _beside(os.path.join(folder, split) if split_folders else str(folder), loose)
+    return _listing(root, str(folder), paths, labels, groups, splits, left_out)
+
+
+def list_manifest(manifest: str | os.PathLike[str]) -> Listing:
+    """The images that a CSV file names: a column `path` (relative to the file's folder, or absolute), and perhaps
+    `label`, `group` and `split`; other columns are left alone.
+
+    Records come in the order of their paths, whatever the order of the rows. Labels that are all whole numbers are
+    numbered by value. Raises ConfigError for no file, no such columns, no or repeated rows, missing files (counted,
+    three named), a column filled in a part of a split only, and a class that the training split lacks.
+    """
+    file = Path(manifest).expanduser()
+    rows = _rows(file, str(manifest))
+    for row in rows:
+        row["path"] = os.path.normpath(row["path"])
+    rows.sort(key=lambda row: _place(row["path"]))
+    paths = [row["path"] for row in rows]
+    repeated = [path for path, count in Counter(paths).items() if count > 1]
+    if repeated:
+        raise ConfigError(f"{manifest} names {len(repeated)} files more than once: {_some(repeated)}")
+    missing = [path for path in paths if not os.path.isfile(file.parent / path)]
+    if missing:
+        raise ConfigError(
+            f"{manifest} names {len(missing)} files of {len(paths)} that are not there: {_some(missing)}; paths are "
+            f"relative to {file.parent}"
+        )
+    splits = [row.get("split") or TRAIN for row in rows]
+    if rows[0].get("split") is not None and not all(row["split"] for row in rows):
+        empty = sum(not row["split"] for row in rows)
+        raise ConfigError(
+            f"{manifest}: split is empty in {empty} of {len(rows)} rows; fill all, or leave the column out"
+        )
+    columns = {name: [row.get(name) or "" for row in rows] for name in ("label", "group")}
+    for name, values in columns.items():
+        for split in dict.fromkeys(splits):
+            empty = [not v for v, s in zip(values, splits, strict=True) if s == split]
+            if any(empty) and not all(empty):
+                raise ConfigError(
+                    f"{manifest}: {name} is empty in {sum(empty)} of the {len(empty)} rows of split {split!r}; "
+                    "fill all, or none"
+                )
+    return _listing(file.parent, str(manifest), paths, columns["label"], columns["group"], splits, 0)
+
+
+def _scan(root: Path) -> tuple[dict[str, list[str]], int]:
+    """{folder below root: names of its images, in natural order}, and how many files were left out."""
+    found: dict[str, list[str]] = {}
+    left_out = 0
+    waiting = [("", frozenset({os.path.realpath(root)}))]
+    while waiting:
+        place, above = waiting.pop()
+        names = []
+        with os.scandir(root / place) as entries:
+            for entry in entries:
+                hidden = entry.name.startswith(".")
+                if entry.is_dir():
+                    real = os.path.realpath(entry.path) if entry.is_symlink() else entry.path
+                    if not hidden and real not in above:  # a link to a folder above would never end
+                        waiting.append((f"{place}/{entry.name}" if place else entry.name, above | {real}))
+                elif hidden or not entry.name.lower().endswith(SUFFIXES):
+                    left_out += 1
+                else:
+                    names.append(entry.name)
+        if names:
+            found[place] = sorted(names, key=natural)
+    return found, left_out
+
+
+def natural(name: str) -> tuple[list[str | int], str]:
+    """A key that sorts frame2 before frame10."""
+    return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"([0-9]+)", name))], name
+
+
+def _place(path: str) -> tuple[str, tuple[list[str | int], str]]:
+    folder, _, name = path.rpartition("/")
+    return folder, natural(name)
+
+
+def _rows(file: Path, name: str) -> list[dict[str, str]]:
+    """The rows of a manifest, cells without blanks around them."""
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as text:  # Excel begins with a byte order mark
+            reader = csv.DictReader(text)
+            columns = [c.strip() for c in reader.fieldnames or []]
+            reader.fieldnames = columns
+            rows = [{k: (row[k] or "").strip() for k in COLUMNS if k in columns} for row in reader]
+    except OSError as error:
+        raise ConfigError(f"{name} cannot be read: {error.strerror}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"{name} is no CSV text in UTF-8: {error}") from error
+    if "path" not in columns:
+        raise ConfigError(
+            f"{name} has no column 'path' in its first line ({', '.join(columns) or 'empty'}); its columns are path "
+            "and perhaps label, group, split"
+        )
+    if not rows:
+        raise ConfigError(f"{name} names no images: it has a header and no rows")
+    nameless = sum(not row["path"] for row in rows)
+    if nameless:
+        raise ConfigError(f"{name}: path is empty in {nameless} of {len(rows)} rows")
+    return rows
+
+
+def _listing(
+    root: Path,
+    name: str,
+    paths: list[str],
+    labels: Sequence[str],
+    groups: Sequence[str],
+    splits: list[str],
+    left_out: int,
+) -> Listing:
+    """Names as numbers; "" is no label and no group."""
+    train = {label for label, split in zip(labels, splits, strict=True) if split == TRAIN and label}
+    class_names = _sorted(train or {label for label in labels if label})
+    known = {"", *class_names}
+    strange = {(s, c) for c, s in zip(labels, splits, strict=True) if c not in known}
+    if strange:
+        split, label = min(strange)
+        raise ConfigError(
+            f"{name}: class {label!r} of {split} is not among the {len(class_names)} classes of {TRAIN} "
+            f"({_some(class_names)}){f', and {len(strange) - 1} more are not' if len(strange) > 1 else ''}"
+        )
+    group_names = sorted({g for g in groups if g})
+    return Listing(
+        root, paths, _numbers(labels, class_names), class_names, _numbers(groups, group_names), group_names, splits,
+        left_out,
+    )  # fmt: skip
+
+
+def _sorted(names: Iterable[str]) -> list[str]:
+    """By value where all are whole numbers, so that a manifest's labels 0 to 10 keep their numbers; else as text."""
+    names = list(names)
+    return sorted(names, key=lambda n: (int(n), n)) if all(re.fullmatch(r"[0-9]+", n) for n in names) else sorted(names)
+
+
+def _numbers(values: Sequence[str], names: list[str]) -> np.ndarray | None:
+    place = {name: i for i, name in enumerate(names)}
+    return np.array([place.get(v, -1) for v in values], np.int64) if names else None
+
+
+def _beside(folder: str, names: Sequence[str]) -> ConfigError:
+    return ConfigError(
+        f"{folder} holds images beside its folders of images ({len(names)}, such as {names[0]}): move them into a "
+        "folder, or list the images in a manifest"
+    )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -1,0 +1,159 @@
+"""One encoded image as an array (H, W, C): JPEG, PNG, WebP, TIFF and .npy, told apart by content, never by suffix.
+
+Values are what the file stores, in uint8, uint16 or float32; a conversion happens where the caller names a number of
+channels, and then it is Pillow's. An EXIF orientation is not applied, as in torchvision's loader of images.
+"""
+
+import io
+import os
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from moco_jax.config import ConfigError
+
+DTYPES = ("uint8", "uint16", "float32")  # storage dtypes that the views understand
+EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # Pillow modes that convert without clipping
+MAGIC = {
+    b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG", b"\x93NUMPY": "npy",
+    b"II*\0": "TIFF", b"MM\0*": "TIFF", b"II+\0": "TIFF", b"MM\0+": "TIFF",  # the last two: BigTIFF
+}  # fmt: skip
+PNG_CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}  # by the colour type of a 16-bit PNG
+TIFF_EXTRA = 'pip install "moco_jax[tiff]"'
+
+
+def format_of(encoded: bytes) -> str:
+    """JPEG, PNG, WebP, TIFF or npy by the first bytes of a file; "" for anything else, which is left to Pillow."""
+    if encoded[:4] == b"RIFF" and encoded[8:12] == b"WEBP":
+        return "WebP"
+    return next((name for magic, name in MAGIC.items() if encoded.startswith(magic)), "")
+
+
+def read_file(path: str | os.PathLike[str], *, channels: int | None = None, where: str | None = None) -> np.ndarray:
+    """The image in a file, (H, W, C), as `decode` has it; every failure is a ConfigError that names `where`.
+
+    `where` is what messages call the file (None: its path).
+    """
+    where = where or os.fspath(path)
+    try:
+        with open(path, "rb") as file:
+            return decode(file.read(), where, channels=channels)
+    except ConfigError:
+        raise
+    except UnidentifiedImageError:
+        raise ConfigError(f"{where} is no image that can be read (JPEG, PNG, WebP, TIFF, npy)") from None
+    except OSError as error:
+        raise ConfigError(f"{where} cannot be read: {error.strerror or error}") from error
+    except Exception as error:  # a damaged file can raise anything in a decoder
+        raise ConfigError(f"{where} cannot be read: {type(error).__name__}: {error}") from error
+
+
+def decode(encoded: bytes, where: str, *, channels: int | None = None) -> np.ndarray:
+    """An encoded image as (H, W, C) in uint8, uint16 or float32, as stored; a bit becomes 0 or 255.
+
+    `channels` 3 or 1 converts 8-bit images as Pillow does; an image that has as many already is left alone. Raises
+    ConfigError, which names `where`, for what would have to be clipped or reduced, for another dtype, for a palette
+    without `channels`, and for what is not one image; a damaged image raises what its decoder raises.
+    """
+    kind = format_of(encoded)
+    if kind == "npy":
+        return _checked(_npy(encoded, where), where, channels)
+    if kind == "TIFF":
+        return _checked(_tiff(encoded, where, channels), where, channels)
+    if kind == "PNG" and encoded[24] == 16:  # the header's bits per value
+        return _checked(_deep_png(encoded, where), where, channels)
+    return _checked(_pillow(encoded, where, channels), where, channels)
+
+
+def _checked(image: np.ndarray, where: str, channels: int | None) -> np.ndarray:
+    """(H, W) or (H, W, C) -> (H, W, C) in native byte order; ConfigError for another dtype or a conversion to do."""
+    image = image.astype(image.dtype.newbyteorder("="), copy=False)
+    image = image[:, :, None] if image.ndim == 2 else image
+    if image.ndim != 3 or str(image.dtype) not in DTYPES:
+        raise ConfigError(
+            f"{where} is {image.dtype} {image.shape}; an image is (H, W) or (H, W, C) of {', '.join(DTYPES)}: "
+            "convert it once, as you mean it, and store that"
+        )
+    if channels is not None and image.shape[2] != channels:
+        raise ConfigError(
+            f"{where} holds {image.dtype} of {image.shape[2]} channels, and data.channels={channels} converts 8-bit "
+            "pictures only; leave it out"
+        )
+    return image
+
+
+def _pillow(encoded: bytes, where: str, channels: int | None) -> np.ndarray:
+    with Image.open(io.BytesIO(encoded)) as image:
+        mode = image.mode
+        frames = getattr(image, "n_frames", 1)
+        if frames > 1 and image.format in ("GIF", "WEBP"):  # cameras put a preview behind a JPEG
+            raise ConfigError(f"{where} holds {frames} frames, and an image is one; store each as a file")
+        if channels is not None and mode not in EIGHT_BIT:
+            raise ConfigError(f"{where} is not 8-bit (Pillow mode {mode}): data.channels would clip it; leave it out")
+        if channels is None and mode in ("P", "PA"):
+            raise ConfigError(f"{where} is a palette image; set data.channels=3 for its colours")
+        wanted = {1: "L", 3: "RGB", None: "L" if mode == "1" else mode}[channels]
+        return np.asarray(image.convert(wanted) if wanted != mode else image)
+
+
+def _deep_png(encoded: bytes, where: str) -> np.ndarray:
+    """A PNG of 16 bits per value: gray by Pillow, colour by OpenCV, as Pillow reduces it to 8 bits."""
+    count = PNG_CHANNELS[encoded[25]]
+    if count == 1:
+        with Image.open(io.BytesIO(encoded)) as image:
+            return np.asarray(image, np.uint16)
+    import cv2  # large, and needed here alone
+
+    pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED)  # B, G, R or B, G, R, A
+    if pixels is None:
+        raise OSError("damaged 16-bit PNG")
+    order = {2: [0, 3], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[count]  # OpenCV spreads gray with alpha over four
+    if pixels.dtype != np.uint16 or pixels.ndim != 3 or pixels.shape[2] <= max(order):
+        raise ConfigError(f"{where}: OpenCV reads {pixels.dtype} {pixels.shape} of a PNG of {count} 16-bit channels")
+    return pixels[:, :, order]
+
+
+def _npy(encoded: bytes, where: str) -> np.ndarray:
+    try:
+        return np.load(io.BytesIO(encoded), allow_pickle=False)
+    except ValueError as error:
+        raise ConfigError(f"{where} is no array of numbers ({str(error).splitlines()[0]})") from error
+
+
+def _tiff(encoded: bytes, where: str, channels: int | None) -> np.ndarray:
+    """One image by tifffile, whatever its channels, planes and bits; by Pillow where 8 bits are to be converted.
+
+    Values are as stored: where white is 0 (photometric MinIsWhite), it stays 0.
+    """
+    try:
+        import tifffile
+    except ImportError:
+        raise ConfigError(f"{where} is a TIFF, which needs tifffile: {TIFF_EXTRA}") from None
+    with tifffile.TiffFile(io.BytesIO(encoded)) as file:
+        page = file.pages.first
+        palette = page.photometric == tifffile.PHOTOMETRIC.PALETTE
+        count = page.samplesperpixel
+        convertible = page.dtype == np.uint8 and count <= 4 and channels not in (None, count)
+        if page.dtype == np.bool_ or palette or convertible:
+            return _pillow(encoded, where, channels)
+        image, axes = _one_image(file, where)
+    if axes in ("SYX", "CYX"):  # band after band
+        return np.moveaxis(image, 0, 2)
+    if axes not in ("YX", "YXS", "YXC"):
+        raise ConfigError(f"{where} is a TIFF of axes {axes} {image.shape}; an image has Y, X and perhaps channels")
+    return image
+
+
+def _one_image(file: Any, where: str) -> tuple[np.ndarray, str]:
+    """The pixels of the one image of a TIFF and its axes; ConfigError for a stack. Overviews and masks do not count."""
+    pages = [page for page in file.pages if not (page.is_reduced or page.is_mask)]
+    if len(pages) == 1:
+        return pages[0].asarray(), pages[0].axes
+    series = file.series[0]
+    if series.axes == "CYX" and len(series.pages) == len(pages):  # ImageJ and OME keep channels as pages
+        return series.asarray(), series.axes
+    raise ConfigError(
+        f"{where} is a TIFF of {len(pages)} pages (axes {series.axes}), and an image is one: store each page as a "
+        "file, or channels as the samples of one page"
+    )
