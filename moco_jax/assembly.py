@@ -8,7 +8,7 @@ from moco_jax import checks, parallel, views
 from moco_jax.config import Config, ConfigError
 from moco_jax.core import schedules
 from moco_jax.core.optimizers import sgd
-from moco_jax.data import loader, order, sources
+from moco_jax.data import loader, opening, order, sources
 from moco_jax.evaluation import encoder as frozen
 from moco_jax.mechanisms import MECHANISMS
 from moco_jax.models import encoder as encoders
@@ -30,6 +30,7 @@ class Parts(NamedTuple):
     steps_per_epoch: int
     warnings: list[str]
     objects: dict[str, str]  # labels of the user's objects, by argument
+    records: dict[str, Any]  # how many images, and a fingerprint of them; None where they have no names
 
 
 def assemble(
@@ -46,9 +47,7 @@ def assemble(
     checks.check_ranges(config)
     images = source
     if images is None:
-        images = sources.open_source(
-            config.data.dataset, config.data.split, data_dir=config.data.data_dir, channels=config.data.channels
-        )
+        images = opening.open_split(config.data, config.data.split)
     facts = sources.facts(images, config.data)
     if facts.shape is None and config.data.path == "resident":
         raise ConfigError(
@@ -57,6 +56,8 @@ def assemble(
     objects = _labels(encoder, source, recipe, pairs)
     config = checks.resolve(config, facts.records)
     warnings = checks.check(config, records=facts.records, devices=parallel.device_count(), name=images.name)
+    if source is not None or config.data.dataset is None:  # the size of a data set is known to whoever names it
+        warnings += sources.enlarged(facts, config.views.size)
     if recipe is None:
         recipe = views.recipes.get(config.views.recipe, facts.channels)
     if len(recipe) != 2 or not all(isinstance(view, views.recipes.ViewRecipe) for view in recipe):
@@ -84,9 +85,29 @@ def assemble(
     )
     mechanism = make(config)
     mapped = parallel.map_step(mechanism.step, steps_per_call=config.train.steps_per_call)
+    records = {"count": facts.records, "fingerprint": _fingerprint(images, facts, config, pairs)}
     return Parts(
-        config, make, mechanism, mapped, encoder, recipe, made, images, values, steps_per_epoch, warnings, objects
+        config,
+        make,
+        mechanism,
+        mapped,
+        encoder,
+        recipe,
+        made,
+        images,
+        values,
+        steps_per_epoch,
+        warnings,
+        objects,
+        records,
     )
+
+
+def _fingerprint(images: sources.Source, facts: sources.Facts, config: Config, pairs: Any) -> str | None:
+    """What may not change under the numbers of the records within a run, though the path to them may."""
+    if config.data.array is not None and isinstance(images, opening.ArrayFile):
+        return f"{facts.dtype} {images.images.shape}"
+    return sources.fingerprint(images, pairs=pairs is not None or config.data.pairs != "same_image")
 
 
 def _labels(encoder: Any, source: Any, recipe: Any, pairs: Any) -> dict[str, str]:

@@ -3,12 +3,16 @@
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from moco_jax.config import SECTIONS, Config, ConfigError, Probe, flat, unknown
 
 FREE = (
     "data.data_dir",
+    "data.folder",
+    "data.manifest",
+    "data.array",
     "data.workers",
     "eval.",
     "leak.",
@@ -252,3 +256,18 @@ def check_same_run(config: Config, stored: Config, where: str) -> None:
             f"{where} holds another run: {', '.join(changed)}; use another --workdir, or undo the change "
             f"(only {', '.join(f.rstrip('.') for f in FREE)} and the hardware may change within a run)"
         )
+
+
+def check_same_records(records: Mapping[str, Any], stored: Mapping[str, Any] | None, where: str) -> None:
+    """Raises ConfigError where the images of a run are others than when it began: a path may move, its content not.
+
+    Checkpoints that are older than the fingerprint continue, and so do sources without one.
+    """
+    if stored is None or None in (old := stored["fingerprint"], new := records["fingerprint"]) or old == new:
+        return
+    have, had = records["count"], stored["count"]
+    change = f"{abs(have - had)} {'more' if have > had else 'fewer'}" if have != had else "as many, but others"
+    raise ConfigError(
+        f"{where} holds a run on {had} images, and there are {have} now ({change}; names, order or groups differ), so "
+        "the number of an image would change its meaning: bring back the images it began with, or use another --workdir"
+    )

@@ -59,6 +59,7 @@ def train(
     about = {
         **describe(to_json(parts.config), parts.objects),
         "values": parts.values._asdict(),
+        "records": parts.records,
         "total_steps": cadence.total,
     }
     resident = parts.config.data.path == "resident"
@@ -160,6 +161,7 @@ def _check_folder(parts: Parts, workdir: Path) -> None:
         return
     try:
         checks.check_same_run(parts.config, read_stored(stored["config"]), f"{workdir}{hint}")
+        checks.check_same_records(parts.records, stored.get("records"), f"{workdir}{hint}")
         objects = stored["objects"]
     except KeyError as error:
         raise ConfigError(f"{workdir}/config.json lacks {error}; delete it, or use another workdir") from None

@@ -93,22 +93,26 @@ def list_manifest(manifest: str | os.PathLike[str]) -> Listing:
             f"{manifest} names {len(missing)} files of {len(paths)} that are not there: {_some(missing)}; paths are "
             f"relative to {file.parent}"
         )
-    splits = [row.get("split") or TRAIN for row in rows]
-    if rows[0].get("split") is not None and not all(row["split"] for row in rows):
-        empty = sum(not row["split"] for row in rows)
+    splits = [row.get("split", TRAIN) for row in rows]
+    if not all(splits):
         raise ConfigError(
-            f"{manifest}: split is empty in {empty} of {len(rows)} rows; fill all, or leave the column out"
+            f"{manifest}: split is empty in {splits.count('')} of {len(rows)} rows; fill all, or leave the column out"
         )
-    columns = {name: [row.get(name) or "" for row in rows] for name in ("label", "group")}
-    for name, values in columns.items():
-        for split in dict.fromkeys(splits):
-            empty = [not v for v, s in zip(values, splits, strict=True) if s == split]
-            if any(empty) and not all(empty):
-                raise ConfigError(
-                    f"{manifest}: {name} is empty in {sum(empty)} of the {len(empty)} rows of split {split!r}; "
-                    "fill all, or none"
-                )
-    return _listing(file.parent, str(manifest), paths, columns["label"], columns["group"], splits, 0)
+    labels, groups = (_filled(rows, name, splits, str(manifest)) for name in ("label", "group"))
+    return _listing(file.parent, str(manifest), paths, labels, groups, splits, 0)
+
+
+def _filled(rows: Sequence[dict[str, str]], name: str, splits: Sequence[str], manifest: str) -> list[str]:
+    """A column of a manifest; ConfigError where a part of a split has it, and a part not."""
+    values = [row.get(name, "") for row in rows]
+    for split in dict.fromkeys(splits):
+        empty = [not v for v, s in zip(values, splits, strict=True) if s == split]
+        if any(empty) and not all(empty):
+            raise ConfigError(
+                f"{manifest}: {name} is empty in {sum(empty)} of the {len(empty)} rows of split {split!r}; "
+                "fill all, or none"
+            )
+    return values
 
 
 def _scan(root: Path) -> tuple[dict[str, list[str]], int]:

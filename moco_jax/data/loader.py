@@ -34,8 +34,9 @@ def resident(source: sources.Source, workers: int) -> dict[str, np.ndarray]:
             image = sources.read(source, i, like=first)
             if image.shape != first.shape:
                 raise ConfigError(
-                    f"{source.name}: record {i} is {_size(image)} pixels and record 0 {_size(first)};"
-                    " images of different sizes cannot be resident, use data.path='streamed'"
+                    f"{source.name}: {sources.record(source, i)} is {_size(image)} pixels and "
+                    f"{sources.record(source, 0)} {_size(first)}; images of different sizes cannot be resident, use "
+                    "data.path='streamed'"
                 )
             images[i] = image
 

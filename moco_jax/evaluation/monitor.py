@@ -3,9 +3,11 @@
 import functools
 from typing import Any
 
+import numpy as np
+
 from moco_jax import parallel
 from moco_jax.config import Config, ConfigError
-from moco_jax.data import sources
+from moco_jax.data import opening, sources
 from moco_jax.evaluation import knn
 from moco_jax.evaluation.encoder import Values, forward_of, freeze, standardiser
 from moco_jax.evaluation.features import extract
@@ -24,16 +26,7 @@ def knn_monitor(config: Config, encoder: Encoder, values: Values, own_source: st
             f"kNN has no labelled images for source {own_source!r}: name a data set as eval.data, give "
             "evaluators= of your own, or set eval.every_epochs=0"
         )
-    open_split = functools.partial(
-        sources.open_source,
-        section.data or config.data.dataset,
-        data_dir=section.data_dir or config.data.data_dir,
-        channels=config.data.channels,
-    )
-    bank, queries = open_split(split=section.bank_split), open_split(split=section.split)
-    bank_labels, labels = bank.labels(), queries.labels()
-    if bank_labels is None or labels is None:
-        raise ConfigError(f"{bank.name} has no labels for kNN; name labelled data as eval.data, or eval.every_epochs=0")
+    (bank, bank_labels), (queries, labels) = (_labelled(config, s) for s in (section.bank_split, section.split))
     for split in (bank, queries):
         image = sources.read(split, 0)
         if (image.shape[2], str(image.dtype)) != (values.channels, values.dtype):
@@ -66,3 +59,14 @@ def knn_monitor(config: Config, encoder: Encoder, values: Values, own_source: st
         return {"knn_top1": float((predicted == labels).mean())}
 
     return evaluate
+
+
+def _labelled(config: Config, split: str) -> tuple[sources.Source, np.ndarray]:
+    """A split of the labelled images and its labels."""
+    source = opening.open_split(config.data, split, name=config.eval.data, data_dir=config.eval.data_dir)
+    labels = source.labels()
+    if labels is None:
+        raise ConfigError(
+            f"{source.name} has no labels for kNN; name labelled data as eval.data, or eval.every_epochs=0"
+        )
+    return source, labels

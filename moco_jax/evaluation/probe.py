@@ -10,7 +10,7 @@ import numpy as np
 from moco_jax.checkpoints.store import read_json, write_json
 from moco_jax.checks import check_probe
 from moco_jax.config import Config, ConfigError, Probe
-from moco_jax.data import sources
+from moco_jax.data import opening, sources
 from moco_jax.evaluation import encoder as frozen
 from moco_jax.evaluation import features, linear
 
@@ -41,18 +41,15 @@ def run(probe: Probe, checkpoint: str | Path, workdir: str | Path) -> str:
         Path(workdir).mkdir(parents=True, exist_ok=True)
         write_json(path, stored)
     text = linear.table(stored["rows"], per_class=probe.labels_per_class, draws=probe.draws)
+    if ROWS[0] not in stored["rows"]:
+        text += "\n(no row of raw pixels: the images differ in size)"
     return f"{text}\nencoder {trained.label}, step {step} of {loaded.total_steps} of {checkpoint}; numbers in {path}"
 
 
 def _measure(
     probe: Probe, config: Config, trained: frozen.FrozenEncoder, untrained: frozen.FrozenEncoder
 ) -> dict[str, Any]:
-    train, test = (_open(probe, config, split) for split in (probe.train_split, probe.test_split))
-    labels, test_labels = train.labels(), test.labels()
-    if labels is None or test_labels is None:
-        raise ConfigError(
-            f"{train.name} has no labels; a linear probe needs some: name a data set by --config.dataset=NAME"
-        )
+    (train, labels), (test, test_labels) = (_labelled(probe, config, s) for s in (probe.train_split, probe.test_split))
 
     def encoded(encoder: frozen.FrozenEncoder) -> linear.Features:
         get = functools.partial(
@@ -60,8 +57,12 @@ def _measure(
         )
         return get(train)["backbone"], get(test)["backbone"]
 
+    pixels = [_pixels(split) for split in (train, test)]
+    rows = {ROWS[1]: encoded(untrained), ROWS[2]: encoded(trained)}
+    if pixels[0] is not None and pixels[1] is not None and pixels[0].shape[1] == pixels[1].shape[1]:
+        rows = {ROWS[0]: (pixels[0], pixels[1]), **rows}
     return linear.compare(
-        dict(zip(ROWS, ((_pixels(train), _pixels(test)), encoded(untrained), encoded(trained)), strict=True)),
+        rows,
         (labels, test_labels),
         per_class=probe.labels_per_class,
         draws=probe.draws,
@@ -70,18 +71,24 @@ def _measure(
     )
 
 
-def _pixels(source: sources.Source) -> np.ndarray:
-    """Stored values of every image in a row: (M, H * W * C) float32."""
-    rows = [sources.read(source, i).reshape(-1) for i in range(len(source))]
-    if len({len(row) for row in rows}) > 1:
-        raise ConfigError(f"the images of {source.name} differ in size, so there are no raw pixels to compare with")
-    return np.stack(rows).astype(np.float32)
+def _pixels(source: sources.Source) -> np.ndarray | None:
+    """Stored values of every image in a row, (M, H * W * C) float32; None where images differ in size."""
+    first = sources.read(source, 0)
+    rows = np.empty((len(source), first.size), np.float32)
+    for i in range(len(source)):
+        image = sources.read(source, i)
+        if image.shape != first.shape:
+            return None
+        rows[i] = image.reshape(-1)
+    return rows
 
 
-def _open(probe: Probe, config: Config, split: str) -> sources.Source:
-    return sources.open_source(
-        probe.dataset or config.data.dataset,
-        split,
-        data_dir=probe.data_dir or config.data.data_dir,
-        channels=config.data.channels,
-    )
+def _labelled(probe: Probe, config: Config, split: str) -> tuple[sources.Source, np.ndarray]:
+    """A split of the labelled images and its labels."""
+    source = opening.open_split(config.data, split, name=probe.dataset, data_dir=probe.data_dir)
+    labels = source.labels()
+    if labels is None:
+        raise ConfigError(
+            f"{source.name} has no labels; a linear probe needs some: name labelled data by --config.dataset=NAME"
+        )
+    return source, labels

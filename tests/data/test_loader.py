@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from moco_jax.config import ConfigError
-from moco_jax.data import crops, loader, order, sources
+from moco_jax.data import crops, loader, order, sources, tfds
 
 RNG = np.random.default_rng(0)
 IMAGES = [RNG.integers(0, 256, (6 + i % 5, 9, 3), dtype=np.uint8) for i in range(23)]  # of several sizes
@@ -138,7 +138,7 @@ def test_resident_holds_every_image_in_place(workers, monkeypatch):
 
 def test_resident_digits(digits_dir):
     """The default data set, as the default run holds it."""
-    source = sources.open_source("digits", "train[1200:]", data_dir=digits_dir)
+    source = tfds.open_source("digits", "train[1200:]", data_dir=digits_dir)
     images = loader.resident(source, 2)["images"]
     assert images.shape == (300, 8, 8, 1)
     np.testing.assert_array_equal(images[-1], source[299])

@@ -8,7 +8,7 @@ import pytest
 
 from moco_jax import parallel
 from moco_jax.config import Config, ConfigError, Data, Eval, Model, Views
-from moco_jax.data import sources
+from moco_jax.data import opening
 from moco_jax.data.sources import ArraySource
 from moco_jax.evaluation.encoder import Values
 from moco_jax.evaluation.monitor import knn_monitor
@@ -76,11 +76,11 @@ def opened(monkeypatch):
         "calls": [],
     }
 
-    def open_source(dataset, split, *, data_dir=None, channels=None):
-        splits["calls"].append((dataset, split, data_dir, channels))
+    def open_split(data, split, *, name=None, data_dir=None):
+        splits["calls"].append((name or data.dataset, split, data_dir or data.data_dir, data.channels))
         return splits[split]
 
-    monkeypatch.setattr(sources, "open_source", open_source)
+    monkeypatch.setattr(opening, "open_split", open_split)
     return splits
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from moco_jax.config import Config, ConfigError, Data, Eval, Probe, Views
-from moco_jax.data import sources
+from moco_jax.data import opening
 from moco_jax.data.sources import ArraySource
 from moco_jax.evaluation import encoder as frozen
 from moco_jax.evaluation import linear, probe
@@ -47,12 +47,12 @@ class Bench:
         self.untrained = encoder(lambda v: np.ones((len(v), 3)), 0.0, self.calls)
         self.config, self.step, self.source, self.on_disk = CONFIG, 8, "", None
         self.splits = {"train": source(60, 0, "mine/train"), "test": source(30, 1, "mine/test")}
-        monkeypatch.setattr(sources, "open_source", self.open_source)
+        monkeypatch.setattr(opening, "open_split", self.open_split)
         monkeypatch.setattr(frozen, "load", self.load)
         monkeypatch.setattr(frozen, "stored_digest", self.stored_digest)
 
-    def open_source(self, dataset, split, *, data_dir=None, channels=None):
-        self.opened.append((dataset, split, data_dir))
+    def open_split(self, data, split, *, name=None, data_dir=None):
+        self.opened.append((name or data.dataset, split, data_dir or data.data_dir))
         return self.splits[split]
 
     def load(self, checkpoint):

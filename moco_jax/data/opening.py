@@ -1,0 +1,227 @@
+"""The one way from what a config or a flag names to a source: a TFDS data set, a folder, a manifest or an array."""
+
+import dataclasses
+import functools
+import hashlib
+import os
+import re
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import tensorflow_datasets
+
+from moco_jax.config import ConfigError, Data
+from moco_jax.data import files, pixels, sources, tfds
+
+KINDS = ("dataset", "folder", "manifest", "array")  # keys of config.Data that say where images are
+CHANNELS = (None, 1, 3)  # what data.channels may be
+
+
+@dataclasses.dataclass(frozen=True)
+class FileSource:
+    """Images in files, decoded one by one: a split of a folder or of a manifest."""
+
+    name: str
+    root: Path
+    paths: list[str]  # below root
+    label: np.ndarray | None  # (N,) int64
+    group: np.ndarray | None  # (N,) int64
+    class_names: list[str] | None
+    group_names: list[str] | None
+    channels: int | None
+
+    @property
+    def classes(self) -> int | None:
+        """How many there are in the training split, whether or not this split holds all."""
+        return None if self.class_names is None else len(self.class_names)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """(H, W, C); ConfigError, which names the file, for one that cannot be read or is unlike record 0."""
+        if not 0 <= index < len(self.paths):
+            raise IndexError(f"{self.name}: record {index} of {len(self.paths)}")
+        return sources.same_kind(self._decoded(index), self._first, self, index)
+
+    def labels(self) -> np.ndarray | None:
+        return self.label
+
+    def names(self) -> list[str]:
+        return self.paths
+
+    def groups(self) -> np.ndarray | None:
+        return self.group
+
+    @functools.cached_property
+    def _first(self) -> np.ndarray:
+        return self._decoded(0)
+
+    def _decoded(self, index: int) -> np.ndarray:
+        where = f"{self.name}: {self.paths[index]}"
+        return pixels.read_file(self.root / self.paths[index], channels=self.channels, where=where)
+
+
+@dataclasses.dataclass(frozen=True)
+class ArrayFile:
+    """Images in one memory-mapped .npy file, without labels."""
+
+    name: str
+    images: np.ndarray  # (M, H, W, C), mapped
+    places: np.ndarray  # (N,) which of them
+
+    @property
+    def classes(self) -> None:
+        return None
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        if not 0 <= index < len(self.places):
+            raise IndexError(f"{self.name}: record {index} of {len(self.places)}")
+        return np.array(self.images[self.places[index]])
+
+    def labels(self) -> None:
+        return None
+
+
+def open_split(data: Data, split: str, *, name: str | None = None, data_dir: str | None = None) -> sources.Source:
+    """`split`, in TFDS's split language, of the data that `name` says, or of a run's own `data` where that is None.
+
+    `name` is a path to a folder, a .csv or an .npy file, or else a TFDS data set in `data_dir` (None: data.data_dir).
+    Images are converted as `data.channels` says. Splits of files are those of `files`, an array is the split `train`;
+    a slice of files, such as train[:90%], takes them in an order that is random but for ever the same (`chosen`).
+    Raises ConfigError for what is not there, holds no such split, or is named twice.
+    """
+    kind, where = _origin(data) if name is None else _kind(name, data_dir or data.data_dir)
+    if data.channels not in CHANNELS and kind != "array":
+        raise ConfigError(f"data.channels {data.channels} is no conversion; use 1 (gray), 3 (RGB) or None (as stored)")
+    if kind == "dataset":
+        return tfds.open_source(where, split, data_dir=data_dir or data.data_dir, channels=data.channels)
+    if kind == "array":
+        return open_array(where, split)
+    listing = files.list_folder(where) if kind == "folder" else files.list_manifest(where)
+    return of_listing(listing, split, name=where, channels=data.channels, groups_matter=data.pairs == "same_group")
+
+
+def of_listing(
+    listing: files.Listing, split: str, *, name: str, channels: int | None = None, groups_matter: bool = False
+) -> FileSource:
+    """A split of a listing as a source; labels, groups and names of classes where the split has them."""
+    places = chosen(listing, split, name=name, groups_matter=groups_matter)
+    label, group = (_part(numbers, places) for numbers in (listing.labels, listing.groups))
+    return FileSource(
+        f"{name} ({split})",
+        listing.root,
+        [listing.paths[i] for i in places],
+        label,
+        group,
+        None if label is None else listing.class_names,
+        None if group is None else listing.group_names,
+        channels,
+    )
+
+
+def open_array(path: str, split: str) -> ArrayFile:
+    """An .npy file of images (N, H, W, C) or (N, H, W), mapped into memory; slices of `train` are in its order."""
+    try:
+        images = np.load(os.path.expanduser(path), mmap_mode="r", allow_pickle=False)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise ConfigError(f"{path} is no whole .npy file of numbers ({str(error).splitlines()[0]})") from error
+    if not isinstance(images, np.ndarray) or images.ndim not in (3, 4) or str(images.dtype) not in pixels.DTYPES:
+        held = f"{images.dtype} {images.shape}" if isinstance(images, np.ndarray) else "several arrays"
+        raise ConfigError(
+            f"{path} holds {held}; images are (N, H, W, C) or (N, H, W) of {', '.join(pixels.DTYPES)}, in native byte "
+            "order: convert them once, as you mean it, and store that"
+        )
+    images = images[..., None] if images.ndim == 3 else images
+    ranges = _ranges(split, {files.TRAIN: len(images)}, path)
+    places = np.unique(np.concatenate([np.arange(*ends) for _, *ends in ranges]))
+    return ArrayFile(f"{path} ({split})", images, places)
+
+
+def chosen(listing: files.Listing, split: str, *, name: str, groups_matter: bool = False) -> np.ndarray:
+    """Places (n,) of a split's records in a listing, rising; a record that is named twice counts once.
+
+    A slice goes through a split in the order of a hash of the relative paths, so that it is a random part of every
+    class and stays as it is when the folder moves. Where groups are more than the classes, or matter to the caller, the
+    order is of the groups' names: a group stays whole, but for the one at the border.
+    """
+    ranges = _ranges(split, Counter(listing.splits), name)
+    by_group = listing.groups is not None and (
+        groups_matter or set(listing.group_names) != set(listing.class_names)
+    )  # folders of classes are groups too, and a slice of whole classes would be of little use
+
+    def rank(place: int) -> tuple[bytes, int]:
+        group = listing.groups[place] if by_group and listing.groups is not None else -1
+        text = listing.paths[place] if group < 0 else listing.group_names[group]
+        return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).digest(), place
+
+    found: list[int] = []
+    for part, start, end in ranges:
+        places = [i for i, s in enumerate(listing.splits) if s == part]
+        found += sorted(places, key=rank)[start:end] if (start, end) != (0, len(places)) else places
+    return np.unique(np.array(found, np.int64))
+
+
+def _ranges(split: str, counts: Mapping[str, int], name: str) -> list[tuple[str, int, int]]:
+    """(split, start, end) of a text in TFDS's split language; ConfigError, listing the splits, where it is empty."""
+    listed = ", ".join(f"{part} ({count} images)" for part, count in counts.items())
+    try:
+        read = tensorflow_datasets.core.ReadInstruction.from_spec(split)
+        infos = {part: SimpleNamespace(num_examples=count) for part, count in counts.items()}
+        found = [
+            (i.splitname, i.from_ or 0, counts[i.splitname] if i.to is None else i.to) for i in read.to_absolute(infos)
+        ]
+    except (ValueError, AssertionError) as error:
+        raise ConfigError(
+            f"split {split!r} of {name} holds no images ({str(error).splitlines()[0]}); its splits: {listed}"
+        ) from error
+    if not any(end > start for _, start, end in found):
+        raise ConfigError(f"split {split!r} of {name} holds no images; its splits: {listed}")
+    return found
+
+
+def _part(numbers: np.ndarray | None, places: np.ndarray) -> np.ndarray | None:
+    """Numbers of some records; None where one of them has none."""
+    part = None if numbers is None else numbers[places]
+    return None if part is None or (part < 0).any() else part
+
+
+def _origin(data: Data) -> tuple[str, str]:
+    """Which of the four keys is set, and to what; ConfigError for none and for several."""
+    given = {kind: value for kind in KINDS if (value := getattr(data, kind)) is not None}
+    if len(given) == 1:
+        return next(iter(given.items()))
+    if not given:
+        raise ConfigError(f"no images are named: set one of {', '.join(f'data.{kind}' for kind in KINDS)}")
+    named = " and ".join(f"data.{kind}={value!r}" for kind, value in given.items())
+    rest = " ".join(f"--config.data.{kind}=None" for kind in list(given)[:-1])
+    raise ConfigError(f"{named}: images come from one of them; set {rest}")
+
+
+def _kind(name: str, data_dir: str | None) -> tuple[str, str]:
+    """What a text names. A bare name that is both a data set and a folder here is the data set: write ./NAME."""
+    path = os.path.expanduser(name)
+    for suffix, kind in ((".csv", "manifest"), (".npy", "array")):
+        if path.lower().endswith(suffix):
+            return kind, name
+    bare, is_folder = re.fullmatch(r"[^./~][^/]*", name) is not None, os.path.isdir(path)
+    if is_folder and not bare:
+        return "folder", name
+    known = tfds.is_known(name, tfds.data_folder(data_dir))
+    if is_folder and not known:
+        return "folder", name
+    if os.path.exists(path) and not is_folder:
+        raise ConfigError(f"{name!r} is a file; a folder, a .csv or an .npy file is needed")
+    if not bare and not known:
+        raise ConfigError(
+            f"{name!r} is not there: no such folder, and no such data set in {tfds.data_folder(data_dir)}"
+        )
+    return "dataset", name
