@@ -118,7 +118,7 @@ def _npy(encoded: bytes, where: str) -> np.ndarray:
     try:
         return np.load(io.BytesIO(encoded), allow_pickle=False)
     except ValueError as error:
-        raise ConfigError(f"{where} is no array of numbers ({str(error).splitlines()[0]})") from error
+        raise ConfigError(f"{where} is no whole array of numbers ({str(error).splitlines()[0]})") from error
 
 
 def _tiff(encoded: bytes, where: str, channels: int | None) -> np.ndarray:

@@ -67,3 +67,65 @@ def test_array_source_labels():
     for labels in ([1, 2], [0.5, 1.0, 2.0]):
         with pytest.raises(ConfigError, match="3 images and labels"):
             sources.ArraySource(np.zeros((3, 4, 4, 1), np.uint8), labels)
+
+
+class Named(sources.ArraySource):
+    """Arrays that come from files."""
+
+    def names(self):
+        return [f"{i}.png" for i in range(len(self))]
+
+
+def test_a_range_beside_every_value_is_refused():
+    """All white or all black images teach nothing: all numbers are named, at either end; one value inside will do."""
+    images = np.full((3, 4, 4, 1), 300, np.uint16)
+    images[1, 0, 0] = 900
+    for limits in ((900.0, 2000.0), (0.0, 300.0)):
+        with pytest.raises(ConfigError, match=rf"data.range \({limits[0]}, {limits[1]}\) lies .* hold 300 to 900"):
+            sources.facts(sources.ArraySource(images), data(range=limits))
+    for limits in ((899.0, 2000.0), (0.0, 301.0)):
+        assert sources.facts(sources.ArraySource(images), data(range=limits))[4:6] == limits
+
+
+def test_small_images_are_warned_of():
+    """How many of those looked at, and the smallest side; a side of exactly a view's size is none of them."""
+    facts = sources.facts(Named([np.zeros((h, 9, 1), np.uint8) for h in (8, 5, 9, 12)]), data())
+    (warning,) = sources.enlarged(facts, 8)
+    assert warning.startswith("1 of the 4 images looked at are smaller than views.size 8 (the smallest has a side of 5")
+    assert sources.enlarged(facts, 5) == []
+
+
+def test_a_named_record_is_named_in_errors():
+    """Both files where two do not go together, and the one that is no image."""
+    gray = GRAY[..., None]
+    source = Named([gray, gray, np.repeat(gray, 3, 2), gray * np.uint16(2), GRAY])
+    first = sources.read(source, 0)
+    for index, message in (
+        (2, r"record 2 \(2.png\) has 3 channels and record 0 \(0.png\) 1 channel"),
+        (3, r"record 3 \(3.png\) is uint16 and record 0 \(0.png\) uint8"),
+        (4, r"record 4 \(4.png\) is uint8 \(5, 7\)"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            sources.read(source, index, like=first)
+
+
+def test_the_fingerprint_is_of_names_and_for_pairs_of_groups_and_labels():
+    """Another name, order or, where pairs depend on them, group or label changes it; pixels do not; no names, none."""
+
+    class Grouped(Named):
+        def groups(self):
+            return np.array(self.group)
+
+    def source(labels=(0, 1), group=(0, 1), size=2):
+        out = Grouped(np.zeros((2, size, size, 1), np.uint8), list(labels))
+        out.group = group
+        return out
+
+    plain = sources.fingerprint(source(), pairs=False)
+    assert plain == sources.fingerprint(source((1, 1), (0, 0), 3), pairs=False)
+    with_pairs = {
+        sources.fingerprint(s, pairs=True) for s in (source(), source((1, 1)), source(group=(0, 0)), source(size=3))
+    }
+    assert len(with_pairs) == 3 and plain not in with_pairs
+    assert sources.fingerprint(Named(np.zeros((3, 2, 2, 1), np.uint8)), pairs=False) != plain
+    assert sources.fingerprint(sources.ArraySource(np.zeros((2, 2, 2, 1), np.uint8)), pairs=True) is None

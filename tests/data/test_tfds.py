@@ -206,6 +206,13 @@ def test_real_cifar10():
     start = time.monotonic()
     assert np.bincount(source.labels()).tolist() == [5000] * 10
     assert time.monotonic() - start < 15  # about one second; decoding would take more than five on a fast machine
-    assert sources.facts(source, data(mean=(0.5,) * 3, std=(0.5,) * 3))[:6] == (50000, 3, np.uint8, (32, 32), 0.0, 255.0)
+    assert sources.facts(source, data(mean=(0.5,) * 3, std=(0.5,) * 3))[:6] == (
+        50000,
+        3,
+        np.uint8,
+        (32, 32),
+        0.0,
+        255.0,
+    )
     part = loader.resident(reader.open_source("cifar10", "train[:2000]", data_dir=str(CIFAR)), 2)["images"]
     np.testing.assert_allclose(part.mean((0, 1, 2)) / 255, [0.4914, 0.4822, 0.4465], atol=0.01)

@@ -1,0 +1,206 @@
+"""Encoded images: what is stored comes out, by content and whatever the suffix, or a line says why not."""
+
+import io
+import struct
+import sys
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from moco_jax.config import ConfigError
+from moco_jax.data import pixels
+
+RNG = np.random.default_rng(0)
+RAMP = np.arange(65536, dtype=np.uint16).reshape(256, 256)  # every value once
+COLOURS = np.stack([RAMP, RAMP[::-1], RAMP.T], axis=2)
+BANDS = RNG.integers(0, 65536, (6, 9, 13), dtype=np.uint16)
+RGB = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def tifffile():
+    return pytest.importorskip("tifffile", reason="tifffile is an extra")
+
+
+def npy(array):
+    out = io.BytesIO()
+    np.save(out, array)
+    return out.getvalue()
+
+
+def tiff(module, array, **how):
+    out = io.BytesIO()
+    module.imwrite(out, array, **how)
+    return out.getvalue()
+
+
+def png16(array, colour, extra=b""):
+    """A 16-bit PNG (H, W, C) of a colour type, written from the standard's own words."""
+
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", array.shape[1], array.shape[0], 16, colour, 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in array)
+    parts = chunk(b"IHDR", header) + extra + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + parts
+
+
+def assert_is(encoded, image, **how):
+    """The encoded bytes come out as `image`, in its dtype."""
+    found = pixels.decode(encoded, "x", **how)
+    assert found.dtype == image.dtype
+    np.testing.assert_array_equal(found, image.reshape(*image.shape[:2], -1))
+
+
+def test_16_bit_pngs_keep_every_value():
+    """A ramp of 0..65535 in gray, colour (red first), colour with alpha and gray with alpha, and as OpenCV writes it."""
+    alpha = RAMP.T[::-1]
+    assert_is(png16(RAMP, 0), RAMP)
+    assert_is(png16(COLOURS, 2), COLOURS)
+    assert_is(png16(np.dstack([COLOURS, alpha]), 6), np.dstack([COLOURS, alpha]))
+    assert_is(png16(np.dstack([RAMP, alpha]), 4), np.dstack([RAMP, alpha]))
+    assert_is(cv2.imencode(".png", COLOURS[..., ::-1])[1].tobytes(), COLOURS)
+    assert_is(png16(COLOURS, 2), COLOURS, channels=3)  # nothing to convert
+    transparent = struct.pack(">I", 6) + b"tRNS" + bytes(6)  # one colour is see-through: no fourth channel
+    assert_is(png16(COLOURS, 2, transparent + struct.pack(">I", zlib.crc32(transparent[4:]))), COLOURS)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_arrays_keep_every_value(dtype):
+    """.npy in every storage dtype, gray and bands, in the other byte order too."""
+    for array in (RAMP.astype(dtype), BANDS.astype(dtype)):
+        assert_is(npy(array), array)
+        assert_is(npy(array.astype(array.dtype.newbyteorder(">"))), array)
+
+
+def test_tiffs_keep_every_value(tifffile):
+    """Gray, colour and 13 bands; band after band or together; any byte order; compressed; floats; channels as pages."""
+    together = {"photometric": "minisblack", "planarconfig": "contig"}
+    assert_is(tiff(tifffile, RAMP), RAMP)
+    assert_is(tiff(tifffile, COLOURS, photometric="rgb"), COLOURS)
+    assert_is(tiff(tifffile, BANDS, **together), BANDS)
+    assert_is(tiff(tifffile, BANDS, byteorder=">", compression="zlib", **together), BANDS)
+    assert_is(tiff(tifffile, BANDS.astype(np.float32), bigtiff=True, **together), BANDS.astype(np.float32))
+    apart = np.moveaxis(BANDS, 2, 0)
+    assert_is(tiff(tifffile, apart, photometric="minisblack", planarconfig="separate"), BANDS)
+    assert_is(tiff(tifffile, apart, imagej=True, metadata={"axes": "CYX"}), BANDS)
+
+
+def test_an_overview_is_no_second_image(tifffile):
+    """A TIFF with a smaller copy of itself behind it is one image."""
+    out = io.BytesIO()
+    with tifffile.TiffWriter(out) as writer:
+        writer.write(RAMP, subifds=0)
+        writer.write(RAMP[::2, ::2], subfiletype=1)
+    assert_is(out.getvalue(), RAMP)
+
+
+HOLDS = {"png": "L RGB P 1 RGBA", "webp": "RGB RGBA", "jpeg": "L RGB CMYK", "tiff": "L RGB P CMYK 1 RGBA"}  # modes
+
+
+@pytest.mark.parametrize(("form", "mode"), [(form, mode) for form, modes in HOLDS.items() for mode in modes.split()])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_channels_convert_as_pillow_does(form, mode, channels):
+    """8-bit gray, colour, palette, CMYK, one bit, alpha, in whatever form holds them."""
+    if form == "tiff":
+        pytest.importorskip("tifffile", reason="tifffile is an extra")
+    picture = Image.fromarray(RGB).quantize(8) if mode == "P" else Image.fromarray(RGB).convert(mode)
+    out = io.BytesIO()
+    picture.save(out, form)
+    truth = np.asarray(Image.open(out).convert("L" if channels == 1 else "RGB"))
+    assert_is(out.getvalue(), truth, channels=channels)
+
+
+@pytest.mark.parametrize("form", ["png", "webp", "jpeg", "tiff"])
+def test_8_bits_as_stored(form):
+    """Colour comes out as Pillow reads it, without data.channels."""
+    if form == "tiff":
+        pytest.importorskip("tifffile", reason="tifffile is an extra")
+    out = io.BytesIO()
+    Image.fromarray(RGB).save(out, form)
+    assert_is(out.getvalue(), np.asarray(Image.open(out)))
+
+
+def test_the_camera_s_orientation_is_not_applied(tmp_path):
+    """EXIF orientation 6 leaves rows and columns as they are stored; the suffix says nothing about the content."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(RGB).save(tmp_path / "a.jpg", "png", exif=exif)
+    np.testing.assert_array_equal(pixels.read_file(tmp_path / "a.jpg"), RGB)
+
+
+@pytest.mark.parametrize("array", [BANDS.astype(np.int16), BANDS.astype(float), BANDS > 5, BANDS.astype(np.int32)])
+def test_other_dtypes_are_refused(array):
+    """Never converted: the dtype, the shape and what to do."""
+    with pytest.raises(ConfigError, match=rf"x is {array.dtype} \(6, 9, 13\); .* convert it once"):
+        pixels.decode(npy(array), "x")
+
+
+def test_what_is_not_one_image_is_refused(tifffile):
+    """Stacks of pages, animations, arrays of four dimensions, pickles; the file is named."""
+    frames = [Image.fromarray(RGB), Image.fromarray(255 - RGB)]
+    moving = io.BytesIO()
+    frames[0].save(moving, "webp", save_all=True, append_images=frames[1:])
+    out = io.BytesIO()
+    np.save(out, np.array([{}]), allow_pickle=True)
+    for encoded, message in (
+        (tiff(tifffile, np.moveaxis(BANDS, 2, 0), photometric="minisblack"), r"x is a TIFF of 13 pages \(axes QYX\)"),
+        (moving.getvalue(), "x holds 2 frames"),
+        (npy(np.zeros((2, 3, 4, 5), np.uint8)), r"x is uint8 \(2, 3, 4, 5\)"),
+        (out.getvalue(), "x is no whole array of numbers"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            pixels.decode(encoded, "x")
+
+
+@pytest.mark.parametrize(
+    ("encoded", "channels", "message"),
+    [
+        (png16(COLOURS, 2), 1, "x holds uint16 of 3 channels, and data.channels=1"),
+        (npy(BANDS), 3, "x holds uint16 of 13 channels, and data.channels=3"),
+        (npy(BANDS[..., 0].astype(np.float32)), 3, "x holds float32 of 1 channels"),
+    ],
+)
+def test_deep_images_are_not_converted(encoded, channels, message):
+    """data.channels never clips or reduces."""
+    with pytest.raises(ConfigError, match=message):
+        pixels.decode(encoded, "x", channels=channels)
+
+
+def test_unreadable_files_are_named(tmp_path):
+    """A text, an empty file, a cut JPEG, a cut 16-bit PNG, a cut array, no file: one line with the path."""
+    jpeg = io.BytesIO()
+    Image.fromarray(np.tile(RGB, (40, 40, 1))).save(jpeg, "jpeg")
+    for name, content, message in (
+        ("text.jpg", b"no image", "is no image that can be read"),
+        ("empty.png", b"", "is no image that can be read"),
+        ("cut.jpg", jpeg.getvalue()[:900], "cannot be read: .*truncated"),
+        ("cut.png", png16(COLOURS, 2)[:40], "cannot be read"),
+        ("head.png", png16(COLOURS, 2)[:20], "cannot be read|is no image"),
+        ("cut.npy", npy(BANDS)[:-8], "is no whole array of numbers"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ConfigError, match=rf"{name} ({message})") as caught:
+            pixels.read_file(tmp_path / name)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(ConfigError, match="mine cannot be read: No such file"):
+        pixels.read_file(tmp_path / "absent.png", where="mine")
+
+
+def test_without_tifffile_a_tiff_says_what_to_install(monkeypatch):
+    """The extra is named."""
+    monkeypatch.setitem(sys.modules, "tifffile", None)
+    with pytest.raises(ConfigError, match=r'x is a TIFF, which needs tifffile: pip install "moco_jax\[tiff\]"'):
+        pixels.decode(b"II*\0" + bytes(20), "x")
+
+
+def test_formats_are_told_by_content():
+    """Each of the five, and nothing for a text."""
+    found = [
+        pixels.format_of(x) for x in (npy(RAMP), png16(RAMP, 0), b"MM\0*", b"II+\0", b"RIFF\0\0\0\0WEBPVP8", b"text")
+    ]
+    assert found == ["npy", "PNG", "TIFF", "TIFF", "WebP", ""]
