@@ -25,6 +25,7 @@ class Parts(NamedTuple):
     encoder: encoders.Encoder
     recipe: Any
     views: views.Views
+    pairs: order.PairRule
     source: sources.Source
     values: frozen.Values
     steps_per_epoch: int
@@ -54,10 +55,12 @@ def assemble(
             f"the images of {images.name} differ in size, so they cannot be resident: data.path='streamed'"
         )
     objects = _labels(encoder, source, recipe, pairs)
+    rule, pair_warnings = (pairs, []) if pairs is not None else _pair_rule(config, images)
     config = checks.resolve(config, facts.records)
     warnings = checks.check(config, records=facts.records, devices=parallel.device_count(), name=images.name)
     if source is not None or config.data.dataset is None:  # the size of a data set is known to whoever names it
         warnings += sources.enlarged(facts, config.views.size)
+    warnings += pair_warnings
     if recipe is None:
         recipe = views.recipes.get(config.views.recipe, facts.channels)
     if len(recipe) != 2 or not all(isinstance(view, views.recipes.ViewRecipe) for view in recipe):
@@ -94,6 +97,7 @@ def assemble(
         encoder,
         recipe,
         made,
+        rule,
         images,
         values,
         steps_per_epoch,
@@ -110,6 +114,24 @@ def _fingerprint(images: sources.Source, facts: sources.Facts, config: Config, p
     return sources.fingerprint(images, pairs=pairs is not None or config.data.pairs != "same_image")
 
 
+def _pair_rule(config: Config, source: sources.Source) -> tuple[order.PairRule, list[str]]:
+    """What data.pairs means for a source, and warnings; ConfigError for a group rule without groups."""
+    if config.data.pairs == "same_image":
+        return order.same_record, []
+    groups = sources.groups_of(source)
+    if groups is None:
+        raise ConfigError(
+            f"data.pairs='same_group' and {source.name} has no groups: give a manifest with a column group, a folder "
+            "of groups or a source with a method groups(), or use data.pairs='same_image'"
+        )
+    lone, count = order.alone(groups)
+    warning = (
+        f"{lone} of the {count} groups of {source.name} hold one image, which is then paired with itself: data.pairs="
+        "'same_group' does little here; look at the groups"
+    )
+    return order.same_group(groups, config.data.max_gap), [warning] * (2 * lone > count)
+
+
 def _labels(encoder: Any, source: Any, recipe: Any, pairs: Any) -> dict[str, str]:
     """What a checkpoint says of a user's objects; "" where the config's own is used."""
     return {
@@ -120,9 +142,10 @@ def _labels(encoder: Any, source: Any, recipe: Any, pairs: Any) -> dict[str, str
     }
 
 
-def batches_of(parts: Parts, pairs: order.PairRule | None) -> Callable[..., Iterator[Any]]:
+def batches_of(parts: Parts) -> Callable[..., Iterator[Any]]:
     """(first_step=, last_step=) -> this process's host batches of those steps."""
     config = parts.config
+    size = config.queue.size if config.queue else None
     return functools.partial(
         loader.batches,
         parts.source,
@@ -133,5 +156,6 @@ def batches_of(parts: Parts, pairs: order.PairRule | None) -> Callable[..., Iter
         positions=parallel.positions(config.batch_size),
         size=config.views.size,
         workers=config.data.workers,
-        pairs=order.same_record if pairs is None else pairs,
+        pairs=parts.pairs,
+        ring=order.Ring(size, checks.key_views(config)) if size else None,
     )

@@ -23,6 +23,7 @@ FREE = (
     "train.steps_per_call",
 )
 
+PAIRS = ("same_image", "same_group")
 POSITIVE: tuple[str, ...] = ("batch_size", "views.size", "model.width", "model.dim", "moco.temperature", "train.epochs")
 POSITIVE += ("train.microbatch_size", "train.steps_per_call", "eval.k", "eval.temperature", "eval.resize")
 POSITIVE += ("eval.batch_size", "checkpoint.every_epochs", "checkpoint.keep", "log.every_steps", "data.workers")
@@ -44,7 +45,12 @@ def resolve(config: Config, records: int) -> Config:
 
 def keys_per_step(config: Config) -> int:
     """Keys enqueued per step: the global batch, twice when symmetric."""
-    return config.batch_size * (2 if config.moco is not None and config.moco.symmetric else 1)
+    return config.batch_size * len(key_views(config))
+
+
+def key_views(config: Config) -> tuple[int, ...]:
+    """The views whose keys a step enqueues, one after the other."""
+    return (0, 1) if config.moco is not None and config.moco.symmetric else (1,)
 
 
 def default_queue(config: Config, records: int) -> int:
@@ -115,6 +121,13 @@ def check_ranges(config: Config) -> None:
         raise ConfigError(f"seed must lie in 0..2**32 - 1, not {config.seed}")
     if config.data.path not in ("resident", "streamed"):
         raise unknown("data.path", config.data.path, ("resident", "streamed"))
+    if config.data.pairs not in PAIRS:
+        raise unknown("data.pairs", config.data.pairs, PAIRS)
+    if config.data.max_gap is not None and (config.data.max_gap < 1 or config.data.pairs != "same_group"):
+        raise ConfigError(
+            f"data.max_gap {config.data.max_gap} with data.pairs={config.data.pairs!r}: a gap is 1 place or more "
+            "between two images of data.pairs='same_group'; use such a one, or None"
+        )
     if config.eval.feature not in ("backbone", "head"):
         raise unknown("eval.feature", config.eval.feature, ("backbone", "head"))
 
@@ -217,10 +230,11 @@ def _check_queue(config: Config, records: int) -> list[str]:
             f"queue.size {size} is less than the {keys} keys enqueued per step (batch_size {config.batch_size}"
             f"{', symmetric' if keys > config.batch_size else ''}); use {keys} or more, or a smaller batch"
         )
-    if 2 * size > records:
+    if 2 * size > records and not config.queue.mask_same_image:
         return [
             f"queue.size {size} is more than half of the {records} images: many negatives are old keys of the very "
-            f"image that is matched; use {_smaller_queue(config, records)}, or more images"
+            f"image that is matched (own_keys in the log); use {_smaller_queue(config, records)}, or more images, or "
+            "leave them out by queue.mask_same_image=True"
         ]
     return []
 

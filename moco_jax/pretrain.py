@@ -12,6 +12,7 @@ from moco_jax.assembly import Parts, assemble, batches_of
 from moco_jax.checkpoints.store import Store, describe, exclusive, read_json, write_json
 from moco_jax.config import Config, ConfigError, read_stored, to_json
 from moco_jax.data import loader, order, sources
+from moco_jax.evaluation.consistency import key_consistency
 from moco_jax.evaluation.leak import leak_alarm
 from moco_jax.evaluation.monitor import knn_monitor
 from moco_jax.logs import RunLog
@@ -42,8 +43,8 @@ def train(
 
     A user's objects replace what the config names: encoder (`models.encoder.build`), source (`data.sources.Source`),
     recipe (a tuple of `views.recipes.ViewRecipe`), pairs (`data.order`), evaluators ((state) -> numbers by name;
-    default: the config's kNN; the leak alarm stands beside them). Raises ConfigError for anything that cannot be run,
-    before anything is compiled or written.
+    default: the config's kNN; leak alarm and key consistency stand beside them). Raises ConfigError for anything that
+    cannot be run, before anything is compiled or written.
     """
     started = time.perf_counter()
     parts = assemble(config, encoder=encoder, source=source, recipe=recipe, pairs=pairs)
@@ -69,7 +70,7 @@ def train(
     with _folder(workdir, about), Store(workdir / "checkpoints", keep=parts.config.checkpoint.keep) as store:
         step = store.latest() or 0
         if step < cadence.total:
-            _train(parts, workdir, store, about, data, step=step, cadence=cadence, pairs=pairs, evaluators=evaluators)
+            _train(parts, workdir, store, about, data, step=step, cadence=cadence, evaluators=evaluators)
     return Result(workdir, cadence.total, step >= cadence.total, time.perf_counter() - started)
 
 
@@ -82,17 +83,20 @@ def _train(
     *,
     step: int,
     cadence: Cadence,
-    pairs: order.PairRule | None,
     evaluators: Sequence[Evaluator],
 ) -> None:
     """From step to the end: state, batches, log, and the loop over them."""
     config, init = parts.config, parts.mechanism.init
     state = store.restore(step, parallel.abstract(init)) if step else parallel.born(init)
-    batches, placed = batches_of(parts, pairs), parallel.put_data(data)
+    batches, placed = batches_of(parts), parallel.put_data(data)
     evaluations = [Evaluation(config.eval.every_epochs * parts.steps_per_epoch, e) for e in evaluators]
     if block := checks.leak_block(config, parallel.device_count()):
         alarm = leak_alarm(config, parts.make, batches, placed, block=block)
         evaluations.append(Evaluation(config.leak.every_epochs * parts.steps_per_epoch, alarm))
+
+    if config.queue is not None:
+        evaluator = key_consistency(parts.mechanism, batches, placed, batch_size=config.batch_size)
+        evaluations.append(Evaluation(config.consistency.every_epochs * parts.steps_per_epoch, evaluator))
 
     def save(step: int, state: Any) -> None:
         parallel.check_identical(state)

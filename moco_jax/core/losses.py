@@ -23,6 +23,21 @@ def contrast_logits(q: jax.Array, k: jax.Array, queue: jax.Array, temperature: f
     return jnp.concatenate([positive, negative], axis=1) / temperature  # (N, 1 + K)
 
 
+def leave_out(logits: jax.Array, negatives: jax.Array) -> jax.Array:
+    """Logits (N, 1 + K) with minus infinity at some `negatives` (N, K) bool: in no softmax, maximum or mean of them."""
+    return jnp.concatenate([logits[:, :1], jnp.where(negatives, -jnp.inf, logits[:, 1:])], axis=1)
+
+
+def mean_negative(logits: jax.Array) -> jax.Array:
+    """Mean over queries of the mean logit of their negatives, those left out not counted: (N, 1 + K) -> ().
+
+    A query without any counts as 0; a nan stays one. By query, so that parts of a batch average to the whole.
+    """
+    kept = logits[:, 1:] != -jnp.inf  # (N, K)
+    total = jnp.sum(jnp.where(kept, logits[:, 1:], 0), axis=1)  # (N,)
+    return jnp.mean(total / jnp.maximum(jnp.sum(kept, axis=1, dtype=logits.dtype), 1))
+
+
 def info_nce(logits: jax.Array) -> jax.Array:
     """Mean cross entropy of a (1 + K)-way softmax whose right class is column 0: (N, 1 + K) -> ()."""
     return jnp.mean(jax.nn.logsumexp(logits, axis=1) - logits[:, 0])

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax import random
 
+from moco_jax.core import axis
 from moco_jax.core.losses import unit
 
 
@@ -39,3 +40,17 @@ def enqueue(memory: Queue, keys: jax.Array, step: jax.Array) -> Queue:
         ptr=(memory.ptr + count) % size,
         written=memory.written.at[rows].set(step.astype(jnp.int32)),
     )
+
+
+def behind(memory: Queue, queue_ids: jax.Array) -> jax.Array:
+    """The record behind each row of the queue, -1 for rows of the start: (K,) int32.
+
+    queue_ids (N, W), this device's part of what `data.order.queue_ids` says, spread over the rows of the global batch.
+    """
+    records = axis.gather(queue_ids).reshape(-1)[: memory.written.shape[0]]  # (K,)
+    return jnp.where(memory.written >= 0, records, -1)
+
+
+def own_keys(ids: jax.Array, records: jax.Array) -> jax.Array:
+    """Which keys were made of a record that a query's row holds: ids (N, V), records (K,) -> (N, K) bool."""
+    return jnp.any(ids[:, :, None] == records[None, None, :], axis=1)  # (N, K)

@@ -1,5 +1,6 @@
 """Batches on the host: all images at once for the resident path, one batch per step for both paths, by threads."""
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
@@ -59,13 +60,16 @@ def batches(
     size: int,
     workers: int,
     pairs: order.PairRule = order.same_record,
+    ring: order.Ring | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Host batches of steps first_step to last_step - 1, prefetched by `workers` threads, each making a whole batch.
 
     A batch is {"ids": (n, V) int32} for the n global `positions` of this host; on the streamed path also {"raw": V
-    arrays (n, size, size, C)} in the storage dtype, cut as the V `recipe_crops` say. A step's batch does not depend on
-    where the iterator starts. An error in a thread is raised by `next` and names the record; closing the iterator ends
-    the threads. Raises ConfigError for an unknown `path` and where the images cannot fill a batch.
+    arrays (n, size, size, C)} in the storage dtype, cut as the V `recipe_crops` say; with a `ring` also {"queue_ids":
+    (n, W) int32}: what `order.queue_ids` says of its K rows, W = ceil(K / batch_size) for each row of the global batch,
+    the last ones -1. A step's batch does not depend on where the iterator starts. An error in a thread is raised by
+    `next` and names the record; closing the iterator ends the threads. Raises ConfigError for an unknown `path` and
+    where the images cannot fill a batch.
     """
     if path not in PATHS:
         raise unknown("data.path", path, PATHS)
@@ -74,13 +78,38 @@ def batches(
     order.steps_per_epoch(records, batch_size)
     cut = _cutter(source, recipe_crops, seed, positions, size) if path == "streamed" else None
 
+    ids_of = functools.partial(order.ids, seed, records=records, batch_size=batch_size, pairs=pairs)
+    behind = None if ring is None else _behind(ids_of, ring, batch_size, workers)
+
     def batch(step: int) -> dict[str, Any]:
-        ids = order.ids(seed, step, positions, records=records, batch_size=batch_size, pairs=pairs)
-        return {"ids": ids} if cut is None else {"ids": ids, "raw": cut(step, ids)}
+        if behind is None:
+            out = {"ids": ids_of(step, positions)}
+        else:
+            out = {name: rows[positions] for name, rows in behind(step).items()}
+        return out if cut is None else {**out, "raw": cut(step, out["ids"])}
 
     steps = grain.MapDataset.range(first_step, last_step).map(batch)
     options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=max(2, workers))
     return _until_closed(steps.to_iter_dataset(options))
+
+
+def _behind(
+    ids_of: Callable[[int, np.ndarray], np.ndarray], ring: order.Ring, batch_size: int, workers: int
+) -> Callable[[int], dict[str, np.ndarray]]:
+    """(step) -> {"ids": (G, V), "queue_ids": (G, W)} of the whole global batch.
+
+    The ids of the steps that fill a queue are kept: a step then computes its own alone, as it would have to anyway.
+    """
+    kept = -(-ring.size // (len(ring.views) * batch_size)) + 2 + 2 * workers  # threads are some steps apart
+    whole = functools.lru_cache(kept)(lambda step: ids_of(step, np.arange(batch_size)))
+    width = -(-ring.size // batch_size)
+
+    def behind(step: int) -> dict[str, np.ndarray]:
+        rows = np.full(batch_size * width, -1, np.int32)
+        rows[: ring.size] = order.queue_ids(step, ring, whole, batch_size=batch_size)
+        return {"ids": whole(step), "queue_ids": rows.reshape(batch_size, width)}
+
+    return behind
 
 
 def _until_closed(dataset: grain.IterDataset) -> Iterator[dict[str, Any]]:

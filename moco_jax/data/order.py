@@ -1,6 +1,10 @@
-"""Which record stands at which position of which step: a function of (seed, step, position); nothing is saved."""
+"""Which record stands at which position of which step, and behind which row of the queue; nothing is saved.
+
+All of it is a function of (seed, step, position), so that hosts agree without a word and a resumed run goes on.
+"""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from grain.experimental import index_shuffle
@@ -12,9 +16,50 @@ from moco_jax.config import ConfigError
 PairRule = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
+class Ring(NamedTuple):
+    """What the order has to know of a queue: its rows K, and the views whose keys a step enqueues, in that order."""
+
+    size: int
+    views: tuple[int, ...]
+
+
 def same_record(ids: np.ndarray, draws: np.ndarray) -> np.ndarray:
     """The default pair rule: two views of one record. (n,), (n,) -> (n, 2)."""
     return np.stack([ids, ids], axis=1)
+
+
+def same_group(groups: np.ndarray, max_gap: int | None) -> PairRule:
+    """The pair rule of data.pairs="same_group": view 1 is another record of the group of view 0.
+
+    groups (records,) integers: equal ones belong together, as the frames of a clip (MoCo's seed for video). A group's
+    order is that of its records in the source. Partners lie within max_gap places of it (None: anywhere in the group),
+    are equally likely, and never the record itself unless it is alone. Equally: a 64-bit draw modulo their number, so
+    that probabilities differ by less than one part in 2**64 / records.
+    """
+    order = np.argsort(groups, kind="stable")  # (records,) groups one after another, each in the order of the source
+    _, start, size = np.unique(groups[order], return_index=True, return_counts=True)  # (groups,) each
+    group = np.repeat(np.arange(len(size)), size)  # (records,) of `order`
+    first = np.empty(len(groups), np.int64)
+    place, last = np.empty_like(first), np.empty_like(first)  # of a record in its group, and of the group's last
+    first[order], last[order] = start[group], size[group] - 1
+    place[order] = np.arange(len(groups)) - start[group]
+
+    def rule(ids: np.ndarray, draws: np.ndarray) -> np.ndarray:
+        here, end = place[ids], last[ids]  # (n,)
+        low = np.zeros_like(here) if max_gap is None else np.maximum(here - max_gap, 0)
+        high = end if max_gap is None else np.minimum(here + max_gap, end)
+        others = high - low  # (n,) without the record itself
+        drawn = low + (draws % np.maximum(others, 1).astype(np.uint64)).astype(np.int64)
+        partner = np.where(others == 0, here, drawn + (drawn >= here))  # (n,)
+        return np.stack([ids, order[first[ids] + partner]], axis=1)  # (n, 2)
+
+    return rule
+
+
+def alone(groups: np.ndarray) -> tuple[int, int]:
+    """How many groups hold one record, and how many groups there are."""
+    sizes = np.unique(groups, return_counts=True)[1]
+    return int((sizes == 1).sum()), len(sizes)
 
 
 def steps_per_epoch(records: int, batch_size: int) -> int:
@@ -45,6 +90,24 @@ def ids(
     shuffled = [index_shuffle(place, max_index=records - 1, seed=seed32, rounds=4) for place in places.tolist()]
     found = np.array(shuffled, np.int32)  # (n,)
     return _checked(pairs(found, draws(seed, step, positions)), len(found), records)
+
+
+def queue_ids(step: int, ring: Ring, batch: Callable[[int], np.ndarray], *, batch_size: int) -> np.ndarray:
+    """The record behind each row of the queue as `step` finds it: (ring.size,) int32, -1 where no step wrote it.
+
+    batch(step) -> ids (batch_size, V) of the whole global batch. A step enqueues the keys of ring.views, one view after
+    the other, each in the order of the batch; key j since step 0 lies in row j mod K. So what is behind a row follows
+    from step and seed, and no checkpoint holds it.
+    """
+    found = np.full(ring.size, -1, np.int32)
+    per_step = len(ring.views) * batch_size
+    last = step * per_step  # keys written before this step
+    first = max(last - ring.size, 0)  # the oldest that is still there
+    steps = range(first // per_step, step)
+    if steps:
+        keys = np.concatenate([batch(s)[:, view] for s in steps for view in ring.views])  # whole steps
+        found[np.arange(first, last) % ring.size] = keys[first - steps[0] * per_step :]
+    return found
 
 
 def draws(seed: int, step: int, positions: np.ndarray) -> np.ndarray:

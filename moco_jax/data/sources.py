@@ -51,16 +51,13 @@ class Facts(NamedTuple):
 
 
 class ArraySource:
-    """Images that are in memory: N arrays (H, W, C), of one size or of many, and (N,) integer labels."""
+    """Images that are in memory: N arrays (H, W, C), of one size or of many, (N,) integer labels and (N,) groups."""
 
-    def __init__(self, images: Any, labels: Any = None, name: str = "arrays") -> None:
-        """ConfigError for labels that are not one integer per image."""
+    def __init__(self, images: Any, labels: Any = None, name: str = "arrays", *, groups: Any = None) -> None:
+        """ConfigError for labels or groups that are not one integer per image."""
         self.images, self.name = images, name
-        self.given = None if labels is None else np.asarray(labels)
-        if self.given is not None and (self.given.shape != (len(images),) or self.given.dtype.kind not in "iu"):
-            raise ConfigError(
-                f"{name}: {len(images)} images and labels {self.given.dtype} {self.given.shape}; give ints"
-            )
+        self.given = None if labels is None else _integers(labels, len(images), name, "labels")
+        self.grouped = None if groups is None else _integers(groups, len(images), name, "groups")
         self.classes = None if self.given is None else int(self.given.max(initial=-1)) + 1
 
     def __len__(self) -> int:
@@ -71,6 +68,9 @@ class ArraySource:
 
     def labels(self) -> np.ndarray | None:
         return self.given
+
+    def groups(self) -> np.ndarray | None:
+        return self.grouped
 
 
 def read(source: Source, index: int, *, like: np.ndarray | None = None) -> np.ndarray:
@@ -119,9 +119,13 @@ def names_of(source: Source) -> list[str] | None:
 
 
 def groups_of(source: Source) -> np.ndarray | None:
-    """(len,) integers: records with the same one show the same place, patient or clip; None where there are none."""
-    groups = getattr(source, "groups", None)
-    return None if groups is None else groups()
+    """(len,) integers: records with the same one show the same place, patient or clip; None where there are none.
+
+    ConfigError where they are not one integer per image.
+    """
+    method = getattr(source, "groups", None)
+    groups = None if method is None else method()
+    return None if groups is None else _integers(groups, len(source), source.name, "groups")
 
 
 def class_names_of(source: Source) -> list[str] | None:
@@ -183,6 +187,13 @@ def enlarged(facts: Facts, size: int) -> list[str]:
         f"a side of {min(small)} pixels) and are enlarged, which adds no detail: use a smaller views.size, or leave "
         "them out"
     ]
+
+
+def _integers(values: Any, records: int, name: str, what: str) -> np.ndarray:
+    found = np.asarray(values)
+    if found.shape != (records,) or found.dtype.kind not in "iu":
+        raise ConfigError(f"{name}: {records} images and {what} {found.dtype} {found.shape}; give ints")
+    return found
 
 
 def _check_normalisation(data: config.Data, channels: int) -> None:

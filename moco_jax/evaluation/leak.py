@@ -61,7 +61,11 @@ def leak_alarm(
     def evaluate(state: Any) -> dict[str, float | str]:
         step = int(parallel.host(state.step))
         found = []
+        queue: dict[str, Any] | None = None
         for batch in batches(first_step=step, last_step=step + -(-IMAGES // config.batch_size)):
+            if queue is None:  # it stays that of `step`, and so do the records behind its keys
+                queue = {name: batch[name] for name in ("queue_ids",) if name in batch}
+            batch = {**batch, **queue}
             placed = parallel.put_batch(jax.tree.map(lambda a: a[None], batch))
             both = [mapped(state, placed, (data, np.bool_(anew))) for anew in (False, True)]
             found.append([parallel.host(a).item() for a in both])

@@ -15,10 +15,10 @@ from jax import lax
 from moco_jax.config import Config, Moco
 from moco_jax.core import axis, health
 from moco_jax.core.ema import ema
-from moco_jax.core.losses import contrast_logits, info_nce, pretext_accuracy, unit
+from moco_jax.core.losses import contrast_logits, info_nce, leave_out, mean_negative, pretext_accuracy, unit
 from moco_jax.core.microbatch import Part, microbatched
 from moco_jax.core.optimizers import Optimizer
-from moco_jax.core.queue import enqueue
+from moco_jax.core.queue import behind, enqueue, own_keys
 from moco_jax.core.queue import start as start_queue
 from moco_jax.core.randomness import AUGMENT, CROP, INIT, QUEUE, SHUFFLE, key
 from moco_jax.core.shuffle import drawn, shuffled, unshuffled
@@ -42,7 +42,7 @@ def make(
 
     permutation replaces the seeded draw (to replay a recorded one); scan loops over micro-batches instead of unrolling.
     """
-    moco, queue_size, block, in_parts = _sections(config, scan)
+    moco, queue_size, mask, block, in_parts = _sections(config, scan)
     directions = ((0, 1), (1, 0)) if moco.symmetric else ((0, 1),)  # (view of the query, view of the key)
 
     seeded = partial(drawn, config.seed, purpose=SHUFFLE, total=config.batch_size, block=block)
@@ -90,15 +90,30 @@ def make(
             keys.append(k)
         return keys, target
 
-    def logits_of(params: Any, state: State, rows: Any) -> tuple[list[jax.Array], Any]:
-        """Logits (n, 1 + K) of every direction for rows (raw views, positives, positions), and batch statistics."""
-        raw, positives, positions = rows
+    def records_of(state: State, batch: Any) -> jax.Array | None:
+        """The record behind each key of the queue (K,); None where the batch does not say."""
+        if "queue_ids" not in batch:
+            if mask:
+                raise ValueError("queue.mask_same_image needs batch['queue_ids'], as data.loader.batches makes it")
+            return None
+        return behind(state.memory, batch["queue_ids"])
+
+    def logits_of(
+        params: Any, state: State, rows: Any, records: jax.Array | None
+    ) -> tuple[list[jax.Array], jax.Array | None, Any]:
+        """Logits (n, 1 + K) of every direction, which keys are of the rows' own images (n, K), and batch statistics.
+
+        rows: (raw views, positives, positions, ids); records (K,) as `records_of` gives them: None for None.
+        """
+        raw, positives, positions, ids = rows
+        own = None if records is None else own_keys(ids, records)
         batch_stats, logits = state.online.batch_stats, []
         for d, (query_view, _) in enumerate(directions):
             images = views.augment(raw[query_view], positions, key(config.seed, state.step, AUGMENT), query_view)
             q, batch_stats = encoder.project(params, batch_stats, images)
-            logits.append(contrast_logits(unit(q), positives[d], state.memory.queue, moco.temperature))
-        return logits, batch_stats
+            scores = contrast_logits(unit(q), positives[d], state.memory.queue, moco.temperature)
+            logits.append(leave_out(scores, own) if mask and own is not None else scores)
+        return logits, own, batch_stats
 
     def step(state: State, batch: Any, data: Any) -> tuple[State, dict[str, jax.Array]]:
         """One step of MoCo seen from one device: batch {ids (N, V), ...} -> (new state, metrics)."""
@@ -107,17 +122,18 @@ def make(
         raw = views.raw(batch, data, positions, key(config.seed, state.step, CROP))  # V of (N, S, S, C)
         keys, target = keys_of(moved(state), raw, state.step)  # (G, C) each
         positives = [axis.mine(k, n) for k in keys]  # (N, C)
+        records = records_of(state, batch)  # (K,)
 
         def part(rows: Any) -> tuple[Any, None]:
             def loss_fn(params: Any) -> tuple[jax.Array, Any]:
-                logits, batch_stats = logits_of(params, state, rows)
+                logits, own, batch_stats = logits_of(params, state, rows, records)
                 loss = jnp.stack([info_nce(x) for x in logits]).sum()
-                return loss, (batch_stats, _measures(logits, moco.temperature))
+                return loss, (batch_stats, _measures(logits, moco.temperature, own))
 
             (loss, (batch_stats, measures)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.online.params)
             return ({"loss": loss, **measures}, gradients, batch_stats), None
 
-        means, _ = in_parts(part, (raw, positives, positions))
+        means, _ = in_parts(part, (raw, positives, positions, batch["ids"]))
         means, target_stats = axis.mean((means, target.batch_stats))  # over devices, once, together
         metrics, gradients, online_stats = means
 
@@ -143,30 +159,38 @@ def make(
         positions = axis.here(n)
         raw = views.raw(batch, data, positions, key(config.seed, state.step, CROP))
         positives = [axis.mine(k, n) for k in keys_of(moved(state), raw, state.step)[0]]
+        records = records_of(state, batch)  # (K,)
 
         def part(rows: Any) -> tuple[None, jax.Array]:
-            logits, _ = logits_of(state.online.params, state, rows)
+            logits, _, _ = logits_of(state.online.params, state, rows, records)
             return None, jnp.stack(logits, axis=1)  # (n, directions, 1 + K)
 
-        _, logits = in_parts(part, (raw, positives, positions))
+        _, logits = in_parts(part, (raw, positives, positions, batch["ids"]))
         return Contrast(jnp.moveaxis(logits, 1, 0), jnp.stack(positives))
 
     return Mechanism(init, step, contrast)
 
 
-def _sections(config: Config, scan: bool) -> tuple[Moco, int, int, Callable[[Part, Any], tuple[Any, Any]]]:
-    """The mechanism's section, K and block of a resolved config, and how rows are split into micro-batches."""
+def _sections(config: Config, scan: bool) -> tuple[Moco, int, bool, int, Callable[[Part, Any], tuple[Any, Any]]]:
+    """Section moco, K, mask and block of a resolved config, and how rows are split into micro-batches."""
     moco, queue, shuffle = config.moco, config.queue, config.shuffle
     if moco is None or queue is None or shuffle is None or queue.size is None or shuffle.block is None:
         raise ValueError("moco takes a resolved config with the sections moco, queue and shuffle: see checks.resolve")
-    return moco, queue.size, shuffle.block, partial(microbatched, size=config.train.microbatch_size, scan=scan)
+    in_parts = partial(microbatched, size=config.train.microbatch_size, scan=scan)
+    return moco, queue.size, queue.mask_same_image, shuffle.block, in_parts
 
 
-def _measures(logits: list[jax.Array], temperature: float) -> dict[str, jax.Array]:
-    """Means over rows and directions of what needs no label: pretext accuracy and similarities."""
+def _measures(logits: list[jax.Array], temperature: float, own: jax.Array | None) -> dict[str, jax.Array]:
+    """Means over rows and directions of what needs no label: pretext accuracy, similarities, a query's own old keys.
+
+    own (n, K): the keys in the queue of a row's own images, whether left out or not; None: nobody says.
+    """
     rows = jnp.concatenate(logits)  # (directions * n, 1 + K)
-    return {
+    out = {
         "pretext_accuracy": pretext_accuracy(rows),
         "positive_similarity": jnp.mean(rows[:, 0]) * temperature,
-        "negative_similarity": jnp.mean(rows[:, 1:]) * temperature,
+        "negative_similarity": mean_negative(rows) * temperature,
     }
+    if own is not None:
+        out["own_keys"] = jnp.mean(jnp.sum(own, axis=1, dtype=rows.dtype))
+    return out
