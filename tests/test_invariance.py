@@ -1,7 +1,8 @@
 """The headline property: the same algorithm and the same draws whatever the hardware.
 
 In float64, five steps of the shipped step (encoder, views, augmentation on the device, shuffle and batch-norm groups
-on) leave the same state on 1, 2, 4 and 8 devices, and with micro-batches, for the same global batch.
+on, a query's own old keys left out) leave the same state on 1, 2, 4 and 8 devices, and with micro-batches, for the
+same global batch.
 """
 
 import dataclasses
@@ -22,26 +23,31 @@ TOLERANCE = 1e-10  # max|a - b| / max|b| per tensor; rounding leaves 5e-15
 BASE = tiny.config()
 SPANNING = dataclasses.replace(BASE, bn=BatchNorm(8), shuffle=Shuffle(16))  # over two devices of 4, or four of 8
 SYMMETRIC = Moco(0.9, 0.2, symmetric=True)
+MASKED = Queue(40, mask_same_image=True)  # rows of the batch hold 3 of its rows each, the last ones none
 CASES = {
-    "groups and blocks inside a device": BASE,
-    "symmetric": dataclasses.replace(BASE, moco=SYMMETRIC),  # inside a device, too, as micro-batches ask for
-    "everything on": dataclasses.replace(SPANNING, moco=SYMMETRIC),
+    "groups and blocks inside a device": dataclasses.replace(BASE, queue=MASKED),
+    "symmetric": dataclasses.replace(BASE, moco=SYMMETRIC, queue=MASKED),  # inside a device, as micro-batches ask for
+    "everything on": dataclasses.replace(SPANNING, moco=SYMMETRIC, queue=MASKED),
     "one group over all devices": dataclasses.replace(BASE, bn=BatchNorm(0), shuffle=Shuffle(0)),
 }
 
 
 @functools.cache  # a compile costs seconds, and every claim here is about the same few states
-def state_of(case, devices, *, microbatch=None, streamed=False, **options):
-    """The state after five steps; one compile of the step, at the first of them."""
+def left_by(case, devices, *, microbatch=None, streamed=False, **options):
+    """What five steps left; one compile of the step, at the first of them."""
     c = tiny.double(CASES[case])
     c = dataclasses.replace(c, train=dataclasses.replace(c.train, microbatch_size=microbatch))
     stored = tiny.images()
-    batches = tiny.streamed(stored, c.batch_size, RECIPES["moco_v2"], STEPS) if streamed else None
+    batches = tiny.streamed(stored, c, RECIPES["moco_v2"], STEPS) if streamed else tiny.batches(c, STEPS)
     m = tiny.mechanism(c, stored, RECIPES["moco_v2"], **options)
     run = tiny.run(m, stored, batch_size=c.batch_size, devices=devices, steps=STEPS, batches=batches)
     assert sum("_fun" in n or "step" in n for n in run.compiled[0]) == 1, run.compiled  # one compile of the step
     assert not any(run.compiled[1:]), run.compiled
-    return run.state
+    return run
+
+
+def state_of(*case, **options):
+    return left_by(*case, **options).state
 
 
 def assert_same(a, b):
@@ -59,9 +65,13 @@ def test_a_nan_is_no_equality():
 
 
 def test_two_devices_and_micro_batches_equal_one(float64):
-    """The quick case: 16 images as 1 x 16, 2 x 8 and 2 x 2 micro-batches of 4."""
-    one = state_of("groups and blocks inside a device", 1)
-    assert_same(state_of("groups and blocks inside a device", 2, microbatch=4), one)
+    """The quick case: 16 images as 1 x 16, 2 x 8 and 2 x 2 micro-batches of 4; metrics and the count of own keys too."""
+    one = left_by("groups and blocks inside a device", 1)
+    other = left_by("groups and blocks inside a device", 2, microbatch=4)
+    assert_same(other.state, one.state)
+    assert_same(other.metrics, one.metrics)
+    last = tiny.batches(CASES["groups and blocks inside a device"], STEPS)[-1]
+    assert one.metrics["own_keys"] == pytest.approx(np.isin(last["queue_ids"], last["ids"]).sum() / 16)
 
 
 @pytest.mark.slow
@@ -150,7 +160,7 @@ def test_shard_map_gives_the_same_bits_as_pmap():
 @pytest.mark.slow
 def test_vmap_on_one_device_equals_pmap(float64):
     """Groups and blocks that lie inside a device need no hardware at all."""
-    c = tiny.double(BASE)
+    c = tiny.double(CASES["groups and blocks inside a device"])
     stored = tiny.images()
     m = tiny.mechanism(c, stored)
 
@@ -160,8 +170,8 @@ def test_vmap_on_one_device_equals_pmap(float64):
 
     over = jax.devices()[:1]
     state, data, mapped = tiny.born(m, over), {"images": stored}, by_vmap(m.step, over)
-    for step in range(STEPS):
-        state, _ = mapped(state, {"ids": tiny.ids(step, 16).reshape(2, 8, 2)}, data)
+    for batch in tiny.batches(c, STEPS):
+        state, _ = mapped(state, jax.tree.map(lambda a: a.reshape(2, 8, -1), batch), data)
     assert_same(parallel.host(state), state_of("groups and blocks inside a device", 2))
 
 

@@ -27,7 +27,7 @@ def digits(data_dir, **changes):
         c,
         batch_size=64,
         bn=config.BatchNorm(8),
-        queue=config.Queue(64),
+        queue=config.Queue(64, mask_same_image=True),
         data=dataclasses.replace(c.data, data_dir=data_dir, split="train[:150]"),
         model=dataclasses.replace(c.model, width=4, dim=8),
         train=config.Train(epochs=2),
@@ -35,6 +35,7 @@ def digits(data_dir, **changes):
             c.eval, every_epochs=1, bank_split="train[:150]", split="train[1400:]", k=5, batch_size=64
         ),
         leak=config.Leak(every_epochs=0),
+        consistency=config.Consistency(every_epochs=0),
         checkpoint=config.Checkpoint(every_epochs=1),
         log=config.Log(every_steps=1),
     )
@@ -50,9 +51,10 @@ def state_of(workdir, step):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, data_dir):
-    """A run that was never stopped; it alone has the leak alarm, which must change nothing."""
+    """A run that was never stopped; it alone has leak alarm and key consistency, which must change nothing."""
     workdir = tmp_path_factory.mktemp("whole")
-    return pretrain.train(digits(data_dir, leak=config.Leak(every_epochs=1)), workdir)
+    measured = {"leak": config.Leak(every_epochs=1), "consistency": config.Consistency(every_epochs=1)}
+    return pretrain.train(digits(data_dir, **measured), workdir)
 
 
 def log_of(workdir):
@@ -67,11 +69,12 @@ def test_a_run_leaves_log_config_and_checkpoint(whole):
     steps = [r for r in records if "loss" in r]
     assert [r["step"] for r in steps] == [1, 2, 3, 4]
     wanted = {"loss", "pretext_accuracy", "positive_similarity", "negative_similarity", "alignment", "uniformity"}
-    wanted |= {"effective_rank", "queue_age_mean", "queue_age_max", "queue_filled", "images_per_second"}
+    wanted |= {"effective_rank", "queue_age_mean", "queue_age_max", "queue_filled", "images_per_second", "own_keys"}
     assert steps[0]["images_per_second"] is None  # compiling is no training
     assert wanted <= steps[-1].keys() and all(np.isfinite(steps[-1][k]) for k in wanted)
     assert [r["step"] for r in records if "knn_top1" in r] == [2, 4]
     assert [r["step"] for r in records if "leak" in r] == [2, 4]
+    assert [r["step"] for r in records if "key_cosine_100" in r] == [2, 4]
     about = json.loads((whole.workdir / "config.json").read_text())
     assert about["config"]["shuffle"]["block"] == 64 and about["format"] == 1
     assert whole.checkpoint == 4 and not whole.was_complete

@@ -31,9 +31,9 @@ def finished(process):
 
 @pytest.mark.slow
 def test_two_processes_equal_one(tmp_path, float64):
-    """Symmetric, groups over two devices of one process, a block over all four, eight steps, resident and streamed.
+    """Symmetric, own keys left out, groups over two devices of one process, a block over all four, eight steps.
 
-    Batches, state, checkpoint and alarm included.
+    Resident and streamed; batches, state, checkpoint, alarm and key consistency included.
     """
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -59,4 +59,8 @@ def test_two_processes_equal_one(tmp_path, float64):
         logs = [(tmp_path / name / path / "log.jsonl").read_text().splitlines() for name in ("one", "two")]
         one, two = ([r for r in map(json.loads, lines) if "leak" in r] for lines in logs)
         assert one == two and one[-1]["step"] == 8
+        one, two = ([r for r in map(json.loads, lines) if "key_age_100" in r] for lines in logs)
+        assert (
+            one[-1]["step"] == 8 and one[-1]["key_age_100"] == 2 and one == [pytest.approx(r, abs=1e-10) for r in two]
+        )
     assert tiny.distance(states["one/resident"], states["one/streamed"])[0] > 1e-3  # other crops: another run

@@ -1,6 +1,7 @@
 """A tiny but complete MoCo for tests: the shipped step, encoder and views on images made here."""
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from moco_jax import parallel, views
+from moco_jax import checks, parallel, views
 from moco_jax.config import BatchNorm, Config, Moco, Model, Optimizer, Queue, Shuffle, Train
 from moco_jax.core import schedules
 from moco_jax.core.optimizers import sgd
@@ -122,6 +123,22 @@ def ids(step: int, batch_size: int) -> np.ndarray:
     return np.stack([rows, rows], 1)
 
 
+def ring(c: Config) -> order.Ring:
+    """What the loader has to know of the queue of a resolved config."""
+    assert c.queue is not None and c.queue.size is not None
+    return order.Ring(c.queue.size, checks.key_views(c))
+
+
+def batches(c: Config, steps: int, start: int = 0) -> list[Any]:
+    """Host batches of some steps for the resident path, with what is behind the rows of the queue."""
+    rows, out = functools.partial(ids, batch_size=c.batch_size), []
+    for step in range(start, start + steps):
+        behind = order.queue_ids(step, ring(c), rows, batch_size=c.batch_size)
+        spread = np.append(behind, [-1] * (-len(behind) % c.batch_size)).reshape(c.batch_size, -1)
+        out.append({"ids": rows(step), "queue_ids": spread.astype(np.int32)})
+    return out
+
+
 _INITIAL: dict[Any, Any] = {}
 
 
@@ -145,20 +162,21 @@ class Run(NamedTuple):
     compiled: list[list[str]]
 
 
-def streamed(stored: np.ndarray, batch_size: int, recipe: tuple[ViewRecipe, ...], steps: int) -> list[Any]:
+def streamed(stored: np.ndarray, c: Config, recipe: tuple[ViewRecipe, ...], steps: int) -> list[Any]:
     """The host batches of some steps as the loader makes them on the streamed path: ids and raw views of all rows."""
     made = loader.batches(
         ArraySource(stored),
         [view.crop for view in recipe],
         path="streamed",
         seed=0,
-        batch_size=batch_size,
-        positions=np.arange(batch_size),
+        batch_size=c.batch_size,
+        positions=np.arange(c.batch_size),
         first_step=0,
         last_step=steps,
         size=SIZE,
         workers=1,
         pairs=order.same_record,
+        ring=ring(c),
     )
     return list(made)
 

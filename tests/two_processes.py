@@ -17,11 +17,15 @@ from tests import tiny
 
 
 def run_config(path: str) -> config.Config:
-    """Everything on: groups over two devices, a block over all, symmetric, two epochs of four steps."""
+    """Everything on: groups over two devices, a block over all, symmetric, own keys left out, two epochs of four steps.
+
+    More keys than images: a query has several old keys of its own.
+    """
     c = tiny.double(tiny.config(bn=config.BatchNorm(8), shuffle=config.Shuffle(16)))
     return tiny.dataclasses.replace(
         c,
         moco=config.Moco(momentum=0.9, temperature=0.2, symmetric=True),
+        queue=config.Queue(70, mask_same_image=True),
         data=config.Data(mean=(0.5,) * 3, std=(0.25,) * 3, path=path),
         views=config.Views(recipe="moco_v2", size=tiny.SIZE),
         train=config.Train(epochs=2),

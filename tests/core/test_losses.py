@@ -23,6 +23,24 @@ def test_loss_is_the_cross_entropy_of_the_positive_in_column_zero():
     np.testing.assert_allclose(losses.info_nce(logits), expected, rtol=1e-6)
 
 
+def test_what_is_left_out_is_in_no_softmax_maximum_or_mean():
+    """Equal to numpy on the kept negatives alone; a query may keep none, and a nan is not hidden."""
+    logits = np.asarray(rows(0, 3, 6)) * 9
+    out = np.array([[0, 1, 0, 0, 1], [0, 0, 0, 0, 0], [1, 1, 1, 1, 1]], bool)
+    left = losses.leave_out(jnp.asarray(logits), jnp.asarray(out))
+    kept = [np.append(x[0], x[1:][~o]) for x, o in zip(logits, out, strict=True)]
+    np.testing.assert_allclose(
+        losses.info_nce(left), np.mean([np.log(np.exp(x).sum()) - x[0] for x in kept]), rtol=1e-5
+    )
+    np.testing.assert_allclose(losses.pretext_accuracy(left), np.mean([x[0] >= max(x) for x in kept]))
+    means = [x[1:].mean() if len(x) > 1 else 0 for x in kept]
+    np.testing.assert_allclose(losses.mean_negative(left), np.mean(means), rtol=1e-5)
+    np.testing.assert_allclose(losses.mean_negative(jnp.asarray(logits)), logits[:, 1:].mean(), rtol=1e-5)
+    assert np.isnan(losses.mean_negative(left.at[0, 1].set(jnp.nan)))
+    gradient = jax.grad(lambda x: losses.info_nce(losses.leave_out(x, jnp.asarray(out))))(jnp.asarray(logits))
+    assert np.isfinite(gradient).all() and not np.any(np.asarray(gradient)[:, 1:][out])
+
+
 def test_chance_level_is_log_of_one_plus_k():
     """Equal logits: the loss that a run starts near."""
     assert float(losses.info_nce(jnp.zeros((3, 1 + 64)))) == pytest.approx(np.log(65))

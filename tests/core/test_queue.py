@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moco_jax.core import queue
+from moco_jax.core import axis, queue
 
 
 def filled(size, batch, steps):
@@ -53,3 +53,14 @@ def test_batch_larger_than_the_queue_is_refused():
     memory = queue.start(jax.random.key(0), 4, 3, jnp.float32)
     with pytest.raises(ValueError, match="5 keys per step do not fit a queue of 4"):
         queue.enqueue(memory, jnp.ones((5, 3)), jnp.asarray(0))
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_own_keys_are_those_of_a_record_of_the_row(devices):
+    """Queue ids come in parts of all devices, filled up at the end; a row of the start counts for nobody."""
+    memory = queue.Queue(jnp.zeros((10, 2)), jnp.asarray(0), jnp.asarray([3, 3, -1, 3, 3, 3, 3, 3, 3, -1]))
+    spread = jnp.asarray([4, 9, 4, 7, 0, 0, 2, 7, 9, 0, -1, -1]).reshape(devices, 4 // devices, 3)
+    behind = jax.vmap(lambda rows: queue.behind(memory, rows), axis_name=axis.AXIS)(spread)
+    np.testing.assert_array_equal(behind, [[4, 9, -1, 7, 0, 0, 2, 7, 9, -1]] * devices)
+    own = queue.own_keys(jnp.asarray([[4, 7], [0, 0], [5, 5]]), behind[0])
+    assert [np.flatnonzero(row).tolist() for row in own] == [[0, 3, 7], [4, 5], []]

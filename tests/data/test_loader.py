@@ -1,5 +1,6 @@
 """The loader: whole batches per step wherever it starts and however hosts share it, errors that name the record."""
 
+import functools
 import threading
 from typing import NamedTuple
 
@@ -100,6 +101,31 @@ def test_resident_path_sends_ids_only():
     for batch, expected in zip(stream(0, 3, source=Broken([None] * 23), path="resident"), ids, strict=True):
         assert list(batch) == ["ids"]
         np.testing.assert_array_equal(batch["ids"], expected)
+
+
+@pytest.mark.parametrize("path", ["resident", "streamed"])
+def test_what_is_behind_the_queue_is_spread_over_the_rows(path, monkeypatch):
+    """K = 21 over 8 rows are 3 each, the last filled up by -1; hosts hold parts, and a late start changes nothing.
+
+    A step computes its own ids alone: those of the steps behind the queue are kept.
+    """
+    ring, calls = order.Ring(21, (0, 1)), []
+    ids = functools.partial(order.ids, 5, positions=np.arange(8), records=23, batch_size=8)
+    count = lambda *a, **k: calls.append(a[1]) or order_ids(*a, **k)  # noqa: E731
+    order_ids, _ = order.ids, monkeypatch.setattr(order, "ids", count)
+    whole = list(stream(0, 9, ring=ring, path=path, workers=1))
+    assert sorted(calls) == list(range(9))
+    monkeypatch.undo()
+    for step, batch in enumerate(whole):
+        assert batch["queue_ids"].shape == (8, 3) and batch["queue_ids"].dtype == np.int32
+        expected = order.queue_ids(step, ring, lambda s: ids(step=s), batch_size=8)
+        np.testing.assert_array_equal(batch["queue_ids"].reshape(-1), np.append(expected, [-1] * 3))
+        np.testing.assert_array_equal(batch["ids"], ids(step=step))
+    late = list(stream(6, 9, ring=ring, path=path))
+    halves = [list(stream(6, 9, ring=ring, path=path, positions=p)) for p in (np.arange(4), np.arange(4, 8))]
+    for batch, other, a, b in zip(whole[6:], late, *halves, strict=True):
+        np.testing.assert_array_equal(other["queue_ids"], batch["queue_ids"])
+        np.testing.assert_array_equal(np.concatenate([a["queue_ids"], b["queue_ids"]]), batch["queue_ids"])
 
 
 def test_errors_in_threads_name_the_record():

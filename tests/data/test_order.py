@@ -63,6 +63,63 @@ def test_hosts_hold_parts_of_the_same_batch():
             np.testing.assert_array_equal(order.ids(3, 12, positions, **kwargs), whole[positions])
 
 
+GROUPS = np.array([5, 9, 5, 2, 5, 9, 5, 5, 7, 5])  # in the source's order: 5 holds 0 2 4 6 7 9, 9 holds 1 5
+MEMBERS = {5: [0, 2, 4, 6, 7, 9], 9: [1, 5], 2: [3], 7: [8]}
+
+
+def partners(max_gap, rows=6000):
+    """(rows,) records and their partners by the rule, from the order's own draws."""
+    ids = np.arange(rows) % len(GROUPS)
+    found = order.same_group(GROUPS, max_gap)(ids.astype(np.int32), order.draws(3, 1, np.arange(rows)))
+    np.testing.assert_array_equal(found[:, 0], ids)
+    return found.T
+
+
+@pytest.mark.parametrize("max_gap", [None, 1, 2, 9])
+def test_a_partner_is_another_of_the_group_within_reach_and_all_are_as_likely(max_gap):
+    """Places are those of the group's own records in order; never the record itself, unless it is alone."""
+    ids, found = partners(max_gap)
+    for record in range(len(GROUPS)):
+        members = MEMBERS[GROUPS[record]]
+        place = members.index(record)
+        reach = [m for i, m in enumerate(members) if m != record and abs(i - place) <= (max_gap or 99)] or [record]
+        counts = np.bincount(found[ids == record], minlength=len(GROUPS))
+        assert set(np.flatnonzero(counts)) == set(reach)
+        expected = 600 / len(reach)
+        assert (abs(counts[reach] - expected) < 5 * np.sqrt(expected) * (len(reach) > 1) + 1e-9).all()
+
+
+def test_a_group_rule_gives_every_host_the_same_partners():
+    """Through `ids`: 1, 2 and 4 hosts, in turn or in blocks."""
+    rule = order.same_group(np.arange(RECORDS) // 7, 3)
+    kwargs = {"records": RECORDS, "batch_size": 8, "pairs": rule}
+    whole = order.ids(3, 5, np.arange(8), **kwargs)
+    assert (whole[:, 0] != whole[:, 1]).all() and (abs(whole[:, 0] - whole[:, 1]) <= 3).all()
+    for hosts in (2, 4):
+        for parts in (np.arange(8).reshape(hosts, -1), np.arange(8).reshape(-1, hosts).T):
+            for positions in parts:
+                np.testing.assert_array_equal(order.ids(3, 5, positions, **kwargs), whole[positions])
+    assert order.alone(np.array([4, 4, 1, 0, 9])) == (3, 4)
+
+
+@pytest.mark.parametrize(("size", "views"), [(10, (1,)), (25, (1,)), (37, (0, 1)), (20, (0, 1)), (200, (1,))])
+def test_queue_ids_are_those_of_a_queue_that_stores_them(size, views):
+    """A ring of records simulated key by key, over an epoch's end; K that the keys do not divide, and K above all."""
+
+    def batch(step):
+        pairs = order.same_group(np.arange(RECORDS) // 4, None)
+        return order.ids(1, step, ALL, records=RECORDS, batch_size=BATCH, pairs=pairs)
+
+    stored, pointer = np.full(size, -1), 0
+    for step in range(13):
+        found = order.queue_ids(step, order.Ring(size, views), batch, batch_size=BATCH)
+        assert found.dtype == np.int32
+        np.testing.assert_array_equal(found, stored)
+        for record in (r for view in views for r in batch(step)[:, view]):
+            stored[pointer] = record
+            pointer = (pointer + 1) % size
+
+
 def test_draws_are_random_words():
     """Bits of a draw are fair, and no word repeats over positions, steps and seeds."""
     words = np.concatenate(

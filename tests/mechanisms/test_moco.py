@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from moco_jax import parallel
-from moco_jax.config import Moco, Shuffle
+from moco_jax.config import Moco, Queue, Shuffle
 from moco_jax.core import losses
 from tests import tiny
 
@@ -109,6 +109,13 @@ def test_no_gradient_reaches_keys_target_or_queue(before):
     assert all(not np.any(g) for g in jax.tree.leaves(gradient))
     moved = jax.jit(loss)(jax.tree.map(lambda p: p + 0.3, before.target.params))
     assert abs(float(moved) - float(value)) > 1e-3
+
+
+def test_a_mask_without_the_records_behind_the_queue_is_refused(before):
+    """While tracing: a batch of ids alone would otherwise leave nothing out, unseen."""
+    m = mechanism(dataclasses.replace(CONFIG, queue=Queue(40, mask_same_image=True)))
+    with pytest.raises(ValueError, match=r"needs batch\['queue_ids'\]"):
+        on_one_device(m.step, before, step=3)
 
 
 def test_optimizer_covers_the_online_parameters_alone(before, after):
