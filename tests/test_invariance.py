@@ -65,7 +65,7 @@ def test_a_nan_is_no_equality():
 
 
 def test_two_devices_and_micro_batches_equal_one(float64):
-    """The quick case: 16 images as 1 x 16, 2 x 8 and 2 x 2 micro-batches of 4; metrics and the count of own keys too."""
+    """The quick case: 16 images as 1 x 16, 2 x 8 and 2 x 2 micro-batches of 4; metrics and the count of own keys."""
     one = left_by("groups and blocks inside a device", 1)
     other = left_by("groups and blocks inside a device", 2, microbatch=4)
     assert_same(other.state, one.state)

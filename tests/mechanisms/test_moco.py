@@ -115,7 +115,7 @@ def test_a_mask_without_the_records_behind_the_queue_is_refused(before):
     """While tracing: a batch of ids alone would otherwise leave nothing out, unseen."""
     m = mechanism(dataclasses.replace(CONFIG, queue=Queue(40, mask_same_image=True)))
     with pytest.raises(ValueError, match=r"needs batch\['queue_ids'\]"):
-        on_one_device(m.step, before, step=3)
+        jax.eval_shape(lambda: on_one_device(m.step, before, step=3))
 
 
 def test_optimizer_covers_the_online_parameters_alone(before, after):
