@@ -197,10 +197,10 @@ def public_things_have_docstrings(root: Path) -> list[str]:
 
 
 def keys_come_first(root: Path) -> list[str]:
-    """In core/ and views/augment.py a random key is the first argument, and optional arguments are keyword-only."""
+    """In core/ and what an operation does a random key is the first argument, optional arguments are keyword-only."""
     out = []
     for file in python_files(root / "moco_jax"):
-        if not file.path.startswith(("core/", "views/augment.py")):
+        if not file.path.startswith(("core/", "views/augment.py", "views/geometry.py")):
             continue
         for node in ast.walk(file.tree):
             if not isinstance(node, ast.FunctionDef):
@@ -313,6 +313,7 @@ EXAMPLES = [
     (public_things_have_docstrings, "a.py", "'''A.'''\ndef _f(): ...", None),
     (keys_come_first, "core/a.py", "def f(x, key): ...", "f takes its random key first"),
     (keys_come_first, "views/augment.py", "def f(x, *, key): ...", "f takes its random key first"),
+    (keys_come_first, "views/geometry.py", "def f(x, key): ...", "f takes its random key first"),
     (keys_come_first, "core/a.py", "def f(key, x=1): ...", "f takes optional arguments by keyword only"),
     (keys_come_first, "core/a.py", "def f(key, x, *, p=1): ...", None),
     (keys_come_first, "views/recipes.py", "def f(x, key): ...", None),

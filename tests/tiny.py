@@ -94,7 +94,7 @@ def mechanism(
     """The shipped mechanism of a config for stored images."""
     channels = stored.shape[-1]
     top = float(np.iinfo(stored.dtype).max) if stored.dtype.kind == "u" else 1.0
-    recipe = recipe or RECIPES["moco_v2" if channels == 3 else "bands"]
+    recipe = recipe or RECIPES["moco_v2" if channels == 3 else "xray" if channels == 1 else "bands"]
     return MECHANISMS[c.mechanism](
         encoder or tiny_encoder(c, channels),
         views.make(

@@ -10,15 +10,18 @@ import numpy as np
 from jax import random
 
 from moco_jax.config import ConfigError
-from moco_jax.views import augment, crop, recipes
+from moco_jax.views import augment, crop, geometry, recipes
 
 OPS: dict[type, Callable[..., jax.Array]] = {
     recipes.Grayscale: augment.random_grayscale,
     recipes.ColorJitter: augment.random_color_jitter,
     recipes.GaussianBlur: augment.random_gaussian_blur,
     recipes.Solarize: augment.random_solarize,
-    recipes.HorizontalFlip: augment.random_horizontal_flip,
-    recipes.Affine: augment.random_affine,
+    recipes.BandGain: augment.random_band_gain,
+    recipes.ChannelDrop: augment.random_channel_drop,
+    recipes.HorizontalFlip: geometry.random_horizontal_flip,
+    recipes.VerticalFlip: geometry.random_vertical_flip,
+    recipes.Affine: geometry.random_affine,
 }
 
 

@@ -1,10 +1,10 @@
-"""What the operations of a recipe do to one image (H, W, C), held as floats; torchvision's semantics on PIL images.
+"""What operations that change values do to one image (H, W, C), held as floats; torchvision's semantics on PIL images.
 
-Each has a deterministic twin `adjust_*(image, ...)` and a random wrapper `random_*(key, image, *, ...)`, whose options
-are the fields of the operation in `recipes.py`. `whole` says how the image is held. With it, as the whole levels 0..255
-of 8 bits: every operation rounds, or drops fractions, where PIL does, and its result is PIL's. Without it, as 0..1, and
-nothing is rounded. Draws are made in float32 whatever the precision of the image. Choices are selections, never
-branches: under `vmap` both sides would be computed anyway.
+Those that move pixels are in `geometry.py`. Each has a deterministic twin `adjust_*(image, ...)` and a random wrapper
+`random_*(key, image, *, ...)`, whose options are the fields of the operation in `recipes.py`. `whole` says how the
+image is held. With it, as the whole levels 0..255 of 8 bits: every operation rounds, or drops fractions, where PIL
+does, and its result is PIL's. Without it, as 0..1, and nothing is rounded. Draws are made in float32 whatever the
+precision of the image. Choices are selections, never branches: under `vmap` both sides would be computed anyway.
 """
 
 import math
@@ -18,20 +18,23 @@ WHITE = 255  # the largest level of 8 bits
 REC601 = (19595 / 65536, 38470 / 65536, 7471 / 65536)  # luma of red, green, blue: PIL's fixed point in convert("L")
 
 
-def _draws(key: jax.Array, count: int, dtype: jnp.dtype) -> jax.Array:
+def draws(key: jax.Array, count: int, dtype: jnp.dtype) -> jax.Array:
     """(count,) uniform in [0, 1): all that one operation needs, in one call."""
     return random.uniform(key, (count,), jnp.float32).astype(dtype)
 
 
-def _between(u: jax.Array, low: float, high: float) -> jax.Array:
+def between(u: jax.Array, low: float, high: float) -> jax.Array:
+    """Uniform numbers moved from [0, 1) to [low, high)."""
     return low + (high - low) * u
 
 
-def _truncated(image: jax.Array, whole: bool) -> jax.Array:
+def truncated(image: jax.Array, whole: bool) -> jax.Array:
+    """Fractions dropped where levels are whole."""
     return jnp.floor(image) if whole else image
 
 
-def _rounded(image: jax.Array, whole: bool) -> jax.Array:
+def rounded(image: jax.Array, whole: bool) -> jax.Array:
+    """Rounded, halves upwards, where levels are whole."""
     return jnp.floor(image + 0.5) if whole else image
 
 
@@ -39,13 +42,13 @@ def _blend(image: jax.Array, other: jax.Array | float, factor: jax.Array, whole:
     """PIL's Image.blend(other, image, factor), clipped to black and white."""
     # Clipped to black before the sum, so that product and sum are not fused into an operation that rounds otherwise.
     lit = other + jnp.maximum(factor * (image - other), -other)
-    return _truncated(jnp.minimum(lit, WHITE if whole else 1), whole)
+    return truncated(jnp.minimum(lit, WHITE if whole else 1), whole)
 
 
 def luma(image: jax.Array, *, whole: bool) -> jax.Array:
     """Rec. 601 gray of three channels: (H, W, 3) -> (H, W, 1)."""
     r, g, b = (image[:, :, c : c + 1] * weight for c, weight in enumerate(REC601))
-    return _rounded(r + g + b, whole)
+    return rounded(r + g + b, whole)
 
 
 def adjust_grayscale(image: jax.Array, *, whole: bool) -> jax.Array:
@@ -55,7 +58,7 @@ def adjust_grayscale(image: jax.Array, *, whole: bool) -> jax.Array:
 
 def random_grayscale(key: jax.Array, image: jax.Array, *, p: float, whole: bool) -> jax.Array:
     """torchvision's RandomGrayscale(p)."""
-    return jnp.where(_draws(key, 1, image.dtype)[0] < p, adjust_grayscale(image, whole=whole), image)
+    return jnp.where(draws(key, 1, image.dtype)[0] < p, adjust_grayscale(image, whole=whole), image)
 
 
 def adjust_brightness(image: jax.Array, factor: jax.Array, *, whole: bool) -> jax.Array:
@@ -70,7 +73,7 @@ def adjust_contrast(image: jax.Array, factor: jax.Array, *, whole: bool) -> jax.
     own mean, as PIL's gray images do.
     """
     gray = luma(image, whole=whole) if image.shape[2] == 3 else image
-    return _blend(image, _rounded(jnp.mean(gray, axis=(0, 1), keepdims=True), whole), factor, whole)
+    return _blend(image, rounded(jnp.mean(gray, axis=(0, 1), keepdims=True), whole), factor, whole)
 
 
 def adjust_saturation(image: jax.Array, factor: jax.Array, *, whole: bool) -> jax.Array:
@@ -100,7 +103,7 @@ def adjust_hue(image: jax.Array, turns: jax.Array, *, whole: bool) -> jax.Array:
         k = _remainder(offset + hue, 6)
         return value - chroma * jnp.clip(jnp.minimum(k, 4 - k), 0, 1)
 
-    return _rounded(jnp.stack([channel(5), channel(3), channel(1)], axis=2), whole)
+    return rounded(jnp.stack([channel(5), channel(3), channel(1)], axis=2), whole)
 
 
 EXACT = 2.0**-11
@@ -149,11 +152,11 @@ def random_color_jitter(
     whole: bool,
 ) -> jax.Array:
     """torchvision's ColorJitter in random order, with probability p; a strength of 0 leaves its adjustment out."""
-    u = _draws(key, 9, image.dtype)
+    u = draws(key, 9, image.dtype)
     strengths = (brightness, contrast, saturation, hue)
     kinds = [k for k in range(4) if strengths[k] > 0]
     lows, highs = [max(0.0, 1 - x) for x in strengths[:3]] + [-hue], [1 + x for x in strengths[:3]] + [hue]
-    factors = [_between(u[k], lows[k], highs[k]) for k in kinds]
+    factors = [between(u[k], lows[k], highs[k]) for k in kinds]
     ranked = u[4 : 4 + len(kinds)]
     places = jnp.sum(ranked[None, :] < ranked[:, None], axis=1)  # (len(kinds),), a random permutation
     return jnp.where(u[8] < p, adjust_color(image, factors, places, whole=whole, kinds=kinds), image)
@@ -213,8 +216,8 @@ def random_gaussian_blur(
     key: jax.Array, image: jax.Array, *, low: float, high: float, p: float, whole: bool
 ) -> jax.Array:
     """PIL's GaussianBlur(U(low, high)), with probability p."""
-    u = _draws(key, 2, image.dtype)
-    sigma = jnp.where(u[1] < p, _between(u[0], low, high), 0)  # a box of one pixel: the very same image
+    u = draws(key, 2, image.dtype)
+    sigma = jnp.where(u[1] < p, between(u[0], low, high), 0)  # a box of one pixel: the very same image
     return adjust_blur(image, sigma, widest=high, whole=whole)
 
 
@@ -226,86 +229,40 @@ def adjust_solarize(image: jax.Array, *, whole: bool) -> jax.Array:
 
 def random_solarize(key: jax.Array, image: jax.Array, *, p: float, whole: bool) -> jax.Array:
     """The same, with probability p."""
-    return jnp.where(_draws(key, 1, image.dtype)[0] < p, adjust_solarize(image, whole=whole), image)
+    return jnp.where(draws(key, 1, image.dtype)[0] < p, adjust_solarize(image, whole=whole), image)
 
 
-def adjust_flip(image: jax.Array) -> jax.Array:
-    """Left and right exchanged: (H, W, C) -> (H, W, C)."""
-    return image[:, ::-1]
+def adjust_gain(image: jax.Array, gains: jax.Array, *, whole: bool) -> jax.Array:
+    """Each channel times its own of `gains` (C,), clipped: (H, W, C) -> (H, W, C). With equal gains: brightness."""
+    return _blend(image, 0, gains[None, None, :], whole)
 
 
-def random_horizontal_flip(key: jax.Array, image: jax.Array, *, p: float, whole: bool) -> jax.Array:
-    """torchvision's RandomHorizontalFlip(p)."""
-    del whole  # values move, none changes
-    return jnp.where(_draws(key, 1, image.dtype)[0] < p, adjust_flip(image), image)
+def random_band_gain(key: jax.Array, image: jax.Array, *, strength: float, p: float, whole: bool) -> jax.Array:
+    """With probability p, each channel times its own U(max(0, 1 - strength), 1 + strength)."""
+    u = draws(key, image.shape[2] + 1, image.dtype)  # (C + 1,)
+    gains = between(u[1:], max(0.0, 1 - strength), 1 + strength)
+    return jnp.where(u[0] < p, adjust_gain(image, gains, whole=whole), image)
 
 
-def inverse_affine(
-    angle: jax.Array, shift: tuple[jax.Array, jax.Array], scale: jax.Array, shear: jax.Array, *, height: int, width: int
-) -> tuple[jax.Array, ...]:
-    """PIL's six numbers, from output (x, y) to input (x, y), of torchvision's affine.
+def adjust_drop(image: jax.Array, dropped: jax.Array, *, whole: bool) -> jax.Array:
+    """Channels where `dropped` (C,) is true hold their own mean everywhere: (H, W, C) -> (H, W, C).
 
-    Scale, shear along x and clockwise rotation (degrees) about the centre, then a shift (x, y) in pixels.
+    Their mean and not 0: black becomes an extreme value by the normalisation with mean and deviation (Sentinel-2's band
+    7: -1.9), which would move the batch statistics of every image in the group; the mean is nothing out of the ordinary
+    and needs no statistics of the data. What a band shows is gone either way.
     """
-    turn, skew = jnp.deg2rad(angle), jnp.tan(jnp.deg2rad(shear))
-    cos, sin = jnp.cos(turn), jnp.sin(turn)
-    a, b = (cos - sin * skew) / scale, (sin + cos * skew) / scale
-    d, e = -sin / scale, cos / scale
-    x, y = width / 2 + shift[0], height / 2 + shift[1]  # where the centre goes
-    return a, b, width / 2 - a * x - b * y, d, e, height / 2 - d * x - e * y
+    mean = rounded(jnp.mean(image, axis=(0, 1), keepdims=True), whole)  # (1, 1, C)
+    return jnp.where(dropped[None, None, :], mean, image)
 
 
-def adjust_affine(image: jax.Array, matrix: tuple[jax.Array, ...], *, whole: bool) -> jax.Array:
-    """PIL's transform(AFFINE, BILINEAR): output (x, y) from input (ax + by + c, dx + ey + f), else 0.
+def random_channel_drop(key: jax.Array, image: jax.Array, *, share: float, p: float, whole: bool) -> jax.Array:
+    """With probability p, 1 to share * C channels (at least 1, never all) lose their picture; all sets are as likely.
 
-    (H, W, C) -> (H, W, C). Pixel centres lie at halves; inside the image, edges are extended for interpolation.
+    The number is uniform, then the set of that size. One channel is left alone.
     """
-    height, width, channels = image.shape
-    a, b, c, d, e, f = matrix
-    x = jnp.arange(width, dtype=image.dtype)[None, :] + 0.5  # (1, W)
-    y = jnp.arange(height, dtype=image.dtype)[:, None] + 0.5  # (H, 1)
-    from_x, from_y = a * x + b * y + c, d * x + e * y + f  # (H, W)
-    inside = (from_x >= 0) & (from_x < width) & (from_y >= 0) & (from_y < height)
-    left, top = jnp.floor(from_x - 0.5), jnp.floor(from_y - 0.5)
-    across, down = (from_x - 0.5 - left)[:, :, None], (from_y - 0.5 - top)[:, :, None]
-    columns = [jnp.clip(left.astype(jnp.int32) + i, 0, width - 1) for i in (0, 1)]
-    rows = [jnp.clip(top.astype(jnp.int32) + i, 0, height - 1) for i in (0, 1)]
-    pixels = image.reshape(height * width, channels)
-
-    def at(row: jax.Array, column: jax.Array) -> jax.Array:
-        return pixels.at[row * width + column].get(mode="promise_in_bounds")  # (H, W, C)
-
-    upper, lower = (_mixed(at(row, columns[0]), at(row, columns[1]), across) for row in rows)
-    return jnp.where(inside[:, :, None], _truncated(_mixed(upper, lower, down), whole), 0)
-
-
-def _mixed(a: jax.Array, b: jax.Array, share: jax.Array) -> jax.Array:
-    return a + (b - a) * share  # exactly a where both are equal, or the truncation would take a level
-
-
-def random_affine(
-    key: jax.Array,
-    image: jax.Array,
-    *,
-    degrees: float,
-    translate: float,
-    scale: tuple[float, float],
-    shear: float,
-    p: float,
-    whole: bool,
-) -> jax.Array:
-    """torchvision's RandomAffine, bilinear, filled with 0, with probability p; shifts are whole pixels, as there."""
-    height, width, _ = image.shape
-    u = _draws(key, 6, image.dtype)
-    matrix = inverse_affine(
-        _between(u[0], -degrees, degrees),
-        (
-            jnp.round(_between(u[1], -translate * width, translate * width)),
-            jnp.round(_between(u[2], -translate * height, translate * height)),
-        ),
-        _between(u[3], scale[0], scale[1]),
-        _between(u[4], -shear, shear),
-        height=height,
-        width=width,
-    )
-    return jnp.where(u[5] < p, adjust_affine(image, matrix, whole=whole), image)
+    channels = image.shape[2]
+    most = min(max(1, math.floor(share * channels)), channels - 1)
+    u = draws(key, channels + 2, image.dtype)
+    count = jnp.minimum(1 + jnp.floor(u[1] * most), most)
+    dropped = (jnp.argsort(u[2:]) < count) & (u[0] < p)  # (C,); argsort is a random permutation, ties or not
+    return adjust_drop(image, dropped, whole=whole)

@@ -95,6 +95,45 @@ class HorizontalFlip:
 
 
 @dataclass(frozen=True)
+class VerticalFlip:
+    """Top and bottom exchanged, with probability p: for what has no up, such as pictures from above."""
+
+    p: float
+
+    def __post_init__(self) -> None:
+        _probability("VerticalFlip", self.p)
+
+
+@dataclass(frozen=True)
+class BandGain:
+    """With probability p, each channel times its own factor U(max(0, 1 - strength), 1 + strength)."""
+
+    strength: float
+    p: float
+
+    def __post_init__(self) -> None:
+        _probability("BandGain", self.p)
+        if not 0 <= self.strength < float("inf"):
+            raise ConfigError(f"BandGain.strength must be 0 or more, not {self.strength}")
+
+
+@dataclass(frozen=True)
+class ChannelDrop:
+    """With probability p, some channels show nothing but their own mean: 1 to `share` of them, never all.
+
+    Needs two channels or more.
+    """
+
+    share: float
+    p: float
+
+    def __post_init__(self) -> None:
+        _probability("ChannelDrop", self.p)
+        if not 0 < self.share < 1:
+            raise ConfigError(f"ChannelDrop.share, of the channels, must lie between 0 and 1, not be {self.share}")
+
+
+@dataclass(frozen=True)
 class Affine:
     """With probability p: a rotation by U(-degrees, degrees), a shift, a zoom by U(*scale), a shear along the rows.
 
@@ -115,7 +154,7 @@ class Affine:
             raise ConfigError(f"{self}: degrees must be 0 or more, translate lie in 0..1, shear in 0..90 degrees")
 
 
-Op = Grayscale | ColorJitter | GaussianBlur | Solarize | HorizontalFlip | Affine
+Op = Grayscale | ColorJitter | GaussianBlur | Solarize | HorizontalFlip | VerticalFlip | BandGain | ChannelDrop | Affine
 
 
 @dataclass(frozen=True)
@@ -175,13 +214,28 @@ _DIGITS = ViewRecipe(
     Crop(scale=(0.7, 1.0)),
     (Affine(degrees=15.0, translate=0.1, scale=(0.9, 1.1), shear=5.0, p=1.0),),
 )
-# MoCo v2 without what needs red, green and blue.
-_BANDS = ViewRecipe(
-    Crop(scale=(0.2, 1.0)),
+# Crops are mild, as in ConVIRT (arXiv:2010.00747: area 0.6 to 1): a finding is a few pixels, and the two views must
+# share it. No flip: a mirrored chest has its heart on the right, and what an encoder was taught not to see is lost, as
+# are the sides of knees and breasts. (MoCo-CXR, arXiv:2010.05352, flips: no label of its data set names a side. Where
+# yours name none either, a recipe of your own may add HorizontalFlip(0.5).)
+_XRAY = ViewRecipe(
+    Crop(scale=(0.6, 1.0)),
     (
         ColorJitter(brightness=0.4, contrast=0.4, saturation=0.0, hue=0.0, p=0.8),
         GaussianBlur(low=0.1, high=2.0, p=0.5),
+    ),
+)
+# Seen from above there is neither up nor left. Gains are half as strong as v2's brightness, because they part the bands
+# from each other: at 0.4 the red and near infrared of a plant could become those of soil. Up to a quarter of the bands
+# goes missing in a fifth of the views, so that no few of them decide.
+_BANDS = ViewRecipe(
+    Crop(scale=(0.2, 1.0)),
+    (
+        BandGain(strength=0.2, p=0.8),
+        ChannelDrop(share=0.25, p=0.2),
+        GaussianBlur(low=0.1, high=2.0, p=0.5),
         HorizontalFlip(p=0.5),
+        VerticalFlip(p=0.5),
     ),
 )
 
@@ -191,7 +245,8 @@ RECIPES: dict[str, Recipe] = {
     "moco_v3": _MOCO_V3,  # facebookresearch/moco-v3, main_moco.py with --crop-min .2, as for its ResNet
     "cifar_demo": (_CIFAR_DEMO, _CIFAR_DEMO),  # its CIFAR-10 notebook, for 32-pixel views
     "digits": (_DIGITS, _DIGITS),  # any number of channels
-    "bands": (_BANDS, _BANDS),  # any number of channels
+    "xray": (_XRAY, _XRAY),  # any number of channels, meant for one
+    "bands": (_BANDS, _BANDS),  # two channels or more
 }
 
 
@@ -205,14 +260,24 @@ def get(name: str, channels: int) -> Recipe:
 
 
 def check(recipe: Recipe, channels: int, *, name: str = "given") -> None:
-    """Raise ConfigError if an operation of the recipe needs three channels and the images have another number."""
-    needs = sorted({need for view in recipe for op in view.ops for need in _three_channel_needs(op)})
-    if needs and channels != 3:
-        fits = [n for n, r in RECIPES.items() if not any(_three_channel_needs(op) for view in r for op in view.ops)]
+    """Raise ConfigError if an operation of the recipe does not fit images of that many channels."""
+    unmet = _unmet(recipe, channels)
+    if unmet:
+        fits = sorted(n for n, r in RECIPES.items() if not _unmet(r, channels))
         raise ConfigError(
-            f"the {name} recipe uses {', '.join(needs)}, which need 3 channels, but the images have {channels}; "
-            f"use one that fits any number: {' or '.join(sorted(fits))}"
+            f"the {name} recipe uses {' and '.join(unmet)}, but the images have {channels}; "
+            f"use one that fits: {' or '.join(fits)}"
         )
+
+
+def _unmet(recipe: Recipe, channels: int) -> list[str]:
+    """What operations of the recipe need and images of that many channels do not have, in words."""
+    ops = [op for view in recipe for op in view.ops]
+    colour = sorted({need for op in ops for need in _three_channel_needs(op)})
+    unmet = [f"{', '.join(colour)}, which need 3 channels"] if colour and channels != 3 else []
+    if channels < 2 and any(isinstance(op, ChannelDrop) for op in ops):
+        unmet.append("ChannelDrop, which needs 2 channels or more")
+    return unmet
 
 
 def _three_channel_needs(op: Op) -> list[str]:

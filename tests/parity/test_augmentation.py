@@ -14,7 +14,7 @@ from PIL import Image
 
 from moco_jax import views
 from moco_jax.data import crops
-from moco_jax.views import augment, crop, recipes
+from moco_jax.views import augment, crop, geometry, recipes
 from tests.parity import make_augmentation as make
 from tests.parity import torchvision_cpu
 
@@ -46,8 +46,8 @@ def differences(ours, name):
 
 def affine(image, angle, shift, scale, shear):
     height, width, _ = image.shape
-    matrix = augment.inverse_affine(angle, shift, scale, shear, height=height, width=width)
-    return augment.adjust_affine(image, matrix, whole=True)
+    matrix = geometry.inverse_affine(angle, shift, scale, shear, height=height, width=width)
+    return geometry.adjust_affine(image, matrix, whole=True)
 
 
 # name: (ours(image, value), largest mean difference, largest difference); zeros are equality at every pixel
@@ -63,7 +63,7 @@ CASES = {
         1,
     ),  # 0.0059, all of it at 0.3
     "solarize": (lambda image, _: augment.adjust_solarize(image, whole=True), 0, 0),
-    "flip": (lambda image, _: augment.adjust_flip(image), 0, 0),
+    "flip": (lambda image, _: geometry.adjust_flip(image), 0, 0),
     "affine": (lambda image, v: affine(image, *v), 0.01, 1),  # 0.0002
 }
 
@@ -106,7 +106,7 @@ def test_a_recipe_is_the_released_composition(monkeypatch, recipe, picture):
     table = STORED["draws"][:: 1 if picture == "petals" else 8]
     fold, draws = told(table)
     monkeypatch.setattr(views, "random", fold)
-    monkeypatch.setattr(augment, "_draws", draws)
+    monkeypatch.setattr(augment, "draws", draws)
     made = views.make(
         recipes.get(recipe, 3), size=32, low=0, high=255, mean=(0.0,) * 3, std=(1.0,) * 3, dtype=jnp.float32
     )

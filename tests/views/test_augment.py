@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from moco_jax.views import augment
+from moco_jax.views import augment, geometry
 
 
 def photo(size):
@@ -30,8 +30,8 @@ def floats(pixels):
 
 def affine(image, angle, *, whole):
     height, width, _ = image.shape
-    matrix = augment.inverse_affine(angle, (2.0, -1.0), 0.9, 5.0, height=height, width=width)
-    return augment.adjust_affine(image, matrix, whole=whole)
+    matrix = geometry.inverse_affine(angle, (2.0, -1.0), 0.9, 5.0, height=height, width=width)
+    return geometry.adjust_affine(image, matrix, whole=whole)
 
 
 # name: (operation, argument, largest mean difference from whole levels in 1/255)
@@ -42,6 +42,16 @@ OPERATIONS = {
     "hue": (augment.adjust_hue, 64 / 255, 1.2),  # 0.98, of bytes in HSV and the circle of 256
     "grayscale": (lambda image, _, *, whole: augment.adjust_grayscale(image, whole=whole), 0.0, 0.3),  # 0.25
     "blur": (functools.partial(augment.adjust_blur, widest=2.0), 1.3, 0.6),  # 0.42
+    "gain": (
+        lambda image, f, *, whole: augment.adjust_gain(image, jnp.stack([f, f, f]), whole=whole),
+        0.6,
+        0.5,
+    ),  # 0.40
+    "drop": (
+        lambda image, f, *, whole: augment.adjust_drop(image, jnp.array([f > 0] * 3), whole=whole),
+        1,
+        0.5,
+    ),  # 0.24
     "affine": (affine, 15.0, 0.55),  # 0.50
 }
 
@@ -85,7 +95,7 @@ def test_oblong_images_equal_pil():
     picture, image = Image.fromarray(pixels), jnp.asarray(pixels, jnp.float32)
     blurred = augment.adjust_blur(image, jnp.float32(1.3), widest=2.0, whole=True)
     np.testing.assert_array_equal(blurred, picture.filter(ImageFilter.GaussianBlur(1.3)))
-    numbers = augment.inverse_affine(15.0, (2.0, -1.0), 0.9, 5.0, height=20, width=40)
+    numbers = geometry.inverse_affine(15.0, (2.0, -1.0), 0.9, 5.0, height=20, width=40)
     turned = picture.transform(
         picture.size, Image.Transform.AFFINE, [float(n) for n in numbers], Image.Resampling.BILINEAR
     )
@@ -109,6 +119,58 @@ def test_contrast_of_bands_pivots_on_each_own_mean(channels):
     )
 
 
+@pytest.mark.parametrize("channels", [1, 3, 13])
+def test_gain_and_drop_are_each_channels_own(channels):
+    """Against numpy: a gain multiplies its channel and clips it at white, a lost channel is its own mean everywhere."""
+    rng = np.random.default_rng(0)
+    levels = rng.integers(0, 256, (6, 7, channels)).astype(np.float32)
+    gains, lost = rng.uniform(0.2, 1.8, channels).astype(np.float32), np.arange(channels) % 3 == 0
+    for image, whole, white, held in ((levels, True, 255, np.floor), (levels / 512, False, 1, np.asarray)):
+        gained = augment.adjust_gain(jnp.asarray(image), jnp.asarray(gains), whole=whole)
+        np.testing.assert_allclose(gained, held(np.minimum(image * gains, white)), rtol=0, atol=1e-6)
+        dropped = augment.adjust_drop(jnp.asarray(image), jnp.asarray(lost), whole=whole)
+        mean = image.astype(np.float64).mean((0, 1))
+        expected = np.where(lost, np.floor(mean + 0.5) if whole else mean, image)
+        np.testing.assert_allclose(dropped, expected, rtol=0, atol=1e-6)
+
+
+def test_gain_draws_a_factor_for_each_channel():
+    """Independent of one another, U(max(0, 1 - x), 1 + x)."""
+    for strength in (0.2, 1.5):
+        gain = functools.partial(augment.random_band_gain, strength=strength, p=1.0, whole=False)
+        keys = jax.random.split(jax.random.key(7), 2000)
+        factors = np.asarray(jax.jit(jax.vmap(gain, (0, None)))(keys, jnp.full((1, 1, 4), 0.25)))[:, 0, 0] / 0.25
+        low, high = max(0.0, 1 - strength), 1 + strength
+        quantiles = np.quantile((factors - low) / (high - low), (0.0, 0.25, 0.5, 0.75, 1.0), axis=0)
+        np.testing.assert_allclose(quantiles, np.tile([[0], [0.25], [0.5], [0.75], [1]], 4), atol=0.04)  # 0.029
+        assert np.abs(np.corrcoef(factors.T) - np.eye(4)).max() < 0.09  # four standard errors
+
+
+@pytest.mark.parametrize(
+    ("channels", "share", "most"), [(1, 0.9, 0), (2, 0.25, 1), (2, 0.9, 1), (3, 0.9, 2), (13, 0.25, 3), (13, 0.99, 12)]
+)
+def test_channels_are_lost_in_every_number_and_place_but_never_all(channels, share, most):
+    """1 to share * C of them (at least 1, never C), each number alike, each channel alike; one alone is kept."""
+    drop = functools.partial(augment.random_channel_drop, share=share, p=1.0, whole=False)
+    image = jnp.stack([jnp.zeros(channels), jnp.ones(channels)])[:, None]  # (2, 1, C): a lost channel has its mean, 0.5
+    out = jax.jit(jax.vmap(drop, (0, None)))(jax.random.split(jax.random.key(8), 3000), image)
+    lost = np.asarray(out)[:, 0, 0] == 0.5
+    numbers = np.bincount(lost.sum(1), minlength=most + 1)
+    if most == 0:
+        assert numbers.tolist() == [3000]
+        return
+    assert len(numbers) == most + 1 and numbers[0] == 0
+    assert np.abs(numbers[1:] / 3000 - 1 / most).max() < 4 * math.sqrt(1 / 4 / 3000)
+    assert np.abs(lost.mean(0) - (most + 1) / 2 / channels).max() < 4 * math.sqrt(1 / 4 / 3000)
+
+
+def test_a_vertical_flip_exchanges_top_and_bottom():
+    """Of an image that is not square, and nothing else."""
+    image = jnp.arange(24.0).reshape(2, 4, 3)
+    turned = geometry.random_vertical_flip(jax.random.key(0), image, p=1.0, whole=False)
+    np.testing.assert_array_equal(turned, np.flipud(image))
+
+
 JITTER = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1, "p": 0.8}
 MOVE = {"degrees": 15.0, "translate": 0.1, "scale": (0.9, 1.1), "shear": 5.0, "p": 0.5}
 RANDOM = {
@@ -116,8 +178,11 @@ RANDOM = {
     "jitter": functools.partial(augment.random_color_jitter, **JITTER, whole=False),
     "blur": functools.partial(augment.random_gaussian_blur, low=0.1, high=2.0, p=0.5, whole=False),
     "solarize": functools.partial(augment.random_solarize, p=0.2, whole=False),
-    "flip": functools.partial(augment.random_horizontal_flip, p=0.3, whole=False),
-    "affine": functools.partial(augment.random_affine, **MOVE, whole=False),
+    "gain": functools.partial(augment.random_band_gain, strength=0.2, p=0.6, whole=False),
+    "drop": functools.partial(augment.random_channel_drop, share=0.7, p=0.4, whole=False),
+    "flip": functools.partial(geometry.random_horizontal_flip, p=0.3, whole=False),
+    "upturn": functools.partial(geometry.random_vertical_flip, p=0.7, whole=False),
+    "affine": functools.partial(geometry.random_affine, **MOVE, whole=False),
 }
 
 
@@ -134,7 +199,17 @@ def test_random_operations_under_jit_and_vmap(name):
 
 @pytest.mark.parametrize(
     ("name", "p"),
-    [("grayscale", 0.2), ("jitter", 0.8), ("blur", 0.5), ("solarize", 0.2), ("flip", 0.3), ("affine", 0.5)],
+    [
+        ("grayscale", 0.2),
+        ("jitter", 0.8),
+        ("blur", 0.5),
+        ("solarize", 0.2),
+        ("gain", 0.6),
+        ("drop", 0.4),
+        ("flip", 0.3),
+        ("upturn", 0.7),
+        ("affine", 0.5),
+    ],
 )
 def test_random_operations_happen_with_their_probability(name, p):
     """Among 2,000 keys the image changes in a share p of them (four standard errors), and else not by a bit."""
@@ -196,7 +271,7 @@ def test_blur_and_affine_draws_span_their_ranges():
     np.testing.assert_allclose(np.quantile(sigma, (0, 0.5, 1)), (0.5, 1.25, 2.0), atol=0.12)
 
     shift = functools.partial(
-        augment.random_affine, degrees=0.0, translate=0.1, scale=(1.0, 1.0), shear=0.0, p=1.0, whole=True
+        geometry.random_affine, degrees=0.0, translate=0.1, scale=(1.0, 1.0), shear=0.0, p=1.0, whole=True
     )
     moved = np.asarray(jax.jit(jax.vmap(shift, (0, None)))(keys, point))[:, :, :, 0]
     assert np.array_equal(np.unique(moved.round(4)), [0, 1])  # whole pixels: a point stays a point

@@ -10,12 +10,15 @@ from moco_jax.views import recipes
 from moco_jax.views.recipes import (
     RECIPES,
     Affine,
+    BandGain,
+    ChannelDrop,
     ColorJitter,
     Crop,
     GaussianBlur,
     Grayscale,
     HorizontalFlip,
     Solarize,
+    VerticalFlip,
     ViewRecipe,
 )
 
@@ -57,12 +60,20 @@ def test_cifar_demo_is_published():
     assert RECIPES["cifar_demo"] == (view, view)
 
 
-def test_bands_is_moco_v2_without_colour():
-    """For any channels, v2's recipe less what needs red, green and blue, in v2's order."""
-    (v2, _), (bands, _) = RECIPES["moco_v2"], RECIPES["bands"]
-    jitter, _, blur, flip = v2.ops
-    gray_jitter = ColorJitter(jitter.brightness, jitter.contrast, 0.0, 0.0, jitter.p)
-    assert bands == ViewRecipe(v2.crop, (gray_jitter, blur, flip))
+def test_xray_keeps_sides_and_has_no_colour():
+    """For one channel: a mild crop, v2's brightness, contrast and blur; nothing mirrors, nothing asks for colour."""
+    v2_jitter, _, v2_blur, _ = RECIPES["moco_v2"][0].ops
+    jitter = ColorJitter(v2_jitter.brightness, v2_jitter.contrast, 0.0, 0.0, v2_jitter.p)
+    view = ViewRecipe(Crop((0.6, 1.0), (3 / 4, 4 / 3)), (jitter, v2_blur))
+    assert RECIPES["xray"] == (view, view)
+
+
+def test_bands_has_no_colour_and_no_up():
+    """Gain and loss of single bands in the place of colour, both flips; v2's crop and blur."""
+    v2 = RECIPES["moco_v2"][0]
+    ops = (BandGain(0.2, 0.8), ChannelDrop(0.25, 0.2), v2.ops[2], HorizontalFlip(0.5), VerticalFlip(0.5))
+    view = ViewRecipe(v2.crop, ops)
+    assert RECIPES["bands"] == (view, view)
 
 
 def test_digits_keeps_a_sign_a_sign():
@@ -72,15 +83,19 @@ def test_digits_keeps_a_sign_a_sign():
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 13])
 @pytest.mark.parametrize("name", sorted(RECIPES))
-def test_three_channel_recipes_are_refused_on_others(name, channels):
-    """Hue, saturation and grayscale never meet another number of channels; the error names them and what fits."""
-    if channels == 3 or name in ("digits", "bands"):
+def test_a_recipe_is_refused_where_its_operations_do_not_fit(name, channels):
+    """Colour never meets another number than 3, nor the loss of channels a single one; the error names what fits."""
+    least = {"digits": 1, "xray": 1, "bands": 2}
+    if channels == 3 or channels >= least.get(name, 99):
         assert recipes.get(name, channels) is RECIPES[name]
         return
     with pytest.raises(ConfigError) as error:
         recipes.get(name, channels)
-    for word in (name, "ColorJitter.hue", "ColorJitter.saturation", "Grayscale", f"have {channels}", "bands"):
-        assert word in str(error.value)
+    fits = " or ".join(n for n in ("bands", "digits", "xray") if channels >= least[n])
+    assert str(error.value).endswith(f"but the images have {channels}; use one that fits: {fits}")
+    needs = ["ChannelDrop, which needs 2"] if name == "bands" else ["ColorJitter.hue", "ColorJitter.saturation"]
+    needs += [] if name == "bands" else ["Grayscale, which need 3 channels"]
+    assert all(word in str(error.value) for word in (repr(name), *needs))
 
 
 def test_an_unknown_name_is_answered_with_the_nearest():
@@ -99,6 +114,12 @@ def test_an_unknown_name_is_answered_with_the_nearest():
         (lambda: GaussianBlur(0.0, 1.0, 0.5), "GaussianBlur"),  # a width of 0 divides by 0
         (lambda: HorizontalFlip(50), "HorizontalFlip.p"),
         (lambda: Grayscale(-0.1), "Grayscale.p"),
+        (lambda: VerticalFlip(1.5), "VerticalFlip.p"),
+        (lambda: BandGain(-0.1, 0.5), "BandGain.strength"),
+        (lambda: BandGain(0.1, 2.0), "BandGain.p"),
+        (lambda: ChannelDrop(1.0, 0.5), "ChannelDrop.share"),  # all channels
+        (lambda: ChannelDrop(0.0, 0.5), "ChannelDrop.share"),
+        (lambda: ChannelDrop(0.5, -0.5), "ChannelDrop.p"),
         (lambda: ColorJitter(0.4, 0.4, 0.4, 0.6, 1.0), "hue"),
         (lambda: ColorJitter(-0.4, 0.4, 0.4, 0.1, 1.0), "strengths"),
         (lambda: Affine(10.0, 2.0, (0.9, 1.1), 5.0, 1.0), "translate"),

@@ -50,7 +50,9 @@ FITS = [
     ("cifar_demo", 3),
     ("digits", 1),
     ("digits", 3),
-    ("bands", 1),
+    ("xray", 1),
+    ("xray", 2),
+    ("bands", 2),
     ("bands", 13),
 ]
 
@@ -70,7 +72,7 @@ def test_every_recipe_keeps_shapes_and_types(name, channels, storage):
 
 @pytest.mark.parametrize(
     ("name", "channels", "storage"),
-    [("moco_v2", 3, "uint8"), ("bands", 13, "uint16"), ("bands", 1, "float32"), ("digits", 1, "uint16")],
+    [("moco_v2", 3, "uint8"), ("bands", 13, "uint16"), ("xray", 1, "float32"), ("digits", 1, "uint16")],
 )
 def test_values_from_storage_to_network(name, channels, storage):
     """Crops stay within the stored values, and before normalisation every augmented view lies in 0..1."""
@@ -217,6 +219,8 @@ def test_what_does_not_fit_is_refused():
     rest = {"size": 8, "low": 0, "high": 255, "dtype": jnp.float32}
     with pytest.raises(ConfigError, match="the given recipe uses ColorJitter.hue.*have 4"):
         views.make(recipes.RECIPES["moco_v2"], mean=(0.5,) * 4, std=(0.5,) * 4, **rest)
+    with pytest.raises(ConfigError, match="the given recipe uses ChannelDrop, which needs 2 channels or more.*have 1"):
+        views.make(recipes.RECIPES["bands"], mean=(0.5,), std=(0.5,), **rest)
     with pytest.raises(ConfigError, match="operations are: Grayscale"):
         views.make((ViewRecipe(Crop((0.5, 1.0)), ("flip",)),), mean=(0.5,), std=(0.5,), **rest)
     with pytest.raises(ConfigError, match="one number per channel"):
