@@ -15,10 +15,7 @@ from moco_jax.config import ConfigError
 from moco_jax.data import digits, pixels, sources
 
 CHUNK = 1024  # records read at once for their labels
-PREPARE = (
-    'python -c "import tensorflow_datasets as tfds;'
-    " tfds.builder({!r}, data_dir={!r}, file_format='array_record').download_and_prepare()\""
-)
+PREPARE = "moco-jax prepare dataset {} --data_dir={}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,11 +121,9 @@ def _builder(dataset: str, folder: str) -> Any:
         known = base != "digits" and base in tfds.list_builders(with_community_datasets=False)
         how = PREPARE.format(dataset if known else "NAME", folder)
         if known:
-            raise ConfigError(
-                f"data set {dataset!r} is not prepared in {folder}; prepare it once, with TensorFlow: {how}"
-            ) from error
+            raise ConfigError(f"data set {dataset!r} is not prepared in {folder}; prepare it once: {how}") from error
         unknown = config.unknown("data set", dataset, found(folder))
-        raise ConfigError(f"{unknown}, looked for in {folder}; to prepare another, with TensorFlow: {how}") from error
+        raise ConfigError(f"{unknown}, looked for in {folder}; to prepare another: {how}") from error
 
 
 def found(folder: str) -> set[str]:
@@ -147,7 +142,7 @@ def _records(builder: Any, dataset: str, split: str, folder: str) -> Sequence[by
     if "array_record" not in formats:
         raise ConfigError(
             f"data set {dataset!r} is prepared in {folder} as {', '.join(sorted(formats))}, and array_record is needed;"
-            f" prepare it into another folder, with TensorFlow: {PREPARE.format(dataset, 'FOLDER')}"
+            f" prepare it into another folder: {PREPARE.format(dataset, 'FOLDER')}"
         )
     raw = tfds.decode.DeserializeMethod.RAW_BYTES
     try:

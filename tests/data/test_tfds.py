@@ -69,7 +69,7 @@ def test_unknown_split_lists_the_splits(digits_dir, split):
 def test_unknown_dataset_names_the_nearest(digits_dir, tmp_path, prepare):
     """The nearest of what lies in the folder and "digits" is named, with the folder and the line that prepares."""
     with pytest.raises(
-        ConfigError, match=rf"'digit' is unknown; did you mean 'digits'.*{digits_dir}.*download_and_pre"
+        ConfigError, match=rf"'digit' is unknown; did you mean 'digits'.*{digits_dir}.*moco-jax prepare dataset NAME"
     ):
         reader.open_source("digit", "train", data_dir=digits_dir)
     folder = prepare("mine", {"x": tfds.features.Text()}, [{"x": "a"}])
@@ -82,7 +82,7 @@ def test_unknown_dataset_names_the_nearest(digits_dir, tmp_path, prepare):
 
 def test_known_but_unprepared_dataset_says_how(tmp_path):
     """A data set of TFDS's own that is not prepared is never downloaded: the message has the line that prepares it."""
-    line = rf"tfds\.builder\('cifar10', data_dir='{tmp_path}', file_format='array_record'\)\.download_and_prepare\(\)"
+    line = rf"moco-jax prepare dataset cifar10 --data_dir={tmp_path}$"
     with pytest.raises(ConfigError, match=rf"'cifar10' is not prepared in {tmp_path}; .*{line}"):
         reader.open_source("cifar10", "train", data_dir=str(tmp_path))
     assert list(tmp_path.iterdir()) == []
