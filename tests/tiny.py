@@ -15,6 +15,7 @@ from moco_jax.core import schedules
 from moco_jax.core.optimizers import sgd
 from moco_jax.data import loader, order
 from moco_jax.data.sources import ArraySource
+from moco_jax.evaluation.encoder import Preprocessing
 from moco_jax.mechanisms import MECHANISMS
 from moco_jax.models import encoder as encoders
 from moco_jax.models import heads
@@ -82,6 +83,13 @@ def small_encoder(c: Config, channels: int, *, batch_norm: bool = True) -> encod
     backbone = SmallBackbone(c.bn.group_size if batch_norm else None, dtype)
     head = heads.Linear(c.model.dim, dtype)
     return encoders.build(backbone, head, input_shape=(SIZE, SIZE, channels), label="small")
+
+
+def preprocessing(size: int, channels: int, **changes: Any) -> Preprocessing:
+    """What an encoder of 8-bit images expects: the whole image, -1..1."""
+    normal = (0.5,) * channels
+    base = Preprocessing(size, size, channels, "uint8", (0.0, 255.0), normal, normal, "float32")
+    return base._replace(**changes)
 
 
 def mechanism(

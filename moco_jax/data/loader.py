@@ -1,4 +1,4 @@
-"""Batches on the host: all images at once for the resident path, one batch per step for both paths, by threads."""
+"""Batches on the host, by threads: all images at once for the resident path, one batch per step, evaluation views."""
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
@@ -110,6 +110,28 @@ def _behind(
         return {"ids": whole(step), "queue_ids": rows.reshape(batch_size, width)}
 
     return behind
+
+
+def centered(
+    source: sources.Source, *, size: int, resize: int, batch_size: int, workers: int = 1
+) -> Iterator[tuple[np.ndarray, int]]:
+    """Centre views of every image in order, (batch_size, S, S, C) and how many rows are real: the tail is padded.
+
+    As torchvision's Resize(resize) and CenterCrop(size) cut them; `workers` threads decode. Raises ConfigError for an
+    image of another dtype or channels than the first has.
+    """
+    _check_workers(workers)
+    first = sources.read(source, 0)
+
+    def view(index: int) -> np.ndarray:
+        return crops.center(sources.read(source, index, like=first), resize=resize, size=size)
+
+    with ThreadPoolExecutor(workers) as pool:
+        for start in range(0, len(source), batch_size):
+            rows = list(pool.map(view, range(start, min(start + batch_size, len(source)))))
+            real = len(rows)
+            rows += [np.zeros_like(rows[0])] * (batch_size - real)
+            yield np.stack(rows), real
 
 
 def _until_closed(dataset: grain.IterDataset) -> Iterator[dict[str, Any]]:

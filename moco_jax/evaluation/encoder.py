@@ -1,10 +1,11 @@
-"""A frozen encoder: raw views in, features out, and a fingerprint to show that nothing moved."""
+"""A frozen encoder: images in, features out, and a fingerprint to show that nothing moved."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import numpy as np
 
@@ -13,20 +14,12 @@ from moco_jax import views as views_package
 from moco_jax.checkpoints.store import Store
 from moco_jax.config import Config, ConfigError, read_stored
 from moco_jax.core.randomness import INIT, key
+from moco_jax.data import crops, loader
+from moco_jax.data.sources import ArraySource
 from moco_jax.models.encoder import Encoder, from_config
 from moco_jax.state import Network
 
 Forward = Callable[[Network, jax.Array], dict[str, jax.Array]]
-
-
-class FrozenEncoder(NamedTuple):
-    """What an evaluation receives."""
-
-    # raw views (n, S, S, C) as stored -> {backbone (n, D), head (n, C)}; ConfigError for another dtype or shape
-    features: Callable[[np.ndarray], dict[str, np.ndarray]]
-    network: Network  # its parameters and statistics, for `digest`
-    label: str
-    view_shape: tuple[int, int, int]  # (S, S, C)
 
 
 class Values(NamedTuple):
@@ -38,36 +31,121 @@ class Values(NamedTuple):
     high: float
 
 
-def standardiser(config: Config, values: Values, dtype: Any) -> Callable[[jax.Array], jax.Array]:
-    """raw views (n, S, S, C) -> what the encoder was trained to see, without augmentation."""
-    return lambda x: views_package.standardise(
-        x, low=values.low, high=values.high, mean=config.data.mean, std=config.data.std, dtype=dtype
+class Preprocessing(NamedTuple):
+    """What an encoder expects: images (H, W, channels) of `dtype`, a centre view of them, then normalised values."""
+
+    size: int  # side of the view that is cut from the centre
+    resize: int  # the shorter side before that
+    channels: int
+    dtype: str  # of the images as stored: uint8, uint16 or float32
+    range: tuple[float, float]  # stored values that are mapped to 0 and 1, not clipped
+    mean: tuple[float, ...]  # per channel, of values mapped to 0..1
+    std: tuple[float, ...]
+    computed: str  # dtype of the result
+
+    def view(self, image: np.ndarray) -> np.ndarray:
+        """The centre view (size, size, channels) of one image as stored, in its dtype."""
+        return crops.center(image, resize=self.resize, size=self.size)
+
+    def standardise(self, views: jax.Array | np.ndarray) -> jax.Array:
+        """Views (n, S, S, channels) as stored -> what the encoder was trained to see, without augmentation."""
+        low, high = self.range
+        return views_package.standardise(
+            views, low=low, high=high, mean=self.mean, std=self.std, dtype=np.dtype(self.computed)
+        )
+
+    def check(self, image: Any, what: str) -> None:
+        """ConfigError for an image that is not (H, W, channels) of the dtype as stored; `what` names it."""
+        have = str(getattr(image, "dtype", type(image).__name__)), np.shape(image)
+        if have[0] != self.dtype or len(have[1]) != 3 or have[1][2] != self.channels:
+            raise ConfigError(
+                f"{what} is {have[0]} {have[1]}; the encoder takes images (H, W, {self.channels}) of {self.dtype}, as "
+                "stored: a list of them, or an array (N, H, W, C)"
+            )
+
+
+class FrozenEncoder(NamedTuple):
+    """A network in evaluation mode: what an evaluation receives, and what `load_encoder` returns."""
+
+    # raw views (n, S, S, C) as stored -> {backbone (n, D), head (n, C)}; ConfigError for another dtype or shape
+    features: Callable[[np.ndarray], dict[str, np.ndarray]]
+    network: Network  # its parameters and statistics, for `digest`
+    label: str
+    preprocessing: Preprocessing
+    module: nn.Module | None  # linen: `apply(variables, preprocess(images), train=False) -> (N, D)`; None: not in linen
+
+    @property
+    def view_shape(self) -> tuple[int, int, int]:
+        """(S, S, C)."""
+        return self.preprocessing.size, self.preprocessing.size, self.preprocessing.channels
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """{"params", "batch_stats"} of `module`: those of the network without its head."""
+        trees = {"params": self.network.params, "batch_stats": self.network.batch_stats}
+        return {name: {k: v for k, v in tree.items() if k == "backbone"} for name, tree in trees.items()}
+
+    def preprocess(self, images: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
+        """Images as stored, as `__call__` takes them -> what `module` takes: (N, S, S, C), all at once."""
+        self._check(images)
+        views = np.stack([self.preprocessing.view(np.asarray(image)) for image in images])
+        return np.asarray(self.preprocessing.standardise(views))
+
+    def __call__(self, images: Sequence[np.ndarray] | np.ndarray, *, batch_size: int = 256) -> np.ndarray:
+        """Backbone features (N, D) of images as stored: a list of arrays (H, W, C) of any sizes, or one (N, H, W, C).
+
+        The shorter side is resized to `preprocessing.resize` and the centre cut out, as in evaluation; `batch_size`
+        images are encoded per call. Raises ConfigError for no images, and for another dtype or channels.
+        """
+        self._check(images)
+        how = self.preprocessing
+        batches = loader.centered(
+            ArraySource(images), size=how.size, resize=how.resize, batch_size=min(batch_size, len(images))
+        )
+        return np.concatenate([self.features(rows)["backbone"][:real] for rows, real in batches])
+
+    def _check(self, images: Sequence[np.ndarray] | np.ndarray) -> None:
+        if not len(images):
+            raise ConfigError("there are no images to encode")
+        for i, image in enumerate(images):
+            self.preprocessing.check(image, f"image {i}")
+
+
+def preprocessing_of(config: Config, values: Values) -> Preprocessing:
+    """What a run's encoder expects, of its resolved config and of what its images hold."""
+    return Preprocessing(
+        size=config.views.size,
+        resize=config.eval.resize or config.views.size,
+        channels=values.channels,
+        dtype=values.dtype,
+        range=(values.low, values.high),
+        mean=config.data.mean,
+        std=config.data.std,
+        computed=str(parallel.compute_dtype(config.model.dtype)),
     )
 
 
-def forward_of(encoder: Encoder, standardise: Callable[[jax.Array], jax.Array]) -> Forward:
+def forward_of(encoder: Encoder, preprocessing: Preprocessing) -> Forward:
     """(network, raw views) -> features, in evaluation mode, compiled once for all networks of an encoder."""
 
     @jax.jit
     def forward(network: Network, x: jax.Array) -> dict[str, jax.Array]:
-        return encoder.features(network.params, network.batch_stats, standardise(x))
+        return encoder.features(network.params, network.batch_stats, preprocessing.standardise(x))
 
     return forward
 
 
-def freeze(
-    forward: Forward, network: Network, label: str, view_shape: tuple[int, int, int], stored: str
-) -> FrozenEncoder:
-    """The encoder of `forward` with the parameters and batch statistics of `network`, for images of dtype `stored`."""
-    local = parallel.local(network)
+def freeze(forward: Forward, network: Network, encoder: Encoder, preprocessing: Preprocessing) -> FrozenEncoder:
+    """The encoder of `forward` with the parameters and batch statistics of `network`."""
+    local, channels, stored = parallel.local(network), preprocessing.channels, preprocessing.dtype
 
     def features(x: np.ndarray) -> dict[str, np.ndarray]:
-        if np.ndim(x) != 4 or np.shape(x)[3] != view_shape[2] or str(getattr(x, "dtype", None)) != stored:
+        if np.ndim(x) != 4 or np.shape(x)[3] != channels or str(getattr(x, "dtype", None)) != stored:
             have = f"{getattr(x, 'dtype', type(x).__name__)} {np.shape(x)}"
-            raise ConfigError(f"the encoder takes {stored} views (n, H, W, {view_shape[2]}) as stored, not {have}")
+            raise ConfigError(f"the encoder takes {stored} views (n, H, W, {channels}) as stored, not {have}")
         return jax.tree.map(np.asarray, forward(local, parallel.put_rows(x)))
 
-    return FrozenEncoder(features, local, label, view_shape)
+    return FrozenEncoder(features, local, encoder.label, preprocessing, encoder.module)
 
 
 def digest(tree: Any) -> str:
@@ -94,27 +172,42 @@ def load(checkpoint: str | Path, *, encoder: Encoder | None = None) -> Loaded:
 
     Raises ConfigError where there is none, or where the run trained a user's own encoder that is not given here.
     """
-    with Store(Path(checkpoint) / "checkpoints", read_only=True) as store:
+    with Store(_checkpoints(Path(checkpoint)), read_only=True) as store:
         step = store.latest()
         if step is None:
-            raise ConfigError(f"{checkpoint} holds no finished checkpoint yet; train writes one every few epochs")
+            raise _none_yet(checkpoint)
         about = store.about(step)
         config, values = read_stored(about["config"]), Values(**about["values"])
-        shape = (config.views.size, config.views.size, values.channels)
-        dtype = parallel.compute_dtype(config.model.dtype)
+        preprocessing = preprocessing_of(config, values)
         built = encoder
         if built is None:
-            built = from_config(config.model, config.bn, channels=shape[2], size=shape[0], dtype=dtype)
+            dtype = parallel.compute_dtype(config.model.dtype)
+            built = from_config(config.model, config.bn, channels=values.channels, size=config.views.size, dtype=dtype)
         if about["objects"]["encoder"] != built.label:
             raise ConfigError(
                 f"{checkpoint} was trained with encoder {about['objects']['encoder']!r}, not {built.label!r}: "
-                "give the same one as encoder="
+                f"give {'the same one' if encoder else 'that one'} from Python, as encoder="
             )
         fresh = parallel.born(lambda: Network(**built.init(key(config.seed, 0, INIT))))
         trained = store.restore_part(step, fresh, "online")
-    forward = forward_of(built, standardiser(config, values, dtype))
-    frozen = [freeze(forward, network, built.label, shape, values.dtype) for network in (trained, fresh)]
+    forward = forward_of(built, preprocessing)
+    frozen = [freeze(forward, network, built, preprocessing) for network in (trained, fresh)]
     return Loaded(frozen[0], frozen[1], config, step, about["objects"]["source"], about["total_steps"])
+
+
+def _checkpoints(run: Path) -> Path:
+    """The folder of a run's checkpoints; ConfigError where `run` is no run, or has none yet."""
+    if not run.is_dir():
+        raise ConfigError(f"there is no folder {run}: give that of a run, the one that train wrote to")
+    if not (run / "checkpoints").is_dir():
+        if (run / "config.json").exists():
+            raise _none_yet(run)
+        raise ConfigError(f"there are no checkpoints in {run}: give the folder of a run, the one that train wrote to")
+    return run / "checkpoints"
+
+
+def _none_yet(run: str | Path) -> ConfigError:
+    return ConfigError(f"{run} holds no finished checkpoint yet; train writes one every few epochs")
 
 
 def stored_digest(checkpoint: str | Path, step: int, like: Network) -> str:
@@ -123,6 +216,10 @@ def stored_digest(checkpoint: str | Path, step: int, like: Network) -> str:
         return digest(store.restore_part(step, like, "online"))
 
 
-def load_encoder(checkpoint: str | Path, *, encoder: Encoder | None = None) -> FrozenEncoder:
-    """The trained online encoder of a run's folder, frozen."""
-    return load(checkpoint, encoder=encoder).trained
+def load_encoder(path: str | Path, *, encoder: Encoder | None = None) -> FrozenEncoder:
+    """The trained online encoder of a run's folder: images as stored in, backbone features (N, D) out.
+
+    Of the newest checkpoint; `module` and `variables` are the same in linen, `preprocessing` says what it expects.
+    Raises ConfigError for a folder without a checkpoint, and for a run of a user's own encoder that is not given.
+    """
+    return load(path, encoder=encoder).trained

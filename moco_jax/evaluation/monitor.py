@@ -5,11 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from moco_jax import parallel
 from moco_jax.config import Config, ConfigError
 from moco_jax.data import opening, sources
 from moco_jax.evaluation import knn
-from moco_jax.evaluation.encoder import Values, forward_of, freeze, standardiser
+from moco_jax.evaluation.encoder import Values, forward_of, freeze, preprocessing_of
 from moco_jax.evaluation.features import extract
 from moco_jax.loop import Evaluator
 from moco_jax.models.encoder import Encoder
@@ -36,16 +35,15 @@ def knn_monitor(config: Config, encoder: Encoder, values: Values, own_source: st
             )
     if section.k > len(bank):
         raise ConfigError(f"eval.k {section.k} neighbours, but {bank.name} holds {len(bank)} images; use that or less")
-    dtype = parallel.compute_dtype(config.model.dtype)
-    forward = forward_of(encoder, standardiser(config, values, dtype))
-    shape = (config.views.size, config.views.size, values.channels)
+    preprocessing = preprocessing_of(config, values)
+    forward = forward_of(encoder, preprocessing)
     classes = int(max(bank_labels.max(), labels.max())) + 1
 
     def evaluate(state: Any) -> dict[str, float]:
         get = functools.partial(
             extract,
-            freeze(forward, state.online, encoder.label, shape, values.dtype),
-            resize=section.resize or config.views.size,
+            freeze(forward, state.online, encoder, preprocessing),
+            resize=preprocessing.resize,
             batch_size=section.batch_size,
         )
         predicted = knn.classify(

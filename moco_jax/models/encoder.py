@@ -25,6 +25,17 @@ class Encoder(NamedTuple):
     # params, batch_stats, x (n, H, W, C) -> {"backbone": (n, D), "head": (n, C)} by the running statistics
     features: Callable[[Tree, Tree, jax.Array], dict[str, jax.Array]]
     label: str  # what a checkpoint says it holds
+    module: nn.Module | None = None  # backbone and pooling in linen, over the subtrees `backbone`; None: not in linen
+
+
+class Pooled(nn.Module):
+    """What is kept of an encoder after pretraining: backbone and pooling, without the head."""
+
+    backbone: nn.Module
+
+    def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        """Pooled features (n, D) of images (n, H, W, C), in at least float32."""
+        return pool(self.backbone(x, train=train))
 
 
 class Network(nn.Module):
@@ -78,7 +89,7 @@ def build(backbone: nn.Module, head: nn.Module, *, input_shape: tuple[int, int, 
         pooled, z = network.apply({"params": params, "batch_stats": batch_stats}, x, train=False)
         return {"backbone": pooled, "head": z}
 
-    return Encoder(init, project, features, label)
+    return Encoder(init, project, features, label, Pooled(backbone))
 
 
 def from_config(model: config.Model, bn: config.BatchNorm, *, channels: int, size: int, dtype: DTypeLike) -> Encoder:

@@ -4,13 +4,15 @@ import jax
 import numpy as np
 import pytest
 
-from moco_jax import parallel, views
+from moco_jax import parallel
 from moco_jax.config import ConfigError
 from moco_jax.data.sources import ArraySource
 from moco_jax.evaluation import encoder as frozen
 from moco_jax.evaluation.features import extract
 from moco_jax.state import Network
 from tests import tiny
+
+ENCODER = tiny.small_encoder(tiny.config(), 3)
 
 
 def mean_encoder(size, channels):
@@ -21,7 +23,7 @@ def mean_encoder(size, channels):
         seen.append(len(x))
         return {"backbone": x.reshape(len(x), -1).mean(1, keepdims=True), "head": x[:, 0, 0, :1]}
 
-    return frozen.FrozenEncoder(features, None, "mean", (size, size, channels)), seen
+    return frozen.FrozenEncoder(features, None, "mean", tiny.preprocessing(size, channels), None), seen
 
 
 def test_every_image_once_in_order_and_no_padding_comes_out():
@@ -43,14 +45,9 @@ def test_evaluation_views_are_resized_and_centred():
 
 def test_a_frozen_encoder_uses_running_statistics_and_keeps_its_digest():
     """The features of an image do not depend on what stands beside it; the digest sees a change of one leaf."""
-    c = tiny.config()
-    encoder = tiny.small_encoder(c, 3)
-    network = parallel.born(lambda: Network(**encoder.init(jax.random.key(0))))
-
-    def standardise(x):
-        return views.standardise(x, low=0.0, high=255.0, mean=(0.5,) * 3, std=(0.25,) * 3, dtype="float32")
-
-    it = frozen.freeze(frozen.forward_of(encoder, standardise), network, encoder.label, (8, 8, 3), "uint8")
+    network = parallel.born(lambda: Network(**ENCODER.init(jax.random.key(0))))
+    how = tiny.preprocessing(8, 3)
+    it = frozen.freeze(frozen.forward_of(ENCODER, how), network, ENCODER, how)
     rows = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 3), np.uint8)
     before = frozen.digest(it.network)
     whole = it.features(rows)["backbone"]
@@ -67,6 +64,6 @@ def test_a_frozen_encoder_uses_running_statistics_and_keeps_its_digest():
 )
 def test_views_of_another_kind_are_refused(wrong):
     """Values that mean something else would give features without an error."""
-    it = frozen.freeze(lambda network, x: {}, {}, "none", (8, 8, 3), "uint8")
+    it = frozen.freeze(lambda network, x: {}, {}, ENCODER, tiny.preprocessing(8, 3))
     with pytest.raises(ConfigError, match=r"takes uint8 views \(n, H, W, 3\) as stored, not"):
         it.features(wrong)

@@ -13,6 +13,7 @@ from moco_jax.data.sources import ArraySource
 from moco_jax.evaluation import encoder as frozen
 from moco_jax.evaluation import linear, probe
 from moco_jax.state import Network
+from tests import tiny
 
 SETTINGS = Probe(labels_per_class=4, draws=3, batch_size=16)
 CONFIG = Config(data=Data(dataset="mine"), views=Views(size=4), eval=Eval(resize=6))
@@ -35,7 +36,8 @@ def encoder(function, fill, calls):
         out = function(x[:, 0, 0, 0]).astype(np.float32)
         return {"backbone": out, "head": np.zeros((len(x), 2), np.float32)}
 
-    return frozen.FrozenEncoder(features, Network({"w": jnp.full(3, fill)}, {}), "fake", (4, 4, 1))
+    network = Network({"w": jnp.full(3, fill)}, {})
+    return frozen.FrozenEncoder(features, network, "fake", tiny.preprocessing(4, 1), None)
 
 
 class Bench:
