@@ -49,6 +49,7 @@ DEVICE_WORDS |= {"devices", "local_devices", "device_count", "local_device_count
 LAZY = (
     "cv2",
     "matplotlib",
+    "pyarrow",
     "sklearn",
     "tifffile",
     "torch",

@@ -8,6 +8,7 @@ from moco_jax import __version__
 COMMANDS = {
     "train": "pretrain an encoder (default: handwritten digits into runs/digits)",
     "eval-linear": "linear accuracy of a pretrained encoder beside raw pixels and the untrained encoder",
+    "features": "features of images by a run's encoder as .npz or .parquet, with names, labels and groups",
     "prepare": "a data set of TFDS, downloaded and written once: moco-jax prepare dataset NAME",
     "compare": "a run's learning rate, loss and kNN beside a reference's, also while the run is going",
 }
@@ -19,10 +20,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     `compare` is like diff: 0 within its tolerances, 1 outside, 2 for an error of the user's.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    from moco_jax.cli import compare, eval_linear, prepare, train
+    from moco_jax.cli import compare, eval_linear, features, inspect, prepare, report, train
 
-    mains = {"train": train.main, "eval-linear": eval_linear.main}
-    mains |= {"prepare": prepare.main, "compare": compare.main}
+    mains = {
+        "train": train.main,
+        "eval-linear": eval_linear.main,
+        "inspect": inspect.main,
+        "report": report.main,
+        "features": features.main,
+        "prepare": prepare.main,
+        "compare": compare.main,
+    }
     if argv and argv[0] in ("--version", "version"):
         print(f"moco_jax {__version__}")
         return 0

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from moco_jax import parallel
@@ -51,7 +52,7 @@ class Preprocessing(NamedTuple):
         """Views (n, S, S, channels) as stored -> what the encoder was trained to see, without augmentation."""
         low, high = self.range
         return views_package.standardise(
-            views, low=low, high=high, mean=self.mean, std=self.std, dtype=np.dtype(self.computed)
+            jnp.asarray(views), low=low, high=high, mean=self.mean, std=self.std, dtype=np.dtype(self.computed)
         )
 
     def check(self, image: Any, what: str) -> None:
