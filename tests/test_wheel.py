@@ -7,9 +7,11 @@ import sys
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import moco_jax
+from tests.snippets import snippets
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = (
@@ -67,13 +69,31 @@ def test_train_and_evaluate_in_an_empty_folder(moco_jax_command, tmp_path):
     probe = ("--config=linear_digits", "--config.draws=2", "--checkpoint=run", "--workdir=linear")
     table = _run(moco_jax_command, "eval-linear", *probe, cwd=tmp_path)
     assert all(row in table for row in ("raw pixels", "untrained encoder", "trained encoder"))
-    assert sorted(p.name for p in tmp_path.iterdir() if p.name != "tfds") == ["linear", "run"]
+
+    _run(moco_jax_command, "features", "run", "--split=test[:20]", "--output=f.npz", cwd=tmp_path)
+    with np.load(tmp_path / "f.npz") as arrays:
+        assert set(arrays) == {"features", "names", "ids", "labels", "class_names"}
+        assert arrays["features"].shape == (20, 16) and np.isfinite(arrays["features"]).all()
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name not in ("tfds", ".jax")) == ["f.npz", "linear", "run"]
+
+
+def test_what_is_said_of_objects_of_ones_own_runs(moco_jax_command, tmp_path):
+    """Every snippet of docs/extend.md, in the wheel's environment; and a run without its object is refused in words."""
+    python, page = moco_jax_command.parent / "python", ROOT / "docs" / "extend.md"
+    said = _run(python, "-P", ROOT / "tests" / "snippets.py", page, cwd=tmp_path)
+    headings = [line.split(": ")[1].split(" (")[0] for line in said.splitlines() if line.startswith("ran: ")]
+    assert headings == [heading for heading, _ in snippets(page.read_text())][1:] and len(headings) == 6
+    assert "runs/encoder was trained with encoder 'small8+mlp16', not 'resnet_tiny" in said
+    assert "runs/source holds a run with source 'frames', this one has 'bands': give the same object as source=" in said
+    assert "runs/pairs holds a run with pairs 'same_place', this one has 'of the config': give the same obj" in said
+    assert '"parameter_norm": ' in said
 
 
 def _run(*command, cwd):
     """What a command prints; its errors where it fails. Nothing of the clone is on its path."""
     kept = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "XLA_FLAGS", "JAX_NUM_CPU_DEVICES")}
     env = {**kept, "TFDS_DATA_DIR": str(Path(cwd, "tfds")), "JAX_PLATFORMS": "cpu"}
+    env |= {"JAX_COMPILATION_CACHE_DIR": str(Path(cwd, ".jax"))}  # runs of one shape compile once
     done = subprocess.run([str(c) for c in command], cwd=cwd, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
