@@ -1,11 +1,16 @@
 """Config pages: Python files with a `get_config()`, shipped under `configs/` or the user's own."""
 
 import difflib
+import inspect
+import re
 import runpy
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
+from moco_jax import config
 from moco_jax.config import ConfigError
 
 
@@ -34,3 +39,22 @@ def load(name: str) -> ConfigDict:
     """The ConfigDict of a page, by path or name: a page may build on another."""
     page: ConfigDict = runpy.run_path(str(find(name)))["get_config"]()
     return page
+
+
+def explained(page: ConfigDict) -> Iterator[tuple[str, Any, str]]:
+    """Every key of a page in the schema's order, its value, and what the comment beside it in the schema says."""
+    comments: dict[tuple[str, str], str] = {}
+    section = ""
+    for line in inspect.getsource(config).splitlines():
+        if match := re.match(r"class (\w+)", line):
+            section = match[1]
+        elif match := re.match(r"    (\w+): .*?(?:#\s*(.*))?$", line):
+            comments[section, match[1]] = match[2] or ""
+    root = "Config" if "mechanism" in page else "Probe"
+    for key in (name for kind, name in comments if kind == root and name in page):
+        if isinstance(page[key], ConfigDict):
+            kind = config.section_of(key).__name__
+            names = (name for owner, name in comments if owner == kind)
+            yield from ((f"{key}.{name}", page[key][name], comments[kind, name]) for name in names)
+        else:
+            yield key, page[key], comments[root, key]

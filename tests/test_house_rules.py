@@ -22,7 +22,7 @@ LAYERS = (
     ("logs",),
     ("loop",),
     ("evaluation",),
-    ("assembly",),
+    ("assembly", "suggest"),
     ("pretrain",),
     ("cli",),
     ("", "__main__"),

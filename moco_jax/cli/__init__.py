@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from moco_jax import __version__
 
 COMMANDS = {
+    "inspect": "what your images are, what training would do, and a config page for them",
     "train": "pretrain an encoder (default: handwritten digits into runs/digits)",
-    "eval-linear": "linear accuracy of a pretrained encoder beside raw pixels and the untrained encoder",
+    "report": "pictures of runs and whether they learned: PNG and one HTML page, also while a run is going",
     "features": "features of images by a run's encoder as .npz or .parquet, with names, labels and groups",
+    "eval-linear": "linear accuracy of a pretrained encoder beside raw pixels and the untrained encoder",
     "prepare": "a data set of TFDS, downloaded and written once: moco-jax prepare dataset NAME",
     "compare": "a run's learning rate, loss and kNN beside a reference's, also while the run is going",
 }
@@ -23,11 +25,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     from moco_jax.cli import compare, eval_linear, features, inspect, prepare, report, train
 
     mains = {
-        "train": train.main,
-        "eval-linear": eval_linear.main,
         "inspect": inspect.main,
+        "train": train.main,
         "report": report.main,
         "features": features.main,
+        "eval-linear": eval_linear.main,
         "prepare": prepare.main,
         "compare": compare.main,
     }

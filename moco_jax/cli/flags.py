@@ -1,11 +1,10 @@
 """`--config=PAGE --config.a.b=v` and a few named flags, read without importing JAX."""
 
-import inspect
 import os
 import re
 import sys
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from absl import flags
@@ -185,29 +184,12 @@ def _help(page: str, named: Mapping[str, tuple[Any, str]], usage: str) -> str:
     ]
     lines += _help_named(named)
     lines += ["  --config.KEY=VALUE       override any key of the page:", ""]
-    lines += [f"  {f'{key} = {value!r}':<44}{comment}" for key, value, comment in _explained(pages.load(page))]
+    lines += [f"  {f'{key} = {value!r}':<44}{comment}" for key, value, comment in pages.explained(pages.load(page))]
     return "\n".join(lines)
 
 
 def _help_named(named: Mapping[str, tuple[Any, str]]) -> list[str]:
     return [f"  {f'--{name}=':<25}{text} (default {default})" for name, (default, text) in named.items()]
-
-
-def _explained(page: ConfigDict) -> Iterator[tuple[str, Any, str]]:
-    """Every key of a page, its value, and the comment beside it in the schema."""
-    comments, section = {}, ""
-    for line in inspect.getsource(config).splitlines():
-        if match := re.match(r"class (\w+)", line):
-            section = match[1]
-        elif match := re.match(r"    (\w+): .*?(?:#\s*(.*))?$", line):
-            comments[section, match[1]] = match[2] or ""
-    root = "Config" if "mechanism" in page else "Probe"
-    for key, value in page.items():
-        if isinstance(value, ConfigDict):
-            kind = config.section_of(key).__name__
-            yield from ((f"{key}.{k}", v, comments[kind, k]) for k, v in value.items())
-        else:
-            yield key, value, comments[root, key]
 
 
 def _shipped(like: ConfigDict) -> str:

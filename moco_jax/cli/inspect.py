@@ -1,0 +1,208 @@
+"""`moco-jax inspect PATH`: what a folder's images are, what training on them would do, and a page that does it."""
+
+import dataclasses
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from moco_jax.cli import flags
+from moco_jax.config import ConfigError
+
+if TYPE_CHECKING:
+    from moco_jax.data.files import Listing
+    from moco_jax.data.survey import Survey
+
+USAGE = (
+    "usage: moco-jax inspect PATH [--write=PAGE.py] [--workers=N]\n\n"
+    "Reads every image of a folder, a .csv manifest or an .npy array, says what they are and what training would do,\n"
+    "and writes a config page for them.\n\n"
+    "  moco-jax inspect photos --write=mine.py\n"
+    "  moco-jax train --config=mine.py --workdir=runs/mine"
+)
+PLACES = {"PATH": "a folder of images, of class folders or of split folders; a .csv manifest; an .npy array"}
+NAMED = {
+    "write": (None, "the config page to write; an existing file is left alone"),
+    "workers": (float(os.cpu_count() or 1), "threads that read images"),
+}
+SHOWN = 10  # names in a list
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Inspect as the flags say; returns the exit status."""
+    return flags.run(_inspect, argv)
+
+
+def _inspect(argv: Sequence[str]) -> int:
+    (path,), named = flags.parse_without_page(argv, places=PLACES, named=NAMED, usage=USAGE)
+    if not named["workers"] >= 1:
+        raise ConfigError(f"--workers must be 1 or more, not {named['workers']:g}")
+    page_file = None if named["write"] is None else Path(named["write"])
+    if page_file is not None:
+        _check_page(page_file)
+
+    from moco_jax import suggest
+
+    listing, found = look(path, int(named["workers"]))
+    print("\n".join(describe(path, listing, found)))
+    images, good = images_of(path, listing, found)
+    page, why = suggest.suggest(images)
+    print("\n".join(["training would be:", *(f"  {line}" for line in suggest.plan(images, page))]))
+    if page_file is not None:
+        if good is not None:
+            manifest = _write_manifest(page_file.with_suffix(".csv"), listing, good)
+            images = dataclasses.replace(images, place={"manifest": manifest})
+            page, why = suggest.suggest(images)
+        header = f"MoCo on {path}: {images.records} images. Written by moco-jax inspect."
+        command = f"Command  moco-jax train --config={page_file} --workdir=runs/{page_file.stem}"
+        _write(page_file, suggest.text(page, why, f"{header}\n\n{command}"))
+        print(f"wrote {page_file}; next: {command.removeprefix('Command  ')}")
+    return 0
+
+
+def look(path: str, workers: int) -> "tuple[Listing, Survey]":
+    """The records of a folder, manifest or array, and what reading each showed; a progress bar on stderr."""
+    from tqdm import tqdm
+
+    from moco_jax.data import files, survey
+
+    if path.endswith(".npy"):
+        listing, look_at = survey.array(path)
+    else:
+        listing = files.list_manifest(path) if path.endswith(".csv") else files.list_folder(path)
+
+        def look_at(index: int) -> survey.Look:
+            return survey.look_at_file(listing.root / listing.paths[index], listing.paths[index])
+
+    with tqdm(total=len(listing.paths), unit="image", disable=None) as bar:  # None: not where stderr is no terminal
+        found = survey.survey(listing.paths, look_at, workers=workers, seen=bar.update)
+    if not found.good:
+        raise ConfigError(
+            f"none of the {len(found.bad)} images of {path} can be read; the first: {found.bad[0].problem}"
+        )
+    if found.bad and path.endswith(".npy"):
+        raise ConfigError(f"{len(found.bad)} images of {path} cannot be trained on; the first: {found.bad[0].problem}")
+    return listing, found
+
+
+def describe(path: str, listing: "Listing", found: "Survey") -> Iterator[str]:
+    """What the images are, line by line."""
+    from moco_jax.data import survey
+
+    splits = Counter(listing.splits)
+    left_out = f" ({listing.left_out} other files left out)" if listing.left_out else ""
+    yield f"{path}: {len(found.looks)} images{left_out}"
+    yield from _counted("splits", splits)
+    for what, ids, names in (
+        ("classes", listing.labels, listing.class_names),
+        ("groups", listing.groups, listing.group_names),
+    ):
+        counts = Counter() if ids is None else Counter(names[i] for i in ids.tolist() if i >= 0)
+        yield from _counted(what, counts)
+    yield from _counted("formats", Counter(look.format for look in found.good))
+    yield from _counted("sizes", Counter(dict(survey.sizes(found))))
+    yield from _counted("stored as", found.kinds)
+    channels = found.channels()
+    whole = survey.summary(found, channels)
+    yield f"{'values':<12}{whole.low:g} to {whole.high:g}" + (
+        f", as data.channels={channels} converts" if channels else ""
+    )
+    for name, values in (("mean", whole.mean), ("std", whole.std)):
+        yield f"{name:<12}{'  '.join(f'{v:.5g}' for v in values)}  (per channel, each image counting alike)"
+    if found.bad:
+        yield f"unreadable  {len(found.bad)} images:"
+        yield from _some([look.problem for look in found.bad])
+    twice = found.duplicates
+    if twice:
+        yield f"duplicates  {len(twice)} pictures are there more than once:"
+        yield from _some([" = ".join(names) for names in twice])
+
+
+def _counted(what: str, counts: "Counter[str]") -> Iterator[str]:
+    """One line: how many there are, the commonest with their counts, and the rarest."""
+    if not counts:
+        yield f"{what:<12}none"
+        return
+    ordered = counts.most_common()
+    listed = ", ".join(f"{name} {count}" for name, count in ordered[:SHOWN])
+    rest = f", ... the smallest {ordered[-1][0]} {ordered[-1][1]}" if len(ordered) > SHOWN else ""
+    yield f"{what:<12}{len(ordered)}: {listed}{rest}"
+
+
+def _some(lines: list[str]) -> Iterator[str]:
+    yield from (f"  {line}" for line in lines[:SHOWN])
+    if len(lines) > SHOWN:
+        yield f"  ... and {len(lines) - SHOWN} more"
+
+
+def images_of(path: str, listing: "Listing", found: "Survey") -> tuple[Any, list[int] | None]:
+    """What a page is made for; and the records that can be read, None where all can.
+
+    The values are those of the training split.
+    """
+    from moco_jax import suggest
+    from moco_jax.data import files, survey
+
+    good = [i for i, one in enumerate(found.looks) if not one.problem]
+    train = survey.Survey([found.looks[i] for i in good if listing.splits[i] == files.TRAIN])
+    if not train.looks:
+        raise ConfigError(
+            f"{path} has no images in a split {files.TRAIN!r}, only {', '.join(sorted(set(listing.splits)))}"
+        )
+    channels = found.channels()
+    sizes = {one.size for one in train.looks}
+    kind = {".csv": "manifest", ".npy": "array"}.get(Path(path).suffix, "folder")
+    images = suggest.Images(
+        place={kind: str(Path(path).expanduser().resolve())},
+        records=len(train.looks),
+        summary=survey.summary(train, channels),
+        channels=channels,
+        shape=sizes.pop() if len(sizes) == 1 else None,
+        shorter=sorted(min(one.size) for one in train.looks)[len(train.looks) // 2],
+        classes=len(listing.class_names),
+        splits=Counter(listing.splits[i] for i in good),
+        labelled=listing.labels is not None,
+        grouped=listing.groups is not None,
+        workers=os.cpu_count() or 1,
+    )
+    return images, good if found.bad else None
+
+
+def _check_page(page: Path) -> None:
+    """Raises ConfigError for a page that cannot be written, before an hour of reading."""
+    if page.suffix != ".py":
+        raise ConfigError(f"--write={page}: a config page is a Python file, such as {page.with_suffix('.py')}")
+    if page.exists():
+        raise ConfigError(f"--write={page}: the file is there already; delete it, or give another name")
+    if not page.resolve().parent.is_dir():
+        raise ConfigError(f"--write={page}: there is no folder {page.parent}")
+
+
+def _write_manifest(file: Path, listing: "Listing", good: list[int]) -> str:
+    """A manifest of the records that can be read; returns its path."""
+    import csv
+    import io
+
+    columns: dict[str, list[str]] = {"path": [str((listing.root / listing.paths[i]).resolve()) for i in good]}
+    for name, ids, names in (
+        ("label", listing.labels, listing.class_names),
+        ("group", listing.groups, listing.group_names),
+    ):
+        if ids is not None:
+            columns[name] = [names[ids[i]] if ids[i] >= 0 else "" for i in good]
+    columns["split"] = [listing.splits[i] for i in good]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(zip(*columns.values(), strict=True))
+    _write(file, text.getvalue())
+    print(f"wrote {file}: the {len(good)} images that can be read")
+    return str(file.resolve())
+
+
+def _write(file: Path, text: str) -> None:
+    """All of the text or nothing."""
+    part = file.with_name(f".{file.name}.part")
+    part.write_text(text)
+    part.replace(file)

@@ -1,0 +1,86 @@
+"""`moco-jax inspect`: from a folder to a page, in words and in a file."""
+
+import csv
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from moco_jax import cli, config, pages
+
+RNG = np.random.default_rng(0)
+
+
+def image(path, channels=3, size=(20, 24)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shape = size if channels == 1 else (*size, channels)
+    Image.fromarray(RNG.integers(0, 256, shape, np.uint8)).save(path)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Two classes in train and val, one gray image, one that is cut short, one double."""
+    for split, count in (("train", 18), ("val", 3)):
+        for name in ("cat", "dog"):
+            for i in range(count):
+                image(tmp_path / "photos" / split / name / f"{i}.png", size=(20 + i, 24))
+    image(tmp_path / "photos/train/cat/gray.png", channels=1)
+    whole = (tmp_path / "photos/train/cat/0.png").read_bytes()
+    (tmp_path / "photos/train/dog/short.png").write_bytes(whole[:200])
+    (tmp_path / "photos/train/dog/again.png").write_bytes(whole)
+    return tmp_path / "photos"
+
+
+def test_it_says_what_is_there_and_what_training_would_do(photos, capsys):
+    """Counts, sizes, kinds, values, the unreadable one by name, the double one, and the run."""
+    assert cli.main(["inspect", str(photos)]) == 0
+    out = capsys.readouterr().out
+    assert "45 images" in out
+    assert "splits      2: train 39, val 6" in out
+    assert "classes     2: dog 23, cat 22" in out
+    assert "stored as   2: 3 channels uint8 43, 1 channel uint8 1" in out
+    assert "as data.channels=3 converts" in out
+    assert "unreadable  1 images" in out and "train/dog/short.png" in out
+    assert "train/cat/0.png = train/dog/again.png" in out
+    assert "38 images in batches of 8: 4 steps per epoch" in out
+
+
+def test_the_page_that_it_writes_leaves_out_what_cannot_be_read(photos, tmp_path):
+    """The page loads, names a manifest of the 44 good images with their labels and splits, and nothing else is left."""
+    page = tmp_path / "mine.py"
+    assert cli.main(["inspect", str(photos), f"--write={page}"]) == 0
+    c = config.read(pages.load(str(page)))
+    assert c.data.folder is None and c.data.manifest == str(tmp_path / "mine.csv") and c.data.channels == 3
+    assert c.eval.split == "val" and c.eval.every_epochs > 0
+    with open(tmp_path / "mine.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 44 and not any("short" in row["path"] for row in rows)
+    assert {(row["split"], row["label"]) for row in rows} == {(s, n) for s in ("train", "val") for n in ("cat", "dog")}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["mine.csv", "mine.py", "photos"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["{tmp}/nowhere"], "not there"),
+        (["{tmp}/empty"], "holds no images"),
+        (["{tmp}/photos", "--write={tmp}/mine.txt"], "a config page is a Python file"),
+        (["{tmp}/photos", "--write={tmp}/no/mine.py"], "there is no folder"),
+        (["{tmp}/photos", "--write={tmp}/there.py"], "is there already"),
+        (["{tmp}/photos", "--workers=0"], "--workers must be 1 or more"),
+        (["{tmp}/one"], "1 images are too few"),
+    ],
+)
+def test_bad_input_ends_in_one_line_and_nothing_written(tmp_path, capsys, argv, words):
+    """Status 1, one line, no file."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "there.py").write_text("mine")
+    image(tmp_path / "one/a.png")
+    for i in range(20):
+        image(tmp_path / f"photos/{i}.png")
+    before = sorted(p for p in tmp_path.rglob("*"))
+    assert cli.main(["inspect", *(a.format(tmp=tmp_path) for a in argv)]) == 1
+    error = capsys.readouterr().err
+    assert words in error and error.count("\n") == 1
+    assert sorted(p for p in tmp_path.rglob("*")) == before
+    assert (tmp_path / "there.py").read_text() == "mine"

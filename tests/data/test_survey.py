@@ -1,0 +1,95 @@
+"""What reading every image of a folder says, against values computed from the arrays that were written."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from moco_jax.config import ConfigError
+from moco_jax.data import survey
+
+RNG = np.random.default_rng(0)
+
+
+def look(folder):
+    names = sorted(p.name for p in folder.iterdir())
+    return survey.survey(names, lambda i: survey.look_at_file(folder / names[i], names[i]), workers=2)
+
+
+def written(folder, images):
+    for name, image in images.items():
+        Image.fromarray(image).save(folder / name)
+    return look(folder)
+
+
+def test_mean_and_std_count_every_image_alike(tmp_path):
+    """Images of different sizes weigh the same, as each gives a view of the same size; values exact to rounding."""
+    small, large = (RNG.integers(0, 256, (n, n, 3), np.uint8) for n in (4, 40))
+    found = survey.summary(written(tmp_path, {"a.png": small, "b.png": large // 2}), None)
+    both = [small.reshape(-1, 3).astype(float), (large // 2).reshape(-1, 3).astype(float)]
+    mean = np.mean([x.mean(0) for x in both], axis=0)
+    second = np.mean([(x**2).mean(0) for x in both], axis=0)
+    np.testing.assert_allclose(found.mean, mean, rtol=1e-12)
+    np.testing.assert_allclose(found.std, np.sqrt(second - mean**2), rtol=1e-9)
+    assert (found.low, found.high) == (min(x.min() for x in both), max(x.max() for x in both))
+    assert found.kind == survey.Kind(3, "uint8")
+
+
+def test_mixed_eight_bit_images_need_three_channels(tmp_path):
+    """Gray, colour and palette: data.channels=3, and statistics of what Pillow's conversion gives."""
+    gray, colour = RNG.integers(0, 256, (6, 6), np.uint8), RNG.integers(0, 256, (6, 6, 3), np.uint8)
+    Image.fromarray(colour).convert("P").save(tmp_path / "c.png")
+    found = written(tmp_path, {"a.png": gray, "b.png": colour})
+    assert found.channels() == 3
+    assert dict(found.kinds) == {"1 channel uint8": 1, "3 channels uint8": 1, "palette uint8": 1}
+    rgb = [np.asarray(Image.open(tmp_path / n).convert("RGB"), float) for n in ("a.png", "b.png", "c.png")]
+    np.testing.assert_allclose(survey.summary(found, 3).mean, np.mean([x.mean((0, 1)) for x in rgb], axis=0))
+
+
+def test_one_kind_is_left_as_it_is(tmp_path):
+    """16 bits of one channel need no conversion, and mixed with 8 bits they can have none."""
+    deep = RNG.integers(0, 65536, (5, 5), np.uint16)
+    found = written(tmp_path, {"a.png": deep})
+    assert found.channels() is None
+    assert survey.summary(found, None).high == deep.max()
+    with pytest.raises(ConfigError, match=r"several kinds .*1 of .*a\.png is not 8-bit"):
+        written(tmp_path, {"b.png": deep.astype(np.uint8)}).channels()
+
+
+def test_what_cannot_be_read_is_named_and_the_rest_is_counted(tmp_path):
+    """Truncated, empty, no image at all, a wrong suffix (which is read by content), and values that are not finite."""
+    image = RNG.integers(0, 256, (30, 30, 3), np.uint8)
+    Image.fromarray(image).save(tmp_path / "good.png")
+    whole = (tmp_path / "good.png").read_bytes()
+    (tmp_path / "short.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    (tmp_path / "text.jpg").write_text("hello")
+    (tmp_path / "misnamed.jpg").write_bytes(whole)
+    np.save(tmp_path / "nan.npy", np.full((3, 3, 1), np.nan, np.float32))
+    found = look(tmp_path)
+    assert [one.name for one in found.good] == ["good.png", "misnamed.jpg"]
+    assert {one.name for one in found.bad} == {"short.png", "empty.jpg", "text.jpg", "nan.npy"}
+    assert all(one.name in one.problem for one in found.bad)
+    assert "finite" in next(one.problem for one in found.bad if one.name == "nan.npy")
+
+
+def test_duplicates_are_found_by_their_pixels(tmp_path):
+    """The same picture in another format is one; another picture of the same size is not; nor is a reshaped one."""
+    image = RNG.integers(0, 256, (4, 9, 3), np.uint8)
+    Image.fromarray(image).save(tmp_path / "a.png")
+    Image.fromarray(image).save(tmp_path / "b.webp", lossless=True)
+    Image.fromarray(image.reshape(9, 4, 3)).save(tmp_path / "c.png")
+    Image.fromarray(255 - image).save(tmp_path / "d.png")
+    assert look(tmp_path).duplicates == [["a.png", "b.webp"]]
+    assert [one.format for one in look(tmp_path).looks] == ["PNG", "WebP", "PNG", "PNG"]
+
+
+def test_an_array_is_looked_at_row_by_row(tmp_path):
+    """(N, H, W) of one channel; another dtype is refused with its name."""
+    np.save(tmp_path / "a.npy", np.arange(24, dtype=np.uint16).reshape(2, 3, 4))
+    listing, at = survey.array(str(tmp_path / "a.npy"))
+    found = survey.survey(listing.paths, at, workers=1)
+    assert [one.size for one in found.looks] == [(3, 4), (3, 4)]
+    assert survey.summary(found, None).mean == (11.5,)
+    np.save(tmp_path / "b.npy", np.zeros((2, 3, 4)))
+    with pytest.raises(ConfigError, match="float64"):
+        survey.array(str(tmp_path / "b.npy"))

@@ -1,0 +1,92 @@
+"""The page that `inspect` writes: complete, as the data need it, and passing the checks of a run."""
+
+import dataclasses
+
+import pytest
+
+from moco_jax import checks, config, pages, suggest
+from moco_jax.config import ConfigError
+from moco_jax.data.survey import Kind, Summary
+
+PHOTOS = suggest.Images(
+    place={"folder": "/photos"},
+    records=5000,
+    summary=Summary(Kind(3, "uint8"), 0.0, 255.0, (127.5, 51.0, 25.5), (51.0, 25.5, 12.75)),
+    channels=None,
+    shape=None,
+    shorter=375,
+    classes=0,
+    splits={"train": 5000},
+    labelled=False,
+    grouped=False,
+    workers=4,
+)
+
+
+def suggested(**changes):
+    page, _ = suggest.suggest(dataclasses.replace(PHOTOS, **changes))
+    return config.read(page)
+
+
+@pytest.mark.parametrize("records", [16, 17, 24, 60, 63, 100, 768, 1000, 5000, 10**6])
+def test_a_suggested_run_passes_the_checks_of_any_number_of_images(records):
+    """Batch, groups, shuffle block and queue fit each other, without a warning that the page could have avoided."""
+    c = checks.resolve(suggested(records=records), records)
+    warnings = checks.check(c, records=records, devices=1)
+    assert c.shuffle.block > 0 and warnings == []
+    assert records // c.batch_size >= 2
+
+
+def test_too_few_images_are_refused():
+    """Below two batches of two groups there is nothing to contrast."""
+    with pytest.raises(ConfigError, match="15 images are too few"):
+        suggested(records=15)
+
+
+def test_values_follow_the_images():
+    """Mean and std after the mapping to 0..1; a measured range for anything but 8 bits; recipe by channels."""
+    c = suggested()
+    assert c.data.mean == (0.5, 0.2, 0.1) and c.data.std == (0.2, 0.1, 0.05) and c.data.range is None
+    assert (c.data.dataset, c.data.folder, c.data.path, c.views.recipe, c.views.size) == (
+        None,
+        "/photos",
+        "streamed",
+        "moco_v2",
+        224,
+    )
+    scan = Summary(Kind(1, "uint16"), 100.0, 4100.0, (1100.0,), (400.0,))
+    c = suggested(summary=scan, shape=(60, 60), shorter=60)
+    assert c.data.range == (100.0, 4100.0) and c.data.mean == (0.25,) and c.data.std == (0.1,)
+    assert (c.data.path, c.views.size, c.model.stem) == ("resident", 56, "cifar")
+    bands = Summary(Kind(13, "uint16"), 0.0, 10000.0, (1.0,) * 13, (1.0,) * 13)
+    assert suggested(summary=bands).views.recipe == "bands"
+    assert suggested(summary=bands, shape=(10_000, 10_000)).data.path == "streamed"  # 13 TB
+
+
+def test_monitoring_needs_labels_and_a_split_to_judge_on():
+    """kNN only where both are there; otherwise it is off, so that the page runs."""
+    assert suggested().eval.every_epochs == 0
+    assert suggested(labelled=True, classes=10).eval.every_epochs == 0
+    c = suggested(labelled=True, classes=10, splits={"train": 5000, "val": 100})
+    assert (c.eval.every_epochs > 0, c.eval.split, c.eval.resize) == (True, "val", 256)
+
+
+def test_the_text_is_the_page(tmp_path):
+    """Every key of the schema is written, with its meaning, and the file loads back to the very same config."""
+    page, why = suggest.suggest(PHOTOS)
+    text = suggest.text(page, why, "Photos.")
+    (tmp_path / "mine.py").write_text(text)
+    assert pages.load(str(tmp_path / "mine.py")).to_dict() == page.to_dict()
+    for key, _, meaning in pages.explained(page):
+        assert key == "mechanism" or (f"config.{key} = " in text and meaning in text), key
+    assert max(map(len, text.splitlines())) <= 160
+
+
+def test_a_plan_is_what_the_run_resolves():
+    """Steps, epochs, queue and memory, by numbers."""
+    images = dataclasses.replace(PHOTOS, shape=(32, 32), records=1000)
+    page, _ = suggest.suggest(images)
+    lines = "\n".join(suggest.plan(images, page))
+    assert "1000 images in batches of 256: 3 steps per epoch, 200 epochs = 600 steps" in lines
+    assert "queue.size 256" in lines
+    assert f"{1000 * 32 * 32 * 3 / 2**20:,.1f} MiB" in lines
