@@ -67,6 +67,7 @@ def test_monitoring_needs_labels_and_a_split_to_judge_on():
     """kNN only where both are there; otherwise it is off, so that the page runs."""
     assert suggested().eval.every_epochs == 0
     assert suggested(labelled=True, classes=10).eval.every_epochs == 0
+    assert suggested(splits={"train": 5000, "val": 100}).eval.every_epochs == 0
     c = suggested(labelled=True, classes=10, splits={"train": 5000, "val": 100})
     assert (c.eval.every_epochs > 0, c.eval.split, c.eval.resize) == (True, "val", 256)
 

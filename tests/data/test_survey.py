@@ -35,9 +35,10 @@ def test_mean_and_std_count_every_image_alike(tmp_path):
 
 
 def test_mixed_eight_bit_images_need_three_channels(tmp_path):
-    """Gray, colour and palette: data.channels=3, and statistics of what Pillow's conversion gives."""
+    """Gray, colour and palette, or palettes alone: data.channels=3, and statistics of what Pillow's conversion gives."""
     gray, colour = RNG.integers(0, 256, (6, 6), np.uint8), RNG.integers(0, 256, (6, 6, 3), np.uint8)
     Image.fromarray(colour).convert("P").save(tmp_path / "c.png")
+    assert look(tmp_path).channels() == 3
     found = written(tmp_path, {"a.png": gray, "b.png": colour})
     assert found.channels() == 3
     assert dict(found.kinds) == {"1 channel uint8": 1, "3 channels uint8": 1, "palette uint8": 1}
