@@ -20,12 +20,19 @@ class Run(NamedTuple):
     step: int  # steps done, as far as the log knows
     loss: dict[int, float]  # by epoch: mean over its steps; nan where one of them was not finite
     knn_top1: dict[int, float]  # by epoch: percent, after its last step
+    series: dict[str, dict[int, float]]  # every logged number, by name and step, as logged; nan where it was not finite
+    images: int | None  # trained on; None where the log's beginning is lost
     unreadable: int  # lines left out
 
     @property
     def epochs(self) -> int:
         """Epochs that are over."""
         return self.step // self.steps_per_epoch
+
+    @property
+    def complete(self) -> bool:
+        """Whether all steps are done."""
+        return self.step >= self.total
 
 
 class Span(NamedTuple):
@@ -45,11 +52,13 @@ def read(folder: Path) -> Run:
         raise ConfigError(f"{folder}/config.json lacks {error}: was it written by moco_jax?") from None
     per_epoch = total // config.train.epochs
     records, unreadable = _records(folder / "log.jsonl")
-    spans, knn, step = _history(records)
+    spans, series, step = _history(records)
     means = {epoch: _mean(spans, epoch, per_epoch) for epoch in range(1, step // per_epoch + 1)}
     loss = {epoch: mean for epoch, mean in means.items() if mean is not None}
+    knn = series.get("knn_top1", {})
     top1 = {at // per_epoch: 100 * share for at, share in knn.items() if at % per_epoch == 0}
-    return Run(config, per_epoch, total, step, loss, top1, unreadable)
+    images = next((r["images"] for r in reversed(records) if isinstance(r.get("images"), int)), None)
+    return Run(config, per_epoch, total, step, loss, top1, series, images, unreadable)
 
 
 def _about(folder: Path) -> dict[str, Any]:
@@ -90,24 +99,30 @@ def _object(line: str) -> dict[str, Any] | None:
     return value if isinstance(value, dict) and isinstance(value.get("step"), int) else None
 
 
-def _history(records: list[dict[str, Any]]) -> tuple[list[Span], dict[int, float], int]:
-    """Losses over spans of steps, kNN by step, and the last step; what a killed run repeats replaces the first try."""
+def _history(records: list[dict[str, Any]]) -> tuple[list[Span], dict[str, dict[int, float]], int]:
+    """Losses over spans of steps, every number by name and step, and the last step.
+
+    What a killed run repeats replaces the first try.
+    """
     spans: list[Span] = []
-    knn: dict[int, float] = {}
+    series: dict[str, dict[int, float]] = {}
     at = 0
     for record in records:
         step = record["step"]
         again = step if record.get("event") == "start" else step - 1  # a first line whose "start" was cut short
         if record.get("event") == "start" or ("loss" in record and step <= at):
             spans = [s._replace(last=min(s.last, again)) for s in spans if s.first < again]
-            knn = {s: share for s, share in knn.items() if s <= again}
+            series = {name: {s: v for s, v in values.items() if s <= again} for name, values in series.items()}
             at = again
         if "loss" in record:
             spans.append(Span(at, step, _number(record["loss"])))
             at = step
-        if "knn_top1" in record:
-            knn[step] = _number(record["knn_top1"])
-    return spans, knn, max(at, *knn, 0)
+        if "event" in record:
+            continue
+        for name, value in record.items():
+            if name != "step" and not isinstance(value, str | list | dict):
+                series.setdefault(name, {})[step] = _number(value)
+    return spans, {n: v for n, v in series.items() if v}, max(at, *series.get("knn_top1", {}), 0)
 
 
 def _number(value: Any) -> float:
