@@ -23,6 +23,7 @@ LAYERS = (
     ("loop",),
     ("evaluation",),
     ("assembly", "suggest"),
+    ("gallery",),
     ("pretrain",),
     ("cli",),
     ("", "__main__"),

@@ -47,7 +47,7 @@ def _compare(argv: Sequence[str]) -> int:
         )
     ours = {"train_loss": run.loss, "knn_top1": run.knn_top1}
     if "lr" in reference:
-        ours["lr"] = _learning_rates(run)
+        ours["lr"] = learning_rates(run)
     comparisons = [
         compare.Comparison(column, named[TOLERANCES[column]], ours[column], values)
         for column, values in reference.items()
@@ -71,9 +71,10 @@ def _check_output(output: Path, folder: Path, reference: Path) -> None:
         raise ConfigError(f"--output={output}: there is no folder {output.parent}")
 
 
-def _learning_rates(run: runs.Run) -> dict[int, float]:
-    """The rate in each epoch that is over, from the run's config: its log holds none."""
-    os.environ["JAX_PLATFORMS"] = "cpu"  # the accelerator may be the run's own
+def learning_rates(run: runs.Run, *, begun: bool = False) -> dict[int, float]:
+    """The rate in each epoch that is over (or begun), from the run's config: its log holds none."""
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the accelerator may be the run's own
+    import jax
     import jax.numpy as jnp
 
     from moco_jax.core import schedules
@@ -84,4 +85,6 @@ def _learning_rates(run: runs.Run) -> dict[int, float]:
         epochs=run.config.train.epochs,
         steps_per_epoch=run.steps_per_epoch,
     )
-    return {epoch: float(rate(jnp.asarray((epoch - 1) * run.steps_per_epoch))) for epoch in range(1, run.epochs + 1)}
+    last = min(run.epochs + begun, run.config.train.epochs)
+    rates = jax.vmap(rate)(jnp.arange(last) * run.steps_per_epoch)  # (epochs,)
+    return dict(enumerate(rates.tolist(), start=1))

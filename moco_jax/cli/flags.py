@@ -42,11 +42,16 @@ def parse(
 
 
 def parse_without_page(
-    argv: Sequence[str], *, places: Mapping[str, str], named: Mapping[str, tuple[Any, str]], usage: str
+    argv: Sequence[str],
+    *,
+    places: Mapping[str, str],
+    named: Mapping[str, tuple[Any, str]],
+    usage: str,
+    repeated: bool = False,
 ) -> tuple[list[str], dict[str, Any]]:
     """Arguments by their place {name: help}, and named flags {name: (default, help)}: for a command without a config.
 
-    A flag whose default is a number holds one. Raises ConfigError for anything else; exits 0 after printing help.
+    The last place may be given several times where `repeated`. A flag whose default is a number holds one. Raises ConfigError for anything else; exits 0 after printing help.
     """
     if any(a in ("--help", "-h", "-help") for a in argv):
         lines = [usage, "", *(f"  {name:<27}{text}" for name, text in places.items()), "", "flags:"]
@@ -66,7 +71,7 @@ def parse_without_page(
         if isinstance(values[name], float) and not _fits(float, value):
             raise ConfigError(f"--{name} must be a number, not {value!r}")
         values[name] = float(value) if isinstance(values[name], float) else value
-    if len(given) != len(places):
+    if len(given) < len(places) or (len(given) > len(places) and not repeated):
         what = (
             f"unexpected argument {given[-1]!r}"
             if len(given) > len(places)

@@ -22,6 +22,7 @@ class Run(NamedTuple):
     knn_top1: dict[int, float]  # by epoch: percent, after its last step
     series: dict[str, dict[int, float]]  # every logged number, by name and step, as logged; nan where it was not finite
     images: int | None  # trained on; None where the log's beginning is lost
+    objects: dict[str, str]  # labels of what was given from Python, by argument; "" where the config's own is used
     unreadable: int  # lines left out
 
     @property
@@ -58,7 +59,7 @@ def read(folder: Path) -> Run:
     knn = series.get("knn_top1", {})
     top1 = {at // per_epoch: 100 * share for at, share in knn.items() if at % per_epoch == 0}
     images = next((r["images"] for r in reversed(records) if isinstance(r.get("images"), int)), None)
-    return Run(config, per_epoch, total, step, loss, top1, series, images, unreadable)
+    return Run(config, per_epoch, total, step, loss, top1, series, images, dict(about.get("objects", {})), unreadable)
 
 
 def _about(folder: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ BEGUN = 0.1  # share of a run's steps before which a run still going is not judg
 LATE = 0.1  # share of the steps done whose mean stands for the end: one line alone is a noisy batch
 UNIFORM = -0.2  # log E exp(-2 d^2) of keys above this: all in one place. Untrained -0.25; healthy below -1.4, collapsed 0
 RANK = 1.5  # keys on one line have effective rank 1: collapsed 1.0 to 1.1 of a rate of 30; healthy above 3
-OWN_KEYS = 0.5  # own old keys per query: pretext accuracy cannot pass 1 / (1 + n). K = images gives 0.5
+OWN_KEYS = 0.5  # own old keys per query, as K = images gives: every other query is told that its own image is another
 STALE = 0.5  # cosine of the oldest stored keys with today's: 60 degrees off, no longer keys of the same dictionary
 FEW_IMAGES = 200  # on digits kNN ends 3 to 5 points lower with 40 to 128 images than with 1,200, whatever K is
 AT_CHANCE = 0.95  # share of ln(K+1): a loss that never fell below it was not trained long enough (or at all)
@@ -128,8 +128,7 @@ def _large_queue(run: Run) -> Verdict | None:
         return Verdict(
             LARGE_QUEUE,
             f"queue.size {queue.size}{f' for {images} images' if images else ''} holds {own:.1f} old keys of a query's "
-            f"own image as negatives (limit {OWN_KEYS:g}), so that pretext accuracy can reach {1 / (1 + own):.0%} at "
-            "most",
+            f"own image as negatives (limit {OWN_KEYS:g}): the key to find is one of {1 + own:.1f} of the same image",
             f"{smaller}, or queue.mask_same_image=True",
         )
     if run.complete and filled is not None and filled < 1:
