@@ -23,9 +23,10 @@ PY = $(VENV)/bin/python
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
 
-train: $(VENV)/.installed  ## pretrain on handwritten digits into runs/digits, then evaluate: the two commands of the README
+train: $(VENV)/.installed  ## pretrain on handwritten digits into runs/digits, evaluate, and write runs/digits/report/report.html
 	$(PY) train.py --workdir=runs/digits
 	$(PY) eval_linear.py --checkpoint=runs/digits
+	$(PY) -m moco_jax report runs/digits
 
 test: $(VENV)/.dev  ## the tests to run while working
 	$(PY) -m pytest -m "not slow"

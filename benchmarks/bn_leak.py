@@ -29,7 +29,7 @@ NAMED = {
     "seeds": ("0,1,2", "training seeds"),
     "workdir": ("runs/bn_leak", "a run per seed and setting goes here"),
     "output": (None, "file for the JSON, besides stdout"),
-    "picture": (None, "file for the picture (needs matplotlib)"),
+    "picture": (None, "file for the picture"),
 }
 CURVES = ("pretext_accuracy", "knn_top1", "pretext_own", "pretext_reshuffled", "leak")
 

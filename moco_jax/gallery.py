@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from moco_jax import parallel
 from moco_jax.assembly import Parts, batches_of
 from moco_jax.config import Config, ConfigError
@@ -37,13 +39,9 @@ def gather(tasks: dict[str, Callable[[], Picture]]) -> tuple[list[Picture], dict
 
 def views(parts: Parts, step: int, options: Options, label: str, pairs: order.PairRule | None = None) -> Picture:
     """Query and key views of the first rows of the batch after `step` steps. Raises ConfigError for other bands."""
-    import numpy as np
-
     bands = pictures.bands_of(options.bands, parts.values.channels)
     count = min(PAIRS, parts.config.batch_size)
-    rows = batches_of(parts, pairs)(first_step=step, last_step=step + 1, positions=np.arange(count))
-    batch = next(rows)
-    rows.close()
+    (batch,) = batches_of(parts, pairs)(first_step=step, last_step=step + 1, positions=np.arange(count))
     made = samples.view_pairs(parts.views, parts.config, parts.source, batch, step)
     return pictures.view_pairs(made, bands, label, step)
 

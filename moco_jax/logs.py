@@ -14,8 +14,18 @@ from tqdm import tqdm
 class RunLog:
     """Appends records to `log.jsonl` and shows progress; a silent one (other processes) does nothing."""
 
-    def __init__(self, workdir: Path, *, total_steps: int, first_step: int, batch_size: int, silent: bool = False):
+    def __init__(
+        self,
+        workdir: Path,
+        *,
+        total_steps: int,
+        first_step: int,
+        batch_size: int,
+        silent: bool = False,
+        events: Any = None,  # an `events.Events`, which also gets every number
+    ):
         self._file = None if silent else (workdir / "log.jsonl").open("a", buffering=1)
+        self._events = None if silent else events
         self._total, self._batch_size = total_steps, batch_size
         self._last = (first_step, time.perf_counter())
         interactive = sys.stderr.isatty() and not silent
@@ -33,6 +43,8 @@ class RunLog:
         """One JSON line; numbers that JSON cannot hold are written as null."""
         if self._file is not None:
             self._file.write(json.dumps({k: _plain(v) for k, v in record.items()}) + "\n")
+        if self._events is not None and "event" not in record:
+            self._events.numbers(record)
 
     def metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Metrics after `step` steps, with the images per second since the last call."""
@@ -65,6 +77,8 @@ class RunLog:
             self._bar.close()
         if self._file is not None:
             self._file.close()
+        if self._events is not None:
+            self._events.close()
 
 
 def _short(metrics: Mapping[str, float], rate: float) -> str:

@@ -3,11 +3,11 @@
 import contextlib
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from moco_jax import checks, parallel
+from moco_jax import checks, gallery, parallel
 from moco_jax.assembly import Parts, assemble, batches_of
 from moco_jax.checkpoints.store import Store, describe, exclusive, read_json, write_json
 from moco_jax.config import Config, ConfigError, read_stored, to_json
@@ -15,9 +15,12 @@ from moco_jax.data import loader, order, sources
 from moco_jax.evaluation.consistency import key_consistency
 from moco_jax.evaluation.leak import leak_alarm
 from moco_jax.evaluation.monitor import knn_monitor
+from moco_jax.events import Events, check_installed
 from moco_jax.logs import RunLog
 from moco_jax.loop import Cadence, Evaluation, Evaluator, run
 from moco_jax.models import encoder as encoders
+from moco_jax.reports import runs, verdict
+from moco_jax.reports.curves import Picture
 
 
 class Result(NamedTuple):
@@ -47,6 +50,8 @@ def train(
     cannot be run, before anything is compiled or written.
     """
     started = time.perf_counter()
+    if isinstance(config, Config) and config.log.tensorboard:
+        check_installed()
     parts = assemble(config, encoder=encoder, source=source, recipe=recipe, pairs=pairs)
     if "://" in str(workdir):
         raise ConfigError(f"workdir {workdir} is no folder of this file system; mount the bucket and give its path")
@@ -103,12 +108,15 @@ def _train(
         store.save(step, parallel.everywhere(state), about)
 
     silent = not parallel.is_first_process()
+    events = Events(workdir / "tensorboard", first_step=step) if config.log.tensorboard and not silent else None
     with RunLog(
-        workdir, total_steps=cadence.total, first_step=step, batch_size=config.batch_size, silent=silent
+        workdir, total_steps=cadence.total, first_step=step, batch_size=config.batch_size, silent=silent, events=events
     ) as log:
         _announce(log, parts, step, cadence)
+        if events is not None:
+            _show(log, events, {"view_pairs": lambda: gallery.views(parts, step, gallery.Options(), "", pairs)}, step)
         try:
-            run(
+            state = run(
                 parts.mapped,
                 state,
                 batches(first_step=step, last_step=cadence.total),
@@ -122,6 +130,27 @@ def _train(
         except KeyboardInterrupt:
             log.say(f"stopped; the same call continues from step {store.latest() or 0}")
             raise
+        if events is not None:
+            _show(log, events, {"neighbours": lambda: _neighbours(parts, state)}, cadence.total)
+        if not silent:
+            found = verdict.of(runs.read(workdir))
+            log.write({"event": "verdict", "step": cadence.total, **found._asdict()})
+            log.say(f"verdict: {found.text}")
+
+
+def _show(log: RunLog, events: Events, tasks: dict[str, Callable[[], Picture]], step: int) -> None:
+    """Pictures into the event files; what cannot be made is said, and stops nothing."""
+    made, missing = gallery.gather(tasks)
+    for picture in made:
+        events.picture(picture.name, picture.png, step)
+    for name, why in missing.items():
+        log.say(f"no picture for TensorBoard: {name}: {why}")
+
+
+def _neighbours(parts: Parts, state: Any) -> Picture:
+    options = gallery.Options()
+    bank, queries = gallery.encoded(parts, gallery.frozen(parts, state.online), options.images)
+    return gallery.neighbours(parts, bank, queries, options, "")
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ LAYERS = (
     ("core",),
     ("checks", "data", "mechanisms", "models", "parallel", "views"),
     ("checkpoints",),
-    ("logs",),
+    ("events", "logs"),
     ("loop",),
     ("evaluation",),
     ("assembly", "suggest"),
@@ -52,6 +52,7 @@ LAZY = (
     "matplotlib",
     "pyarrow",
     "sklearn",
+    "tensorboardX",
     "tifffile",
     "torch",
 )  # a second each, or optional: imported by the function that uses it

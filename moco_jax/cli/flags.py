@@ -51,7 +51,8 @@ def parse_without_page(
 ) -> tuple[list[str], dict[str, Any]]:
     """Arguments by their place {name: help}, and named flags {name: (default, help)}: for a command without a config.
 
-    The last place may be given several times where `repeated`. A flag whose default is a number holds one. Raises ConfigError for anything else; exits 0 after printing help.
+    The last place may be given several times where `repeated`. A flag whose default is a number holds one. Raises
+    ConfigError for anything else; exits 0 after printing help.
     """
     if any(a in ("--help", "-h", "-help") for a in argv):
         lines = [usage, "", *(f"  {name:<27}{text}" for name, text in places.items()), "", "flags:"]

@@ -7,12 +7,12 @@ from typing import Any
 
 from moco_jax.cli import compare, flags
 from moco_jax.config import ConfigError, unknown
-from moco_jax.reports import curves, page, runs, verdict
+from moco_jax.reports import curves, page, pictures, runs, verdict
 
 USAGE = (
     "usage: moco-jax report RUN [RUN...] [--output=DIR] [--bands=3,2,1] [--map=pca] [--images=500]\n\n"
-    "Curves, view pairs, nearest neighbours, a map of features and the verdict of a run, finished or still going, or of\n"
-    "several side by side: PNG files and report.html, which holds all of them and opens without a server.\n"
+    "Curves, view pairs, nearest neighbours, a map of features and the verdict of a run, finished or still going, or\n"
+    "of several side by side: PNG files and report.html, which holds all of them and opens without a server.\n"
     "Example: moco-jax report runs/digits"
 )
 PLACES = {"RUN": "folder of a run; further ones are shown beside it"}
@@ -94,8 +94,7 @@ def _images(
         parts = assembly.assemble(run.config)
     except (ConfigError, OSError) as error:
         return [], dict.fromkeys(everything, " ".join(str(error).split()))
-    if named["bands"]:
-        gallery.pictures.bands_of(named["bands"], parts.values.channels)
+    pictures.bands_of(named["bands"], parts.values.channels)  # what cannot be shown is an error, and no missing picture
     tasks = {gallery.VIEWS: lambda: gallery.views(parts, run.step, options, label)}
     given = [f"{n}={run.objects[n]}" for n in ("recipe", "pairs") if run.objects.get(n)]
     missing = {gallery.VIEWS: f"made by an object given from Python: {', '.join(given)}"} if given else {}

@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from moco_jax import parallel
 from moco_jax.config import Config, ConfigError, unknown
 from moco_jax.core.randomness import AUGMENT, CROP, key
 from moco_jax.data import crops, sources
 from moco_jax.evaluation.encoder import FrozenEncoder, Values
 
 MAPS = ("pca", "tsne")
+BATCH = 32  # images per call: few, as one call is for six held-out images
 
 
 class Neighbours(NamedTuple):
@@ -39,7 +39,7 @@ class Encoded(NamedTuple):
 def view_pairs(views: Any, config: Config, source: sources.Source, batch: dict[str, Any], step: int) -> np.ndarray:
     """The views of a batch's rows as the step makes them, mapped to 0..1 and clipped: (n, V, S, S, C) float32.
 
-    views: `views.Views`; batch: host rows {ids (n, V)}, with "raw" on the streamed path; their positions are 0 to n - 1.
+    views: `views.Views`; batch: host rows {ids (n, V)}, with "raw" on the streamed path; positions are 0 to n - 1.
     """
     rows = len(batch["ids"])
     data, placed = {}, dict(batch)
@@ -65,10 +65,10 @@ def encode(encoder: FrozenEncoder, config: Config, source: sources.Source, count
     size, resize = encoder.view_shape[0], config.eval.resize or config.views.size
     first = sources.read(source, int(chosen[0]))
     rows = [crops.center(sources.read(source, i, like=first), resize=resize, size=size) for i in chosen.tolist()]
-    views, batch, parts = np.stack(rows), min(config.eval.batch_size, len(chosen)), []
-    for start in range(0, len(views), batch):
-        part = views[start : start + batch]
-        padded = np.concatenate([part, np.zeros((batch - len(part), *part.shape[1:]), part.dtype)])  # one compile
+    views, parts = np.stack(rows), []
+    for start in range(0, len(views), BATCH):
+        part = views[start : start + BATCH]
+        padded = np.concatenate([part, np.zeros((BATCH - len(part), *part.shape[1:]), part.dtype)])  # one compile
         parts.append(encoder.features(padded)[config.eval.feature][: len(part)])
     marks, by = source.labels(), "label"
     if marks is None:
@@ -82,9 +82,7 @@ def encode(encoder: FrozenEncoder, config: Config, source: sources.Source, count
     )
 
 
-def neighbours(
-    queries: Encoded | None, bank: Encoded, values: Values, *, count: int, nearest: int
-) -> Neighbours:
+def neighbours(queries: Encoded | None, bank: Encoded, values: Values, *, count: int, nearest: int) -> Neighbours:
     """The nearest by cosine in the bank of `count` queries; without queries, of images of the bank, itself left out.
 
     Raises ConfigError where the bank holds too few.
@@ -114,7 +112,7 @@ def neighbours(
 
 
 def plane(encoded: Encoded, how: str) -> np.ndarray:
-    """Features as points of a plane, by scikit-learn: (M, 2). Raises ConfigError for an unknown way or too few images."""
+    """Features as points of a plane, by scikit-learn: (M, 2). ConfigError for an unknown way or too few images."""
     if how not in MAPS:
         raise unknown("--map", how, MAPS)
     if len(encoded.features) < 4:

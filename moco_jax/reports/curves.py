@@ -71,7 +71,7 @@ def _loss(shown: Sequence[Shown]) -> Drawn:
             colour = "0.4" if len(lines) == 1 else _colour(i)
             panel.axhline(value, color=colour, linestyle="--", linewidth=1, label=f"chance, ln(K+1) = {value:.2f}")
 
-    note = "The first step is left out: both encoders are equal there, and the loss is near 0. Above chance is normal soon after."
+    note = "Without the first step, where both encoders are equal and it is near 0. Above chance soon after is normal."
     return _lines(shown, "loss", "Loss", "loss", curves, note, also)
 
 
@@ -81,8 +81,10 @@ def _knn(shown: Sequence[Shown]) -> Drawn:
 
 
 def _rate(shown: Sequence[Shown]) -> Drawn:
-    curves = [dict(s.rate) for s in shown]
-    return _lines(shown, "learning_rate", "Learning rate", "rate", curves, "Computed from the config, for every epoch begun.")
+    curves = [{float(e): r for e, r in s.rate.items()} for s in shown]
+    return _lines(
+        shown, "learning_rate", "Learning rate", "rate", curves, "Computed from the config, for every epoch begun."
+    )
 
 
 def _rank(shown: Sequence[Shown]) -> Drawn:
@@ -123,7 +125,9 @@ def _consistency(shown: Sequence[Shown]) -> Drawn:
             label = f"{s.label}, step {step}" if len(shown) > 1 else f"step {step}"
             alpha = 0.25 + 0.75 * (j + 1) / len(chosen)
             panel.plot(*zip(*points, strict=True), color=_colour(i), alpha=alpha, marker="o", markersize=3, label=label)
-            said += [f"{label}: {points[0][1]:.2f} for the youngest, {points[-1][1]:.2f} for the oldest"] if points else []
+            said += (
+                [f"{label}: {points[0][1]:.2f} for the youngest, {points[-1][1]:.2f} for the oldest"] if points else []
+            )
     note = "Images behind stored keys, encoded again by today's target: near 1 the queue is as good as new."
     return _finished(figure, panel, "consistency", title, said, note)
 

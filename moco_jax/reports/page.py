@@ -72,7 +72,9 @@ def page(shown: Sequence[Shown], sections: Sequence[Section]) -> str:
         parts.append(f'<h2>{_safe(section.title)}</h2><div class="grid{wide}">')
         parts += [_figure(p) for p in section.pictures]
         parts.append("</div>")
-        parts += [f'<p class="missing">Missing: {_safe(name)}: {_safe(why)}.</p>' for name, why in section.missing.items()]
+        parts += [
+            f'<p class="missing">Missing: {_safe(name)}: {_safe(why)}.</p>' for name, why in section.missing.items()
+        ]
     return "\n".join([*parts, "</main></body></html>", ""])
 
 
@@ -85,23 +87,35 @@ def _verdict(s: Shown, several: bool) -> str:
 
 
 def _numbers(shown: Sequence[Shown]) -> list[list[str]]:
-    head = ["run", "steps", "images", "loss", "chance", "kNN", "effective rank", "positive / negative cosine", "own old keys"]
+    head = [
+        "run",
+        "steps",
+        "images",
+        "loss",
+        "chance",
+        "kNN",
+        "effective rank",
+        "positive / negative cosine",
+        "own old keys",
+    ]
     rows = []
     for s in shown:
         knn = s.run.series.get("knn_top1", {})
         chance = verdict.chance(s.run)
-        rows.append([
-            s.label,
-            f"{s.run.step} of {s.run.total}",
-            _number(s.run.images, "d"),
-            _number(verdict.late(s.run, "loss"), ".3f"),
-            _number(chance, ".3f"),
-            _number(knn[max(knn)] if knn else None, ".1%"),
-            _number(verdict.late(s.run, "effective_rank"), ".1f"),
-            f"{_number(verdict.late(s.run, 'positive_similarity'), '.2f')} / "
-            f"{_number(verdict.late(s.run, 'negative_similarity'), '.2f')}",
-            _number(verdict.own_keys(s.run), ".2f"),
-        ])
+        rows.append(
+            [
+                s.label,
+                f"{s.run.step} of {s.run.total}",
+                _number(s.run.images, "d"),
+                _number(verdict.late(s.run, "loss"), ".3f"),
+                _number(chance, ".3f"),
+                _number(knn[max(knn)] if knn else None, ".1%"),
+                _number(verdict.late(s.run, "effective_rank"), ".1f"),
+                f"{_number(verdict.late(s.run, 'positive_similarity'), '.2f')} / "
+                f"{_number(verdict.late(s.run, 'negative_similarity'), '.2f')}",
+                _number(verdict.own_keys(s.run), ".2f"),
+            ]
+        )
     return [head, *rows]
 
 

@@ -60,16 +60,23 @@ def neighbours(found: Any, bands: Sequence[int], label: str) -> Picture:
         _image(panels[i][0], found.queries[i], bands, edge="0.2")
         for j in range(nearest):
             right = None if found.labels is None else bool(found.labels[i, 1 + j] == found.labels[i, 0])
-            _image(panels[i][1 + j], found.found[i, j], bands, edge=(None if right is None else "#009e73" if right else "#d55e00"))
+            _image(
+                panels[i][1 + j],
+                found.found[i, j],
+                bands,
+                edge=(None if right is None else "#009e73" if right else "#d55e00"),
+            )
             mark = {None: "", True: " =", False: " ≠"}[right]  # not by colour alone
             panels[i][1 + j].set_title(f"{found.similarity[i, j]:.2f}{mark}", fontsize=7, pad=2)
-    alt = f"{count} images, each with its {nearest} nearest by cosine of features, {found.similarity.mean():.2f} on average."
+    alt = f"{count} images, each with its {nearest} nearest by cosine, {found.similarity.mean():.2f} on average."
     note = f"Images {found.where}."
     if found.labels is not None:
         same = float((found.labels[:, 1:] == found.labels[:, :1]).mean())
         alt += f" {same:.0%} of the neighbours have the label or group of their image."
         note += " = and a green edge: the label (or group) of the image on the left; ≠: another."
-    return Picture(f"neighbours{label}", "Nearest neighbours", alt, note + words_of(bands, found.queries.shape[-1]), png_of(figure))
+    return Picture(
+        f"neighbours{label}", "Nearest neighbours", alt, note + words_of(bands, found.queries.shape[-1]), png_of(figure)
+    )
 
 
 def feature_map(points: "np.ndarray", marks: "np.ndarray | None", by: str, how: str, label: str, name: str) -> Picture:
