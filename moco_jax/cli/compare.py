@@ -47,6 +47,7 @@ def _compare(argv: Sequence[str]) -> int:
         )
     ours = {"train_loss": run.loss, "knn_top1": run.knn_top1}
     if "lr" in reference:
+        os.environ["JAX_PLATFORMS"] = "cpu"  # the accelerator may be the run's own
         ours["lr"] = learning_rates(run)
     comparisons = [
         compare.Comparison(column, named[TOLERANCES[column]], ours[column], values)
@@ -73,7 +74,6 @@ def _check_output(output: Path, folder: Path, reference: Path) -> None:
 
 def learning_rates(run: runs.Run, *, begun: bool = False) -> dict[int, float]:
     """The rate in each epoch that is over (or begun), from the run's config: its log holds none."""
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the accelerator may be the run's own
     import jax
     import jax.numpy as jnp
 

@@ -64,7 +64,7 @@ def test_a_log_without_newer_numbers_is_still_judged(name, tmp_path):
 
 
 def test_a_log_with_loss_alone_is_not_called_names(tmp_path):
-    """No evidence of a failure is no failure: what cannot be known is not claimed, but that nothing looked for a leak."""
+    """What is not logged is not claimed, neither as a failure nor as checked: it says that no leak was looked for."""
     kept = {"event", "step", "loss", "images"}
     every = {k for line in (LOGS / "no-shuffle.jsonl").read_text().splitlines()[1:] for k in json.loads(line)}
     found = verdict.of(stored("no-shuffle", tmp_path / "run", without=every - kept))
