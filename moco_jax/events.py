@@ -17,7 +17,8 @@ class Events:
         """`first_step` steps are done: later ones of a run that was killed are hidden by TensorBoard."""
         from tensorboardX import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder), purge_step=first_step + 1)
+        # Files are named by the second: a run that is continued at once must not write over the file before.
+        self._writer = SummaryWriter(str(folder), purge_step=first_step + 1, filename_suffix=f".{first_step}")
 
     def numbers(self, record: Mapping[str, Any]) -> None:
         """Every finite number of a line of the log, at its step."""

@@ -13,11 +13,15 @@ from tests.test_events import values
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """{case: its folder}: a quarter of the benchmark's steps, a net of width 8."""
+    """{case: its folder}: half of the benchmark's steps, a net of width 8; the second without labels."""
     root, folders = tmp_path_factory.mktemp("runs"), {}
-    short = ("model.width=8", "train.epochs=5", "batch_size=64", "log.tensorboard=True", "eval.every_epochs=5")
-    for name in ("small", "no-momentum"):
-        c = verdicts.settled([], (*verdicts.CASES[name][1], *short))
+    short = ("model.width=8", "train.epochs=5", "batch_size=64")
+    more = {
+        "small": ("log.tensorboard=True", "eval.every_epochs=5", "leak.every_epochs=5"),
+        "no-momentum": ("eval.every_epochs=0", "leak.every_epochs=0"),
+    }
+    for name, settings in more.items():
+        c = verdicts.settled([], (*verdicts.CASES[name][1], *short, *settings))
         c = dataclasses.replace(c, data=dataclasses.replace(c.data, data_dir=str(root / "tfds")))
         folders[name] = pretrain.train(c, root / name).workdir
     return folders

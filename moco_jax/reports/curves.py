@@ -47,11 +47,24 @@ def png_of(figure: Any) -> bytes:
     return out.getvalue()
 
 
+class Axis(NamedTuple):
+    """What runs are laid along: epochs, or steps where their epochs are of unequal length."""
+
+    words: str
+    per: int  # steps for each unit
+
+
+def axis_of(shown: Sequence[Shown]) -> Axis:
+    """The axis on which these runs can be compared."""
+    lengths = {s.run.steps_per_epoch for s in shown}
+    return Axis("epoch", lengths.pop()) if len(lengths) == 1 else Axis("step", 1)
+
+
 def pictures(shown: Sequence[Shown]) -> tuple[list[Picture], dict[str, str]]:
     """The curves that can be drawn, and {title: why} for those that cannot."""
-    made, missing = [], {}
+    made, missing, axis = [], {}, axis_of(shown)
     for draw in (_loss, _knn, _rate, _rank, _similarity, _consistency):
-        picture = draw(shown)
+        picture = draw(shown, axis)
         if isinstance(picture, Picture):
             made.append(picture)
         else:
@@ -62,8 +75,8 @@ def pictures(shown: Sequence[Shown]) -> tuple[list[Picture], dict[str, str]]:
 Drawn = Picture | tuple[str, str]
 
 
-def _loss(shown: Sequence[Shown]) -> Drawn:
-    curves = [_by_epoch(s, "loss", skip_first=True) for s in shown]
+def _loss(shown: Sequence[Shown], axis: Axis) -> Drawn:
+    curves = [_along(axis, s, "loss", skip_first=True) for s in shown]
 
     def also(panel: Any) -> None:
         lines = {round(c, 6): i for i, s in reversed([*enumerate(shown)]) if (c := verdict.chance(s.run)) is not None}
@@ -72,46 +85,45 @@ def _loss(shown: Sequence[Shown]) -> Drawn:
             panel.axhline(value, color=colour, linestyle="--", linewidth=1, label=f"chance, ln(K+1) = {value:.2f}")
 
     note = "Without the first step, where both encoders are equal and it is near 0. Above chance soon after is normal."
-    return _lines(shown, "loss", "Loss", "loss", curves, note, also)
+    return _lines(shown, axis, "loss", "Loss", "loss", curves, note, also)
 
 
-def _knn(shown: Sequence[Shown]) -> Drawn:
-    curves = [{e: 100 * v for e, v in _by_epoch(s, "knn_top1").items()} for s in shown]
-    return _lines(shown, "knn", "kNN accuracy", "%", curves, "On labelled images that training never sees.")
+def _knn(shown: Sequence[Shown], axis: Axis) -> Drawn:
+    curves = [{e: 100 * v for e, v in _along(axis, s, "knn_top1").items()} for s in shown]
+    return _lines(shown, axis, "knn", "kNN accuracy", "%", curves, "On labelled images that training never sees.")
 
 
-def _rate(shown: Sequence[Shown]) -> Drawn:
-    curves = [{float(e): r for e, r in s.rate.items()} for s in shown]
-    return _lines(
-        shown, "learning_rate", "Learning rate", "rate", curves, "Computed from the config, for every epoch begun."
-    )
+def _rate(shown: Sequence[Shown], axis: Axis) -> Drawn:
+    curves = [{e * s.run.steps_per_epoch / axis.per: r for e, r in s.rate.items()} for s in shown]
+    note = "Computed from the config, for every epoch begun."
+    return _lines(shown, axis, "learning_rate", "Learning rate", "rate", curves, note)
 
 
-def _rank(shown: Sequence[Shown]) -> Drawn:
-    curves = [_by_epoch(s, "effective_rank") for s in shown]
+def _rank(shown: Sequence[Shown], axis: Axis) -> Drawn:
+    curves = [_along(axis, s, "effective_rank") for s in shown]
 
     def also(panel: Any) -> None:
         panel.axhline(verdict.RANK, color="0.4", linestyle="--", linewidth=1, label=f"collapsed below {verdict.RANK:g}")
 
     note = "How many directions the keys of a batch use: 1 when collapsed to a line."
-    return _lines(shown, "rank", "Effective rank", "directions", curves, note, also)
+    return _lines(shown, axis, "rank", "Effective rank", "directions", curves, note, also)
 
 
-def _similarity(shown: Sequence[Shown]) -> Drawn:
+def _similarity(shown: Sequence[Shown], axis: Axis) -> Drawn:
     title = "Similarity of positives and negatives"
-    figure, panel = _panel("epoch", "cosine")
+    figure, panel = _panel(axis.words, "cosine")
     said = []
     for i, s in enumerate(shown):
         for name, style in (("positive", "-"), ("negative", ":")):
-            curve = _by_epoch(s, f"{name}_similarity", skip_first=True)
+            curve = _along(axis, s, f"{name}_similarity", skip_first=True)
             label = f"{s.label}: {name}" if len(shown) > 1 else name
             panel.plot([*curve], [*curve.values()], style, color=_colour(i), label=label, marker=_marker(curve))
-            said += [f"{label} {_ends(curve)}"] if curve else []
+            said += [f"{label} {_ends(curve, axis)}"] if curve else []
     note = "Cosines of a query with its key, and with the queue on average. Both at 1 is a collapse."
     return _finished(figure, panel, "similarity", title, said, note)
 
 
-def _consistency(shown: Sequence[Shown]) -> Drawn:
+def _consistency(shown: Sequence[Shown], axis: Axis) -> Drawn:
     title = "Key consistency by age"
     figure, panel = _panel("age of the stored key in steps", "cosine with today's key")
     said = []
@@ -134,6 +146,7 @@ def _consistency(shown: Sequence[Shown]) -> Drawn:
 
 def _lines(
     shown: Sequence[Shown],
+    axis: Axis,
     name: str,
     title: str,
     unit: str,
@@ -141,15 +154,15 @@ def _lines(
     note: str,
     also: Callable[[Any], None] | None = None,
 ) -> Drawn:
-    """One curve for each run by epoch."""
-    figure, panel = _panel("epoch", unit)
+    """One curve for each run."""
+    figure, panel = _panel(axis.words, unit)
     for i, (s, curve) in enumerate(zip(shown, curves, strict=True)):
         label = s.label if len(shown) > 1 else None
         if curve:
             panel.plot([*curve], [*curve.values()], color=_colour(i), label=label, marker=_marker(curve))
     if also is not None:
         also(panel)
-    said = [f"{s.label} {_ends(c)}" for s, c in zip(shown, curves, strict=True) if c]
+    said = [f"{s.label} {_ends(c, axis)}" for s, c in zip(shown, curves, strict=True) if c]
     return _finished(figure, panel, name, title, said, note)
 
 
@@ -171,20 +184,20 @@ def _finished(figure: Any, panel: Any, name: str, title: str, said: Sequence[str
     return Picture(name, title, f"{title}. {'; '.join(said)}.", note, png_of(figure))
 
 
-def _by_epoch(s: Shown, name: str, *, skip_first: bool = False) -> dict[float, float]:
-    """{epochs done: value}; not finite ones are left out, as is the run's first step where asked."""
+def _along(axis: Axis, s: Shown, name: str, *, skip_first: bool = False) -> dict[float, float]:
+    """{place on the axis: value}; not finite ones are left out, as is the run's first step where asked."""
     values = s.run.series.get(name, {})
     skip = 1 if skip_first and any(step > 1 for step in values) else 0
-    return {step / s.run.steps_per_epoch: v for step, v in sorted(values.items()) if step > skip and math.isfinite(v)}
+    return {step / axis.per: v for step, v in sorted(values.items()) if step > skip and math.isfinite(v)}
 
 
 def _at(run: Run, name: str, step: int) -> float:
     return run.series.get(name, {}).get(step, math.nan)
 
 
-def _ends(curve: Mapping[float, float]) -> str:
+def _ends(curve: Mapping[float, float], axis: Axis) -> str:
     first, last = min(curve), max(curve)
-    return f"from {curve[first]:.3g} to {curve[last]:.3g} at epoch {last:.4g}"
+    return f"from {curve[first]:.3g} to {curve[last]:.3g} at {axis.words} {last:.6g}"
 
 
 def _spread(count: int, most: int) -> list[int]:

@@ -68,6 +68,16 @@ def test_several_runs_share_a_panel_and_are_told_apart(tmp_path, monkeypatch):
     assert "a from 8.7 to 6.35" in made["loss"].alt and "b from 3" in made["loss"].alt
 
 
+def test_runs_with_epochs_of_other_lengths_are_laid_along_steps(tmp_path, monkeypatch):
+    """Three epochs of ten steps beside six of five: the same loss, the same places."""
+    a = shown(tmp_path, "a", more=MORE)
+    b = a._replace(label="b", run=a.run._replace(steps_per_epoch=5), rate=dict.fromkeys(range(1, 7), 0.01))
+    lines, made, _ = drawn(monkeypatch, a, b)
+    assert lines["loss"][0][1:] == lines["loss"][1][1:] and lines["loss"][0][1][-1] == 28
+    assert [line[1] for line in lines["learning_rate"]] == [[10, 20, 30], [5, 10, 15, 20, 25, 30]]
+    assert "at step 28" in made["loss"].alt
+
+
 def test_what_the_log_lacks_is_missing_and_no_error(tmp_path, monkeypatch):
     """Loss and rate alone; a loss that was not finite leaves a gap."""
     run = shown(tmp_path, "a", loss=lambda step: np.nan if step == 20 else 1.0)
