@@ -4,8 +4,8 @@
 
 Images are random and resident, so that nothing but the step is timed. images/s is the median over the repeats of
 `steps` steps dispatched back to back and waited for once. The share of augmentation is the time of crop and
-augmentation of both views alone, mapped the same way, over the time of a step. FLOPs and bytes are XLA's own count of
-the compiled step; peak memory is the device's, where it reports one (CPU: XLA's plan for the step).
+augmentation of both views alone, mapped the same way, over the time of a step. FLOPs, bytes and planned memory are what
+`moco_jax/dry_run.py` says of a run; peak memory is the device's, where it reports one.
 """
 
 import json
@@ -30,7 +30,7 @@ def measure(run_config: config.Config, *, steps: int, repeats: int) -> dict[str,
     import jax
     import numpy as np
 
-    from moco_jax import assembly, parallel
+    from moco_jax import assembly, dry_run, parallel
     from moco_jax.data.sources import ArraySource
 
     channels = len(run_config.data.mean)
@@ -42,25 +42,18 @@ def measure(run_config: config.Config, *, steps: int, repeats: int) -> dict[str,
     rows = np.random.default_rng(1).integers(0, len(images), (len(parallel.positions(run_config.batch_size)), 2))
     batch = parallel.put_batch({"ids": rows.astype(np.int32)[None]})
 
-    mapped = parallel.mapped(parallel.call_of(parts.mechanism.step))
-    compiled, compile_seconds = _timed(
-        lambda: jax.jit(mapped, donate_argnums=0).lower(parallel.born(parts.mechanism.init), batch, data).compile()
-    )
-    state = parallel.born(parts.mechanism.init)
-    state, _ = jax.block_until_ready(mapped(state, batch, data))
+    call, compile_seconds = dry_run.compile_call(parts, batch, data)
+    state, _ = jax.block_until_ready(call(parallel.born(parts.mechanism.init), batch, data))
 
     def go() -> None:
         nonlocal state
         for _ in range(steps):
-            state, _ = mapped(state, batch, data)
+            state, _ = call(state, batch, data)
         jax.block_until_ready(state)
 
     step_seconds = statistics.median(_timed(go)[1] / steps for _ in range(repeats))
     views_seconds = _views_seconds(parts, batch, data, steps, repeats)
-    cost = compiled.cost_analysis() or {}
-    cost = cost[0] if isinstance(cost, list) else cost
-    memory = compiled.memory_analysis()
-    stats = jax.local_devices()[0].memory_stats() or {}
+    memory = dry_run.memory_of(call, parts, data)
     return {
         "devices": parallel.describe(),
         "jax": jax.__version__,
@@ -70,10 +63,10 @@ def measure(run_config: config.Config, *, steps: int, repeats: int) -> dict[str,
         "step_milliseconds": 1e3 * step_seconds,
         "compile_seconds": compile_seconds,
         "augmentation_share": views_seconds / step_seconds,
-        "flops_per_image": cost.get("flops", float("nan")) * jax.device_count() / run_config.batch_size,
-        "bytes_per_image": cost.get("bytes accessed", float("nan")) * jax.device_count() / run_config.batch_size,
-        "planned_bytes_per_device": memory.temp_size_in_bytes + memory.argument_size_in_bytes if memory else None,
-        "peak_bytes_per_device": stats.get("peak_bytes_in_use"),
+        "flops_per_image": dry_run.flops_per_image(parts, batch, data),
+        "bytes_per_image": dry_run.bytes_per_image(call, run_config.batch_size),
+        "planned_bytes_per_device": memory.peak if memory else None,
+        "peak_bytes_per_device": parallel.memory_stats().get("peak_bytes_in_use"),
     }
 
 

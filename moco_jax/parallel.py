@@ -62,6 +62,16 @@ def device_count() -> int:
     return jax.device_count()
 
 
+def process_count() -> int:
+    """Processes of the run."""
+    return jax.process_count()
+
+
+def memory_stats() -> dict[str, int]:
+    """What the first device of this process says of its memory, such as bytes_limit; empty where it does not."""
+    return jax.local_devices()[0].memory_stats() or {}
+
+
 def is_first_process() -> bool:
     """Whether this process writes logs and reports."""
     return jax.process_index() == 0
@@ -136,6 +146,11 @@ def call_of(step: Step) -> Step:
         return lax.scan(lambda s, b: step(s, b, data), state, batch)
 
     return one if on_cpu() else several
+
+
+def lowered(step: Step, state: Any, batch: Any, data: Any) -> Any:
+    """The dispatched function lowered for arrays or their shapes: to compile it, and to ask what it costs."""
+    return mapped(call_of(step)).lower(state, batch, data)
 
 
 def mapped(function: Step, over: Sequence[jax.Device] | None = None) -> Step:

@@ -56,11 +56,9 @@ def train(
     if "://" in str(workdir):
         raise ConfigError(f"workdir {workdir} is no folder of this file system; mount the bucket and give its path")
     workdir = Path(workdir)
-    _check_folder(parts, workdir)
+    check_folder(parts, workdir)
     if evaluators is None:
-        evaluators = []
-        if parts.config.eval.every_epochs:
-            evaluators = [knn_monitor(parts.config, parts.encoder, parts.values, parts.objects["source"])]
+        evaluators = default_evaluators(parts)
     cadence = _cadence(parts)
     about = {
         **describe(to_json(parts.config), parts.objects),
@@ -180,9 +178,16 @@ def _cadence(parts: Parts) -> Cadence:
     )
 
 
-def _check_folder(parts: Parts, workdir: Path) -> None:
-    """Raises ConfigError where the folder holds another run than `parts`."""
-    stored, hint = None, ""
+def default_evaluators(parts: Parts) -> Sequence[Evaluator]:
+    """The config's kNN, or none; raises ConfigError where it cannot be, such as for want of labels."""
+    if not parts.config.eval.every_epochs:
+        return []
+    return [knn_monitor(parts.config, parts.encoder, parts.values, parts.objects["source"])]
+
+
+def check_folder(parts: Parts, workdir: Path) -> int:
+    """The newest checkpoint's step, 0 for none; raises ConfigError where the folder holds another run than `parts`."""
+    stored, step, hint = None, None, ""
     if (workdir / "checkpoints").is_dir():
         with Store(workdir / "checkpoints", read_only=True) as store:
             step = store.latest()
@@ -191,7 +196,7 @@ def _check_folder(parts: Parts, workdir: Path) -> None:
         stored = read_json(workdir / "config.json")
         hint = f" (it has no checkpoint yet: delete {workdir} to begin anew)"
     if stored is None:
-        return
+        return 0
     try:
         checks.check_same_run(parts.config, read_stored(stored["config"]), f"{workdir}{hint}")
         checks.check_same_records(parts.records, stored.get("records"), f"{workdir}{hint}")
@@ -204,6 +209,7 @@ def _check_folder(parts: Parts, workdir: Path) -> None:
                 f"{workdir} holds a run with {name} {label or 'of the config'!r}, this one has "
                 f"{parts.objects.get(name) or 'of the config'!r}: give the same object as {name}= to moco_jax.train"
             )
+    return step or 0
 
 
 def _announce(log: RunLog, parts: Parts, step: int, cadence: Cadence) -> None:

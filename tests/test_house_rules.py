@@ -25,6 +25,7 @@ LAYERS = (
     ("assembly", "suggest"),
     ("gallery",),
     ("pretrain",),
+    ("dry_run",),
     ("cli",),
     ("", "__main__"),
 )

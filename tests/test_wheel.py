@@ -58,11 +58,12 @@ def test_wheel_holds_the_package_and_the_pages(wheel):
 
 
 def test_train_and_evaluate_in_an_empty_folder(moco_jax_command, tmp_path):
-    """A page found by name trains, a second call finds the run complete, and its encoder is evaluated."""
+    """A dry run leaves nothing; a page found by name trains, a second call finds it complete; it is evaluated."""
     where = _run(moco_jax_command.parent / "python", "-c", "import moco_jax; print(moco_jax.__file__)", cwd=tmp_path)
     assert where.startswith(str(moco_jax_command.parents[1]))
 
     train = (moco_jax_command, "train", "--config=digits", *SMALL, "--workdir=run")
+    assert "hours" in _run(*train, "--dry_run", cwd=tmp_path) and not list(tmp_path.iterdir())
     assert "done in" in _run(*train, cwd=tmp_path)
     assert "complete already" in _run(*train, cwd=tmp_path)
 

@@ -4,7 +4,7 @@ import os
 import re
 import sys
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from absl import flags
@@ -19,7 +19,8 @@ def parse(
 ) -> tuple[ConfigDict, dict[str, Any]]:
     """The config page with its overrides applied, and the values of the named flags {name: (default, help)}.
 
-    Raises ConfigError for an unknown or mistyped flag or key; exits 0 after printing help.
+    A flag whose default is False is a switch: --name, or --name=true and --name=false. Raises ConfigError for an
+    unknown or mistyped flag or key; exits 0 after printing help.
     """
     if any(a in ("--help", "-h", "-help") for a in argv):
         print(_help(page, named, usage))
@@ -29,7 +30,8 @@ def parse(
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=["program", *argv], lock_config=True)
     for name, (default, text) in named.items():
-        flags.DEFINE_string(name, default, text, flag_values=values)
+        define: Callable[..., Any] = flags.DEFINE_boolean if isinstance(default, bool) else flags.DEFINE_string
+        define(name, default, text, flag_values=values)
     try:
         rest = values(["program", *argv])[1:]
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
@@ -138,10 +140,7 @@ def _checked(
             continue
         negated, is_key, name, value = match.groups()
         if not is_key:
-            if (negated or "") + name not in named:
-                raise config.unknown(
-                    "flag", (negated or "") + name, [*named, "config", *(f"config.{k}" for k in kinds)]
-                )
+            _check_named((negated or "") + name, value, named, kinds)
         elif name not in kinds:
             raise config.unknown("config key", name, kinds)
         elif value == "None":
@@ -152,6 +151,15 @@ def _checked(
             raise ConfigError(f"config key '{name}' must be {words[kinds[name]]}, not {value!r}")
         kept.append(argument)
     return kept, cleared
+
+
+def _check_named(name: str, value: str | None, named: Mapping[str, tuple[Any, str]], keys: Iterable[str]) -> None:
+    """Raises ConfigError for a flag that is not `named`, and a switch that is neither true nor false."""
+    switches = [n for n, (default, _) in named.items() if isinstance(default, bool)]
+    if name not in named and name not in [f"no{n}" for n in switches]:
+        raise config.unknown("flag", name, [*named, "config", *(f"config.{k}" for k in keys)])
+    if name in switches and value is not None and not _fits(bool, value):
+        raise ConfigError(f"--{name} must be true or false, not {value!r}")
 
 
 def _kinds(page: ConfigDict, name: str) -> list[tuple[str, type]]:
@@ -195,7 +203,10 @@ def _help(page: str, named: Mapping[str, tuple[Any, str]], usage: str) -> str:
 
 
 def _help_named(named: Mapping[str, tuple[Any, str]]) -> list[str]:
-    return [f"  {f'--{name}=':<25}{text} (default {default})" for name, (default, text) in named.items()]
+    return [
+        f"  {f'--{name}':<25}{text}" if default is False else f"  {f'--{name}=':<25}{text} (default {default})"
+        for name, (default, text) in named.items()
+    ]
 
 
 def _shipped(like: ConfigDict) -> str:

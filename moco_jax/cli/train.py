@@ -6,10 +6,13 @@ from moco_jax import config
 from moco_jax.cli import flags
 
 USAGE = (
-    "usage: train.py (or moco-jax train) [--config=PAGE] [--config.KEY=VALUE ...] [--workdir=DIR]\n\n"
+    "usage: train.py (or moco-jax train) [--config=PAGE] [--config.KEY=VALUE ...] [--workdir=DIR] [--dry_run]\n\n"
     "Pretrain an encoder by momentum contrast."
 )
-NAMED = {"workdir": ("runs/digits", "folder of the run; the same command continues it")}
+NAMED = {
+    "workdir": ("runs/digits", "folder of the run; the same command continues it"),
+    "dry_run": (False, "say what the run would take (memory, FLOPs, steps, hours), and write nothing"),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,9 +25,12 @@ def _train(argv: Sequence[str]) -> int:
     run_config = config.read(page)
     flags.prepare_environment()
 
-    from moco_jax import parallel, pretrain
+    from moco_jax import dry_run, parallel, pretrain
 
     parallel.start()
+    if named["dry_run"]:
+        dry_run.report(run_config, named["workdir"], say=_say if parallel.is_first_process() else lambda _: None)
+        return 0
     if parallel.is_first_process():
         print(f"devices: {parallel.describe()}", flush=True)
     result = pretrain.train(run_config, named["workdir"])
@@ -32,3 +38,7 @@ def _train(argv: Sequence[str]) -> int:
         state = "was complete already" if result.was_complete else f"done in {result.seconds:.0f} s"
         print(f"{state}: checkpoint {result.workdir}/checkpoints/{result.checkpoint}, log {result.workdir}/log.jsonl")
     return 0
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)

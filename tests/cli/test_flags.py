@@ -38,6 +38,24 @@ def test_none_and_booleans():
     assert not parse("--noconfig.moco.symmetric")[0].moco.symmetric
 
 
+def test_a_switch_is_given_with_or_without_a_value():
+    """A named flag whose default is False; text stays what other flags hold."""
+    named = {"workdir": ("runs/x", "folder"), "dry_run": (False, "nothing is written")}
+
+    def switch(*argv):
+        return flags.parse(argv, page="digits", named=named, usage="usage")[1]["dry_run"]
+
+    assert switch() is False and switch("--nodry_run") is False and switch("--dry_run=false") is False
+    assert switch("--dry_run") is True and switch("--dry_run=true", "--workdir=true") is True
+    for argv, message in (
+        (["--dry_run=maybe"], "--dry_run must be true or false, not 'maybe'"),
+        (["--dry_run", "true"], "unexpected argument 'true'"),
+        (["--noworkdir"], "flag 'noworkdir' is unknown"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            switch(*argv)
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [

@@ -1,0 +1,293 @@
+"""What a run would be, before it is one: parameters, memory, FLOPs, steps and hours. It writes nothing."""
+
+import contextlib
+import dataclasses
+import math
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from moco_jax import config as schema
+from moco_jax import parallel, pretrain
+from moco_jax.assembly import Parts, assemble, batches_of
+from moco_jax.config import Config
+from moco_jax.data import loader, order, sources
+
+STEPS = 10  # timed, at least, unless they take longer than SECONDS
+SECONDS = 20.0  # after which no further step is begun, while warming up and while timing
+
+
+class Memory(NamedTuple):
+    """Bytes on each device at a step, as the compiler plans them."""
+
+    state: int
+    images: int  # resident images
+    workspace: int  # everything else: the batch, activations, gradients
+
+    @property
+    def peak(self) -> int:
+        return sum(self)
+
+
+class Pace(NamedTuple):
+    """How fast the first steps were."""
+
+    seconds: float  # of a step, from one to the next
+    waiting: float  # share of them spent on waiting for images
+    steps: int  # measured
+
+
+class Plan(NamedTuple):
+    """What a dry run found out; None where the backend does not tell, or where nothing was measured."""
+
+    devices: str
+    encoder: str
+    parameters: dict[str, int]  # backbone, head
+    first_step: int  # where the folder's run would go on; 0: it begins
+    total_steps: int
+    resolved: dict[str, Any]  # what None stands for, by config key
+    warnings: list[str]
+    memory: Memory | None
+    flops_per_image: float | None
+    compile_seconds: float
+    pace: Pace | None
+    hours: float | None  # of the steps that are left
+
+
+def report(
+    config: Config,
+    workdir: str | Path,
+    *,
+    encoder: Any = None,
+    source: sources.Source | None = None,
+    recipe: Any = None,
+    pairs: order.PairRule | None = None,
+    say: Callable[[str], None] = print,
+) -> Plan:
+    """Compile the step of a run, time its first steps on its own images, and say what the whole would take.
+
+    Takes what `moco_jax.train` takes and raises ConfigError where that would. The state is thrown away, and neither
+    `workdir` nor anything else is written. `say` receives a line as soon as it is known.
+    """
+    with _digits_elsewhere(config) as config:
+        parts = assemble(config, encoder=encoder, source=source, recipe=recipe, pairs=pairs)
+        first_step = pretrain.check_folder(parts, Path(workdir))
+        pretrain.default_evaluators(parts)  # labels asked for where there are none
+        total = parts.config.train.epochs * parts.steps_per_epoch
+        resolved, parameters = resolved_values(config, parts), count_parameters(parts)
+        for line in about(parts, Path(workdir), first_step, total, resolved, parameters):
+            say(line)
+        host = batches_of(parts, pairs)
+        begin = first_step if first_step < total else 0  # of a complete run: its first steps
+        batch, images = first_batch(parts, host, begin), abstract_images(parts)
+        say("compiling the step ...")
+        call, compile_seconds = compile_call(parts, batch, images)
+        memory, flops = memory_of(call, parts, images), flops_per_image(parts, batch, images)
+        say(_memory_line(memory))
+        say(f"compute: {_amount(flops, 'FLOP')} per image and step: both encoders, gradients, augmentation, logits")
+        limit = parallel.memory_stats().get("bytes_limit")
+        pace = None
+        if memory is None or limit is None or memory.peak <= limit:
+            pace = measure(parts, call, host, begin)
+        hours = None if pace is None else (total - first_step) * pace.seconds / 3600
+        say(_time_line(pace, hours, total - first_step, compile_seconds))
+    return Plan(
+        parallel.describe(), parts.encoder.label, parameters, first_step, total, resolved, parts.warnings,
+        memory, flops, compile_seconds, pace, hours,
+    )  # fmt: skip
+
+
+def count_parameters(parts: Parts) -> dict[str, int]:
+    """{"backbone", "head"}: numbers that training changes, of one encoder."""
+    params = jax.eval_shape(parts.mechanism.init).online.params
+    return {name: sum(leaf.size for leaf in jax.tree.leaves(tree)) for name, tree in params.items()}
+
+
+def resolved_values(given: Config, parts: Parts) -> dict[str, Any]:
+    """{"queue.size": 512, ...}: what each key that is None, or "auto", stands for in this run."""
+    asked, got = schema.flat(given), schema.flat(parts.config)
+    size, values = parts.config.views.size, parts.values
+    meanings = {
+        "data.channels": f"{values.channels}, as stored",
+        "data.range": (values.low, values.high),
+        "train.microbatch_size": f"{parts.config.batch_size // parallel.device_count()}, all of a device at once",
+        "eval.resize": size,
+    }
+    out = {key: got[key] for key, value in asked.items() if value is None and got[key] is not None}
+    out |= {key: meaning for key, meaning in meanings.items() if asked[key] is None}
+    if asked["model.dtype"] == "auto":
+        out["model.dtype"] = str(parallel.compute_dtype("auto"))
+    return out
+
+
+def first_batch(parts: Parts, host: Callable[..., Iterator[Any]], step: int) -> Any:
+    """The batch of the call that begins at `step`, on the devices."""
+    count = parts.config.train.steps_per_call
+    return _placed(host(first_step=step, last_step=step + count), count)
+
+
+def abstract_images(parts: Parts) -> Any:
+    """Shape and dtype of what is resident, as the step takes it; empty for a streamed run."""
+    if parts.config.data.path != "resident":
+        return {}
+    image = sources.read(parts.source, 0)
+    return parallel.abstract(lambda: {"images": jnp.zeros((len(parts.source), *image.shape), image.dtype)})
+
+
+def compile_call(parts: Parts, batch: Any, data: Any) -> tuple[Any, float]:
+    """The compiled call of a run, to be called as (state, batch, data) with the state donated, and its seconds."""
+    began = time.perf_counter()
+    state = parallel.abstract(parts.mechanism.init)
+    return parallel.lowered(parts.mechanism.step, state, batch, data).compile(), time.perf_counter() - began
+
+
+def memory_of(call: Any, parts: Parts, data: Any) -> Memory | None:
+    """The compiler's plan for each device: what goes in, what comes out beside it, and the workspace between."""
+    plan = call.memory_analysis()
+    if plan is None:
+        return None
+    held, images = (
+        sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+        for tree in (jax.eval_shape(parts.mechanism.init), data)
+    )
+    peak = plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes + plan.temp_size_in_bytes
+    return Memory(held, images, peak - held - images)
+
+
+def flops_per_image(parts: Parts, batch: Any, data: Any) -> float | None:
+    """XLA's count for one training step, per image of the global batch, before any optimisation: alike everywhere.
+
+    Counted without micro-batches and for one step, since a loop counts as one turn of it.
+    """
+    train = dataclasses.replace(parts.config.train, microbatch_size=None, steps_per_call=1)
+    mechanism = parts.make(dataclasses.replace(parts.config, train=train))
+    one_step = jax.eval_shape(lambda b: jax.tree.map(lambda a: a[:, :1], b), batch)
+    lowered = parallel.lowered(mechanism.step, parallel.abstract(mechanism.init), one_step, data)
+    try:
+        flops = (lowered.cost_analysis() or {}).get("flops")
+    except NotImplementedError:  # a backend without the analysis
+        return None
+    return None if flops is None else flops * parallel.device_count() / parts.config.batch_size
+
+
+def bytes_per_image(call: Any, batch_size: int) -> float | None:
+    """XLA's count of bytes that the compiled call reads and writes, per image of the global batch."""
+    cost = call.cost_analysis() or {}
+    cost = cost[0] if isinstance(cost, list) else cost  # of several programs, which there are not
+    touched = cost.get("bytes accessed")
+    return None if touched is None else touched * parallel.device_count() / batch_size
+
+
+def measure(parts: Parts, call: Any, host: Callable[..., Iterator[Any]], begin: int) -> Pace:
+    """Time steps from `begin` on, on the run's own images and a state that is thrown away."""
+    section, per_call = parts.config.data, parts.config.train.steps_per_call
+    resident = section.path == "resident"
+    data = parallel.put_data(loader.resident(parts.source, section.workers) if resident else {})
+    ahead = max(2, section.workers)  # batches that threads have made before anybody waits for them
+    warm, timed = (1, STEPS) if resident else (ahead, max(STEPS, 2 * ahead))  # counted in calls
+    batches = host(first_step=begin, last_step=begin + (warm + timed) * per_call)
+    state = parallel.born(parts.mechanism.init)
+    state, _ = _timed(call, state, batches, data, per_call, warm)
+    _, pace = _timed(call, state, batches, data, per_call, timed)
+    return pace
+
+
+def _timed(call: Any, state: Any, batches: Iterator[Any], data: Any, per_call: int, calls: int) -> tuple[Any, Pace]:
+    """Some calls as the loop makes them: waited for one by one on CPU, once at the end elsewhere."""
+    seconds = SECONDS if parallel.process_count() == 1 else math.inf  # processes must take the same number of steps
+    began, waited, done = time.perf_counter(), 0.0, 0
+    while done < calls and (done == 0 or time.perf_counter() - began < seconds):
+        asked = time.perf_counter()
+        batch = _placed(batches, per_call)
+        waited += time.perf_counter() - asked
+        state, _ = call(state, batch, data)
+        if parallel.on_cpu():
+            parallel.wait(state)
+        done += 1
+    parallel.wait(state)
+    spent = time.perf_counter() - began
+    return state, Pace(spent / (done * per_call), waited / spent, done * per_call)
+
+
+def _placed(batches: Iterator[Any], count: int) -> Any:
+    return parallel.put_batch(jax.tree.map(lambda *a: np.stack(a), *(next(batches) for _ in range(count))))
+
+
+@contextlib.contextmanager
+def _digits_elsewhere(config: Config) -> Iterator[Config]:
+    """The config with digits, which are prepared where they are first asked for, in a folder that goes away again."""
+    with tempfile.TemporaryDirectory() as folder:
+        data, evaluation = config.data, config.eval
+        if data.dataset == "digits":
+            data = dataclasses.replace(data, data_dir=folder)
+        if evaluation.data == "digits" or (evaluation.data is None and data.dataset == "digits"):
+            evaluation = dataclasses.replace(evaluation, data_dir=folder)
+        yield dataclasses.replace(config, data=data, eval=evaluation)
+
+
+def about(
+    parts: Parts, workdir: Path, first_step: int, total: int, resolved: dict[str, Any], parameters: dict[str, int]
+) -> Iterator[str]:
+    """What is known before anything is compiled, line by line."""
+    yield "dry run: nothing is written"
+    yield f"devices: {parallel.describe()}"
+    counts = ", ".join(f"{count:,} in the {name}" for name, count in parameters.items())
+    yield f"encoder: {parts.encoder.label}; parameters: {counts} (the target holds as many again)"
+    config = parts.config
+    yield (
+        f"data: {parts.source.name}, {len(parts.source)} images, {parts.steps_per_epoch} steps per epoch, "
+        f"{config.train.epochs} epochs = {total} steps, batch {config.batch_size}"
+    )
+    if first_step >= total:
+        yield f"{workdir} holds this run, complete: all {total} steps are done"
+    elif first_step:
+        yield f"{workdir} holds this run: it would continue from step {first_step} of {total}"
+    else:
+        yield f"{workdir} holds no checkpoint: the run would begin at step 0 of {total}"
+    yield from (f"{key} = {value}" for key, value in resolved.items())
+    yield from (f"warning: {warning}" for warning in parts.warnings)
+
+
+def _memory_line(memory: Memory | None) -> str:
+    limit = parallel.memory_stats().get("bytes_limit")
+    if memory is None:
+        return "memory: not known, the compiler of these devices does not tell"
+    peak, state, images, workspace = (_amount(n, "B") for n in (memory.peak, *memory))
+    line = (
+        f"memory of each device: {peak} at the peak of a step "
+        f"(state {state}, resident images {images}, batch and workspace {workspace})"
+    )
+    if limit is None:
+        return f"{line}; how much it has is not known"
+    if memory.peak <= limit:
+        return f"{line}, of {_amount(limit, 'B')}"
+    return f"{line}; warning: it has {_amount(limit, 'B')}: set train.microbatch_size, or data.path='streamed'"
+
+
+def _time_line(pace: Pace | None, hours: float | None, left: int, compile_seconds: float) -> str:
+    compiled = f"compiling took {compile_seconds:.0f} s"
+    if pace is None or hours is None:
+        return f"time: not measured, as a step does not fit; {compiled}"
+    line = (
+        f"time: {pace.seconds:.3g} s per step ({pace.steps} steps measured, {pace.waiting:.0%} of it waiting for "
+        f"images); {left} steps: {hours:.3g} hours, without evaluation and checkpoints; {compiled}"
+    )
+    if pace.waiting > 0.3:
+        line += "; warning: images come too slowly, see data.workers"
+    return line
+
+
+def _amount(value: float | None, unit: str) -> str:
+    """A number with a decimal prefix, such as 1.23 GB."""
+    if value is None:
+        return "not known"
+    for power, prefix in ((12, "T"), (9, "G"), (6, "M"), (3, "k")):
+        if value >= 10**power:
+            return f"{value / 10**power:.3g} {prefix}{unit}"
+    return f"{value:.3g} {unit}"
