@@ -150,7 +150,8 @@ def call_of(step: Step) -> Step:
 
 def lowered(step: Step, state: Any, batch: Any, data: Any) -> Any:
     """The dispatched function lowered for arrays or their shapes: to compile it, and to ask what it costs."""
-    return mapped(call_of(step)).lower(state, batch, data)
+    call: Any = mapped(call_of(step))
+    return call.lower(state, batch, data)
 
 
 def mapped(function: Step, over: Sequence[jax.Device] | None = None) -> Step:
