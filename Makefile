@@ -17,7 +17,7 @@ endif
 VENV = .venv$(VERSION)$(EXTRA:%=-%)
 PY = $(VENV)/bin/python
 
-.PHONY: help train test check check-rest test-slow lint format sizes types env clean
+.PHONY: help train test check check-rest test-slow lint format sizes types docs env clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -52,6 +52,9 @@ format: $(VENV)/.dev  ## put both in order
 
 types: $(VENV)/.dev  ## type check (mypy)
 	$(PY) -m mypy
+
+docs:  ## docs/api.md from the docstrings
+	$(PYTHON) -m docs.make_api
 
 env: $(VENV)/.dev  ## the environment with development tools, for an editor
 

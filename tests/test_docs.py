@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+import moco_jax
+from docs import make_api
+from moco_jax import config, pages
+
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 NAMED = re.compile(r"`((?:[\w.-]+/)*[a-z_0-9]+\.py)(?:::(\w+))?`")  # file.py or file.py::name; NAME.py is nobody's
@@ -51,3 +55,45 @@ def test_a_wrong_name_is_seen():
         "",
         "core/emo.py does not exist",
     ]
+
+
+def test_the_api_reference_is_what_the_docstrings_say():
+    """`make docs` was run after the last change of a public signature, docstring or key."""
+    assert make_api.PAGE.read_text() == make_api.page(), "docs/api.md is stale: run make docs"
+
+
+def test_the_api_reference_holds_every_key_and_what_the_package_exports():
+    """Nothing public is forgotten; keys are those of the schema, with a meaning each."""
+    text = make_api.page()
+    rows = dict(re.findall(r"^\| `([\w.]+)` \| `[^|]*` \| (.*) \|$", text, re.MULTILINE))
+    assert set(config.flat(config.Config())) <= set(rows) and all(rows.values())
+    assert all(f"### `{name}`\n" in text for name in moco_jax.__all__ if name != "__version__")
+
+
+def test_a_public_name_without_docstring_is_refused():
+    """Here rather than in a reader's eyes."""
+    node = ast.parse("def f(): ...").body[0]
+    with pytest.raises(SystemExit, match=r"a.py: f has no docstring"):
+        make_api.entry(node, "f", ["def f(): ..."], "a.py: f")
+
+
+def test_the_citation_names_this_version():
+    """One number, in the package; and both papers."""
+    text = (ROOT / "CITATION.cff").read_text()
+    assert re.findall(r"^version: (.*)$", text, re.MULTILINE) == [moco_jax.__version__]
+    assert "arxiv.org/abs/1911.05722" in text and "arxiv.org/abs/2003.04297" in text
+
+
+def test_every_page_has_a_row_in_the_readme():
+    """Published by whom, and this code's own number or that it was not run."""
+    table = re.findall(r"^\| `(\w+)` \|(.*)\|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    missing = {name for name in pages.names() if not name.startswith("linear")} - {name for name, _ in table}
+    assert not missing
+    assert all(len(rest.split("|")) == 3 and all(cell.strip() for cell in rest.split("|")) for _, rest in table), table
+
+
+def test_actions_are_pinned():
+    """Every action of a workflow by the hash of a commit, with its version beside it."""
+    lines = [line for p in (ROOT / ".github" / "workflows").glob("*.yml") for line in p.read_text().splitlines()]
+    used = [line for line in lines if "uses:" in line]
+    assert used and all(re.search(r"uses: [\w/-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$", line) for line in used), used
