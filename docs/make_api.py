@@ -44,8 +44,8 @@ PUBLIC = {  # heading: (file below moco_jax/, names in the order of the page)
 SPECIAL = ("__init__", "__len__", "__getitem__", "__call__")  # shown, though their names begin with _
 HEAD = """# API
 
-Made from the docstrings by `make docs`; a test says when it is stale. How the parts fit, and what each may rely on, is in
-[design.md](design.md#the-seams). Names that are not here may change without notice.
+Made from the docstrings by `make docs`; a test says when it is stale. How the parts fit, and what each may rely on, is
+in [design.md](design.md#the-seams). Names that are not here may change without notice.
 """
 
 
