@@ -77,7 +77,7 @@ def report(
     """
     with _digits_elsewhere(config) as config:
         parts = assemble(config, encoder=encoder, source=source, recipe=recipe, pairs=pairs)
-        first_step = pretrain.check_folder(parts, Path(workdir))
+        first_step = pretrain.check_folder(parts, workdir)
         pretrain.default_evaluators(parts)  # labels asked for where there are none
         total = parts.config.train.epochs * parts.steps_per_epoch
         resolved, parameters = resolved_values(config, parts), count_parameters(parts)
@@ -191,10 +191,11 @@ def measure(parts: Parts, call: Any, host: Callable[..., Iterator[Any]], begin: 
     data = parallel.put_data(loader.resident(parts.source, section.workers) if resident else {})
     ahead = max(2, section.workers)  # batches that threads have made before anybody waits for them
     warm, timed = (1, STEPS) if resident else (ahead, max(STEPS, 2 * ahead))  # counted in calls
-    batches = host(first_step=begin, last_step=begin + (warm + timed) * per_call)
+    made = host(first_step=begin, last_step=begin + (warm + timed) * per_call)
     state = parallel.born(parts.mechanism.init)
-    state, _ = _timed(call, state, batches, data, per_call, warm)
-    _, pace = _timed(call, state, batches, data, per_call, timed)
+    with contextlib.closing(made) as batches:  # type: ignore[type-var]  # a generator, whose threads end here
+        state, _ = _timed(call, state, batches, data, per_call, warm)
+        _, pace = _timed(call, state, batches, data, per_call, timed)
     return pace
 
 
@@ -250,7 +251,7 @@ def about(
         yield f"{workdir} holds this run: it would continue from step {first_step} of {total}"
     else:
         yield f"{workdir} holds no checkpoint: the run would begin at step 0 of {total}"
-    yield from (f"{key} = {value}" for key, value in resolved.items())
+    yield "what None and auto stand for: " + "; ".join(f"{key} = {value}" for key, value in resolved.items())
     yield from (f"warning: {warning}" for warning in parts.warnings)
 
 

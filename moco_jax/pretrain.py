@@ -53,10 +53,8 @@ def train(
     if isinstance(config, Config) and config.log.tensorboard:
         check_installed()
     parts = assemble(config, encoder=encoder, source=source, recipe=recipe, pairs=pairs)
-    if "://" in str(workdir):
-        raise ConfigError(f"workdir {workdir} is no folder of this file system; mount the bucket and give its path")
-    workdir = Path(workdir)
     check_folder(parts, workdir)
+    workdir = Path(workdir)
     if evaluators is None:
         evaluators = default_evaluators(parts)
     cadence = _cadence(parts)
@@ -185,9 +183,11 @@ def default_evaluators(parts: Parts) -> Sequence[Evaluator]:
     return [knn_monitor(parts.config, parts.encoder, parts.values, parts.objects["source"])]
 
 
-def check_folder(parts: Parts, workdir: Path) -> int:
+def check_folder(parts: Parts, workdir: str | Path) -> int:
     """The newest checkpoint's step, 0 for none; raises ConfigError where the folder holds another run than `parts`."""
-    stored, step, hint = None, None, ""
+    if "://" in str(workdir):
+        raise ConfigError(f"workdir {workdir} is no folder of this file system; mount the bucket and give its path")
+    workdir, stored, step, hint = Path(workdir), None, None, ""
     if (workdir / "checkpoints").is_dir():
         with Store(workdir / "checkpoints", read_only=True) as store:
             step = store.latest()

@@ -87,7 +87,7 @@ def test_what_none_stands_for_is_said(dry):
         "train.microbatch_size": "2, all of a device at once",
         "eval.resize": 8,
     }
-    assert "queue.size = 16" in dry[1]
+    assert "what None and auto stand for: queue.size = 16; shuffle.block = 16; data.channels = 3, as stored" in dry[1]
 
 
 class Wide(nn.Module):
@@ -118,29 +118,62 @@ def test_flops_are_those_of_a_count_by_hand():
     assert by_hand < flops(small()) < 1.1 * by_hand
 
 
-def test_a_backend_that_does_not_tell_is_not_known():
-    """Nothing is made up."""
-    assert dry_run.memory_of(SimpleNamespace(memory_analysis=lambda: None), None, None) is None
-    assert dry_run._memory_line(None).startswith("memory: not known")
-    assert dry_run._amount(None, "FLOP") == "not known"
+def planned(arguments, output, alias, temporary):
+    """A compiled call of which the compiler plans that."""
+    names = ("argument", "output", "alias", "temp")
+    sizes = dict(zip(names, (arguments, output, alias, temporary), strict=True))
+    plan = SimpleNamespace(**{f"{name}_size_in_bytes": size for name, size in sizes.items()})
+    return SimpleNamespace(memory_analysis=lambda: plan)
 
 
-def test_too_little_memory_is_said(monkeypatch):
-    """With what the step needs, what a device has, and the keys to set."""
-    monkeypatch.setattr(parallel, "memory_stats", lambda: {"bytes_limit": 5_000_000})
-    line = dry_run._memory_line(dry_run.Memory(4_000_000, 0, 2_000_000))
-    assert "6 MB at the peak" in line and "warning: it has 5 MB: set train.microbatch_size" in line
+@pytest.fixture
+def report(monkeypatch):
+    """A dry run of the small config, where compiling gives `call` and every step takes an hour: (plan, its lines)."""
+
+    def run(workdir, call):
+        monkeypatch.setattr(dry_run, "compile_call", lambda *a: (call, 1.0))
+        monkeypatch.setattr(dry_run, "flops_per_image", lambda *a: None)
+        monkeypatch.setattr(dry_run, "measure", lambda *a: dry_run.Pace(3600.0, 0.5, 10))
+        said = []
+        return dry_run.report(small(), workdir, **objects(small()), say=said.append), "\n".join(said)
+
+    return run
 
 
-@pytest.mark.parametrize(("step", "words"), [(8, "would continue from step 8 of 20"), (20, "complete: all 20 steps")])
-def test_a_folder_with_a_run_is_told_from_an_empty_one(tmp_path, step, words):
-    """The step of its newest checkpoint; a folder of another run is refused as `train` refuses it."""
-    c = small()
-    parts = assembly.assemble(c, **objects(c))
+def test_what_a_backend_does_not_tell_is_not_known(report, tmp_path):
+    """Nothing is made up; time is measured nevertheless, and slow loading is said."""
+    plan, said = report(tmp_path / "none", SimpleNamespace(memory_analysis=lambda: None))
+    assert plan.memory is None and plan.flops_per_image is None and plan.hours == 20
+    assert "memory: not known" in said and "compute: not known per image" in said
+    assert "50% of it waiting for images" in said and "images come too slowly, see data.workers" in said
+
+
+def test_the_peak_counts_a_donated_buffer_once(report, tmp_path, monkeypatch):
+    """What goes in and out beside it and the workspace; a step that does not fit is not tried, and keys are named."""
+    state, images = 4 * (3 * 148 + 16 * 8 + 16 + 2), 64 * 10 * 10 * 3
+    call = planned(state + images + 100, state + 20, state, 5000)
+    assert report(tmp_path / "none", call)[0].memory == (state, images, 100 + 20 + 5000)
+    monkeypatch.setattr(parallel, "memory_stats", lambda: {"bytes_limit": state + images + 5119})
+    plan, said = report(tmp_path / "none", call)
+    assert plan.pace is None and plan.hours is None and "time: not measured" in said
+    assert "warning: it has 26.7 kB: set train.microbatch_size, or data.path='streamed'" in said
+    monkeypatch.setattr(parallel, "memory_stats", lambda: {"bytes_limit": state + images + 5120})
+    assert report(tmp_path / "none", call)[0].hours == 20
+
+
+@pytest.mark.parametrize(
+    ("step", "words", "hours"),
+    [(8, "would continue from step 8 of 20", 12), (20, "complete: all 20 steps are done", 0)],
+)
+def test_a_folder_with_a_run_is_told_from_an_empty_one(report, tmp_path, step, words, hours):
+    """The step of its newest checkpoint, and hours for what is left; another run's folder is refused as by `train`."""
+    parts = assembly.assemble(small(), **objects(small()))
     with Store(tmp_path / "checkpoints") as store:
         store.save(step, {"x": jnp.zeros(1)}, describe(config.to_json(parts.config), parts.objects))
-    assert pretrain.check_folder(parts, tmp_path) == step
-    assert words in "\n".join(dry_run.about(parts, tmp_path, step, 20, {}, {}))
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
+    plan, said = report(tmp_path, SimpleNamespace(memory_analysis=lambda: None))
+    assert plan.first_step == step and plan.hours == hours and words in said
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
     other = parts._replace(config=dataclasses.replace(parts.config, seed=1))
     with pytest.raises(config.ConfigError, match="seed 0 -> 1"):
         pretrain.check_folder(other, tmp_path)
@@ -151,7 +184,7 @@ def test_warnings_are_said(tmp_path):
     c = small(queue=config.Queue(40))
     parts = assembly.assemble(c, **objects(c))
     assert parts.warnings == checks.check(parts.config, records=64, devices=8)
-    lines = list(dry_run.about(parts, tmp_path, 0, 20, {}, {}))
+    lines = dry_run.about(parts, tmp_path, 0, 20, {}, {})
     assert [line for line in lines if line.startswith("warning: queue.size 40 is more than half")]
 
 
