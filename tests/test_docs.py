@@ -94,6 +94,9 @@ def test_every_page_has_a_row_in_the_readme():
 
 def test_actions_are_pinned():
     """Every action of a workflow by the hash of a commit, with its version beside it."""
-    lines = [line for p in (ROOT / ".github" / "workflows").glob("*.yml") for line in p.read_text().splitlines()]
+    folder = ROOT / ".github" / "workflows"
+    if not folder.is_dir():
+        pytest.skip("a source archive has no workflows")
+    lines = [line for p in folder.glob("*.yml") for line in p.read_text().splitlines()]
     used = [line for line in lines if "uses:" in line]
     assert used and all(re.search(r"uses: [\w/-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$", line) for line in used), used
