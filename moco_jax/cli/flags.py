@@ -4,7 +4,7 @@ import os
 import re
 import sys
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from absl import flags
@@ -153,7 +153,7 @@ def _checked(
     return kept, cleared
 
 
-def _check_named(name: str, value: str | None, named: Mapping[str, tuple[Any, str]], keys: Iterable[str]) -> None:
+def _check_named(name: str, value: str | None, named: Mapping[str, tuple[Any, str]], keys: Mapping[str, Any]) -> None:
     """Raises ConfigError for a flag that is not `named`, and a switch that is neither true nor false."""
     switches = [n for n, (default, _) in named.items() if isinstance(default, bool)]
     if name not in named and name not in [f"no{n}" for n in switches]:
