@@ -83,7 +83,7 @@ def report(
         resolved, parameters = resolved_values(config, parts), count_parameters(parts)
         for line in about(parts, Path(workdir), first_step, total, resolved, parameters):
             say(line)
-        host = batches_of(parts, pairs)
+        host = batches_of(parts)
         begin = first_step if first_step < total else 0  # of a complete run: its first steps
         batch, images = first_batch(parts, host, begin), abstract_images(parts)
         say("compiling the step ...")

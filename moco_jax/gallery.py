@@ -5,12 +5,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from moco_jax import parallel
 from moco_jax.assembly import Parts, batches_of
 from moco_jax.config import Config, ConfigError
-from moco_jax.data import order, sources
+from moco_jax.data import opening, sources
 from moco_jax.evaluation import samples
-from moco_jax.evaluation.encoder import FrozenEncoder, forward_of, freeze, standardiser
+from moco_jax.evaluation.encoder import FrozenEncoder, forward_of, freeze, preprocessing_of
 from moco_jax.reports import pictures
 from moco_jax.reports.curves import Picture
 
@@ -37,11 +36,11 @@ def gather(tasks: dict[str, Callable[[], Picture]]) -> tuple[list[Picture], dict
     return made, missing
 
 
-def views(parts: Parts, step: int, options: Options, label: str, pairs: order.PairRule | None = None) -> Picture:
+def views(parts: Parts, step: int, options: Options, label: str) -> Picture:
     """Query and key views of the first rows of the batch after `step` steps. Raises ConfigError for other bands."""
     bands = pictures.bands_of(options.bands, parts.values.channels)
     count = min(PAIRS, parts.config.batch_size)
-    (batch,) = batches_of(parts, pairs)(first_step=step, last_step=step + 1, positions=np.arange(count))
+    (batch,) = batches_of(parts)(first_step=step, last_step=step + 1, positions=np.arange(count))
     made = samples.view_pairs(parts.views, parts.config, parts.source, batch, step)
     return pictures.view_pairs(made, bands, label, step)
 
@@ -58,12 +57,7 @@ def encoded(parts: Parts, encoder: FrozenEncoder, images: int) -> tuple[samples.
 
 def open_split(config: Config, split: str) -> sources.Source:
     """A split of the images that the run's kNN looks at."""
-    return sources.open_source(
-        config.eval.data or config.data.dataset,
-        split,
-        data_dir=config.eval.data_dir or config.data.data_dir,
-        channels=config.data.channels,
-    )
+    return opening.open_split(config.data, split, name=config.eval.data, data_dir=config.eval.data_dir)
 
 
 def neighbours(
@@ -83,8 +77,5 @@ def feature_map(bank: samples.Encoded, options: Options, label: str) -> Picture:
 
 def frozen(parts: Parts, network: Any) -> FrozenEncoder:
     """The encoder of a run with the parameters of now."""
-    dtype = parallel.compute_dtype(parts.config.model.dtype)
-    size = parts.config.views.size
-    forward = forward_of(parts.encoder, standardiser(parts.config, parts.values, dtype))
-    shape = (size, size, parts.values.channels)
-    return freeze(forward, network, parts.encoder.label, shape, parts.values.dtype)
+    preprocessing = preprocessing_of(parts.config, parts.values)
+    return freeze(forward_of(parts.encoder, preprocessing), network, parts.encoder, preprocessing)

@@ -110,7 +110,7 @@ def _train(
     ) as log:
         _announce(log, parts, step, cadence)
         if events is not None:
-            _show(log, events, {"view_pairs": lambda: gallery.views(parts, step, gallery.Options(), "", pairs)}, step)
+            _show(log, events, {"view_pairs": lambda: gallery.views(parts, step, gallery.Options(), "")}, step)
         try:
             state = run(
                 parts.mapped,

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from moco_jax.config import ConfigError
-from moco_jax.data import files, pixels
+from moco_jax.data import files, opening, pixels
 
 
 class Kind(NamedTuple):
@@ -114,19 +114,15 @@ def survey(
 
 def array(path: str) -> tuple[files.Listing, Callable[[int], Look]]:
     """The images of an .npy array as a listing, and how to look at one."""
-    try:
-        images = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from None
-    if images.ndim not in (3, 4) or str(images.dtype) not in pixels.DTYPES:
-        raise ConfigError(
-            f"{path} holds {images.dtype} {images.shape}; images are (N, H, W, C) or (N, H, W) of "
-            f"{', '.join(pixels.DTYPES)}"
-        )
-    images = images if images.ndim == 4 else images[..., None]
-    names = [f"{Path(path).name}[{i}]" for i in range(len(images))]
-    listing = files.Listing(Path(path).parent, names, None, [], None, [], [files.TRAIN] * len(images), 0)
-    return listing, lambda i: look_at(np.asarray(images[i]), names[i], "npy", stored=np.asarray(images[i]))
+    source = opening.open_array(path, files.TRAIN)
+    names = [f"{Path(path).name}[{i}]" for i in range(len(source))]
+    listing = files.Listing(Path(path).parent, names, None, [], None, [], [files.TRAIN] * len(source), 0)
+
+    def look(index: int) -> Look:
+        image = source[index]
+        return look_at(image, names[index], "npy", stored=image)
+
+    return listing, look
 
 
 def look_at_file(path: Path, name: str) -> Look:

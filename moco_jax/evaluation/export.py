@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from moco_jax import config as schema
 from moco_jax.config import Config, ConfigError
-from moco_jax.data import sources
+from moco_jax.data import opening, sources
 from moco_jax.data.sources import Source
 from moco_jax.evaluation import encoder as frozen
 from moco_jax.evaluation.features import extract
@@ -61,13 +61,8 @@ def export(
 
 def open_images(config: Config, images: str | None, split: str | None, data_dir: str | None) -> Source:
     """A split of `images` as text, or of what the config names."""
-    data = config.data
-    return sources.open_source(
-        images or data.dataset or "",
-        split or (data.split if images is None else "train"),
-        data_dir=data_dir or data.data_dir,
-        channels=data.channels,
-    )
+    split = split or (config.data.split if images is None else "train")
+    return opening.open_split(config.data, split, name=images, data_dir=data_dir)
 
 
 def described(source: Source) -> dict[str, np.ndarray]:

@@ -91,7 +91,7 @@ def _collapsed(run: Run) -> Verdict | None:
     flat, line = uniformity is not None and uniformity > UNIFORM, rank is not None and rank < RANK
     if not (flat or line):
         return None
-    measured = [f"uniformity {round(uniformity, 2) + 0.0:.2f} (limit {UNIFORM:g})"] if flat else []
+    measured = [f"uniformity {round(uniformity or 0.0, 2) + 0.0:.2f} (limit {UNIFORM:g})"] if flat else []
     measured += [f"effective rank {rank:.1f} (limit {RANK:g})"] if line else []
     cause = f"all images have nearly the same key: {' and '.join(measured)}{_loss(run)}"
     moco, rate = run.config.moco, run.config.optimizer.learning_rate

@@ -35,7 +35,7 @@ def test_mean_and_std_count_every_image_alike(tmp_path):
 
 
 def test_mixed_eight_bit_images_need_three_channels(tmp_path):
-    """Gray, colour and palette, or palettes alone: data.channels=3, and statistics of what Pillow's conversion gives."""
+    """Gray, colour and palette, or palettes alone: data.channels=3, and statistics of what Pillow converts to."""
     gray, colour = RNG.integers(0, 256, (6, 6), np.uint8), RNG.integers(0, 256, (6, 6, 3), np.uint8)
     Image.fromarray(colour).convert("P").save(tmp_path / "c.png")
     assert look(tmp_path).channels() == 3
