@@ -57,7 +57,7 @@ def assert_is(encoded, image, **how):
 
 
 def test_16_bit_pngs_keep_every_value():
-    """A ramp of 0..65535 in gray, colour (red first), both with alpha, and as OpenCV writes it."""
+    """A ramp of 0..65535: gray, colour (red first), each with alpha; and colour as OpenCV writes it."""
     alpha = RAMP.T[::-1]
     assert_is(png16(RAMP, 0), RAMP)
     assert_is(png16(COLOURS, 2), COLOURS)
