@@ -1,11 +1,25 @@
 """Numbers that must fit: each misfit in one line with the numbers and a way out, before anything is compiled."""
 
 import dataclasses
+import re
 
 import pytest
 
 from moco_jax import checks
-from moco_jax.config import BatchNorm, Config, ConfigError, Leak, Moco, Optimizer, Probe, Queue, Shuffle, Train, flat
+from moco_jax.config import (
+    BatchNorm,
+    Config,
+    ConfigError,
+    Data,
+    Leak,
+    Moco,
+    Optimizer,
+    Probe,
+    Queue,
+    Shuffle,
+    Train,
+    flat,
+)
 
 
 def config(**changes):
@@ -142,10 +156,26 @@ def test_same_run_may_change_paths_logging_evaluation_and_checkpoints_only():
         checks.check_same_run(dataclasses.replace(ours, moco=Moco(temperature=0.2)), ours, "runs/a")
 
 
+def test_the_images_of_a_run_may_move_but_not_change():
+    """The path is free; a fingerprint that differs is refused with both counts; none on either side says nothing."""
+    ours = config(data=Data(dataset=None, folder="a"))
+    checks.check_same_run(config(data=Data(dataset=None, folder="b")), ours, "runs/a")
+    with pytest.raises(ConfigError, match="data.folder, data.manifest, data.array"):
+        checks.check_same_run(config(data=Data(dataset="digits")), ours, "runs/a")
+    now = {"count": 20, "fingerprint": "x"}
+    for stored in (None, now, {"count": 30, "fingerprint": None}):
+        checks.check_same_records(now, stored, "runs/a")
+    checks.check_same_records({"count": 20, "fingerprint": None}, now, "runs/a")
+    for count, words in (
+        (23, "23 images, and there are 20 now (3 fewer"),
+        (20, "20 images, and there are 20 now (as many"),
+    ):
+        with pytest.raises(ConfigError, match=re.escape(f"runs/a holds a run on {words}")):
+            checks.check_same_records(now, {"count": count, "fingerprint": "y"}, "runs/a")
+
+
 def test_advice_can_be_followed():
     """Whatever batch size an error offers passes every check of the batch with the data and devices at hand."""
-    import re
-
     for batch, devices, records in ((100, 1, 1200), (384, 8, 50000), (5000, 1, 1200), (1200, 1, 1200), (130, 4, 600)):
         with pytest.raises(ConfigError) as error:
             checks.check(config(batch_size=batch, shuffle=Shuffle(0)), records=records, devices=devices)

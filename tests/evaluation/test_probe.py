@@ -99,6 +99,17 @@ def test_raw_pixels_are_the_stored_values(bench, tmp_path):
     assert rows_of(tmp_path)["raw pixels"]["all"] == 1.0
 
 
+@pytest.mark.parametrize("which", ["train", "test"])
+def test_images_of_mixed_sizes_have_no_row_of_raw_pixels(bench, tmp_path, which):
+    """The encoders' rows stay, and the table says why the other is missing, also when it is read back."""
+    split = bench.splits[which]
+    split.images = [*split.images[:-1], np.full((7, 6, 1), 200, np.uint8)]
+    for _ in range(2):
+        text = probe.run(SETTINGS, "runs/a", tmp_path)
+        assert "(no row of raw pixels: the images differ in size)" in text
+    assert list(rows_of(tmp_path)) == ["untrained encoder", "trained encoder"]
+
+
 def test_draws_labels_and_penalty_are_the_probes(bench, tmp_path):
     """The row of raw pixels, made here from the settings."""
     settings = dataclasses.replace(SETTINGS, labels_per_class=3, draws=4, seed=5, penalty=0.5)
