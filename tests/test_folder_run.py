@@ -11,6 +11,7 @@ from PIL import Image
 from moco_jax import assembly, config, pretrain
 from moco_jax.config import ConfigError
 from moco_jax.evaluation import probe
+from tests import tiny
 
 RNG = np.random.default_rng(0)
 
@@ -48,22 +49,23 @@ def page(folder, **changes):
     return dataclasses.replace(c, **changes)
 
 
+@pytest.mark.slow
 def test_a_folder_trains_is_monitored_moves_and_is_probed(photos, tmp_path):
     """kNN on val is in the log, small images are warned of, and the run knows its images wherever they lie."""
     run = tmp_path / "run"
-    assert pretrain.train(page(photos), run).checkpoint == 1
+    assert pretrain.train(page(photos), run, recipe=tiny.LIGHT).checkpoint == 1
     records = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     assert [0 <= r["knn_top1"] <= 1 for r in records if "knn_top1" in r] == [True]
     assert any("1 of the 20 images looked at are smaller than views.size 8" in w for w in records[0]["warnings"])
 
     moved = shutil.move(photos, tmp_path / "moved")
-    assert pretrain.train(page(moved), run).was_complete
+    assert pretrain.train(page(moved), run, recipe=tiny.LIGHT).was_complete
     shutil.copy(moved / "train/dark/0.png", moved / "train/dark/99.png")
     with pytest.raises(ConfigError, match=r"holds a run on 20 images, and there are 21 now \(1 more; "):
-        pretrain.train(page(moved), run)
+        pretrain.train(page(moved), run, recipe=tiny.LIGHT)
     (moved / "train/dark/0.png").unlink()
     with pytest.raises(ConfigError, match=r"holds a run on 20 images, and there are 20 now \(as many, but others; "):
-        pretrain.train(page(moved), run)
+        pretrain.train(page(moved), run, recipe=tiny.LIGHT)
 
     settings = config.Probe(dataset=str(moved), test_split="val", labels_per_class=3, draws=2)
     text = probe.run(settings, run, tmp_path / "linear")
@@ -88,7 +90,9 @@ def test_a_folder_trains_is_monitored_moves_and_is_probed(photos, tmp_path):
 def test_what_cannot_be_run_ends_before_anything_is_written(photos, tmp_path, monkeypatch, data, evaluation, message):
     """One clear line, and no folder."""
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(photos / "train" / "dark", tmp_path / "flat")
+    for file in (photos / "train").glob("*/*"):
+        (tmp_path / "flat").mkdir(exist_ok=True)
+        shutil.copy(file, tmp_path / "flat" / f"{file.parent.name}{file.name}")
     c = page("photos")
     c = dataclasses.replace(c, data=dataclasses.replace(c.data, **data), eval=dataclasses.replace(c.eval, **evaluation))
     with pytest.raises(ConfigError, match=message):
