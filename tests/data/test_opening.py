@@ -70,8 +70,11 @@ def test_channels_are_converted_when_asked_for(tmp_path):
     picture(tmp_path / "p" / "a.png")
     gray = picture(tmp_path / "p" / "b.png", (5, 7))
     source = opening.open_split(of(folder=tmp_path / "p"), "train")
-    with pytest.raises(ConfigError, match=r"record 1 \(b.png\) has 1 channel and record 0 \(a.png\) 3 channels; set"):
-        sources.facts(source, Data(mean=(0.5,) * 3, std=(0.5,) * 3))
+    for meet in (lambda: source[1], lambda: sources.facts(source, Data(mean=(0.5,) * 3, std=(0.5,) * 3))):
+        with pytest.raises(
+            ConfigError, match=r"record 1 \(b.png\) has 1 channel and record 0 \(a.png\) 3 channels; set"
+        ):
+            meet()
     colour = opening.open_split(dataclasses.replace(of(folder=tmp_path / "p"), channels=3), "train")
     np.testing.assert_array_equal(colour[1], np.repeat(gray[..., None], 3, 2))
     with pytest.raises(ConfigError, match="data.channels 2 is no conversion"):
