@@ -95,7 +95,7 @@ def _train(
         alarm = leak_alarm(config, parts.make, batches, placed, block=block)
         evaluations.append(Evaluation(config.leak.every_epochs * parts.steps_per_epoch, alarm))
 
-    if config.queue is not None:
+    if config.queue is not None and config.consistency.every_epochs:
         evaluator = key_consistency(parts.mechanism, batches, placed, batch_size=config.batch_size)
         evaluations.append(Evaluation(config.consistency.every_epochs * parts.steps_per_epoch, evaluator))
 

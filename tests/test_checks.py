@@ -65,6 +65,13 @@ def test_queue_resolves_to_a_quarter_of_the_images(records, batch, symmetric, si
     assert resolved.queue.size == size
 
 
+def test_keys_of_the_queue_come_from_these_views_in_order():
+    """View 1's keys; symmetric also view 0's, which are enqueued first."""
+    assert checks.key_views(config()) == (1,) and checks.keys_per_step(config()) == 256
+    both = config(moco=Moco(symmetric=True))
+    assert checks.key_views(both) == (0, 1) and checks.keys_per_step(both) == 512
+
+
 @pytest.mark.parametrize(
     ("changes", "devices", "message"),
     [
@@ -143,6 +150,8 @@ def test_warnings_name_leak_span_and_large_queue():
     assert "spans 4 devices of 32 images" in span
     (large,) = checks.check(config(), records=2000, devices=1)
     assert "queue.size 1024 is more than half of the 2000 images" in large
+    assert "leave them out by queue.mask_same_image=True" in large
+    assert checks.check(config(queue=Queue(1024, mask_same_image=True)), records=2000, devices=1) == []
 
 
 def test_same_run_may_change_paths_logging_evaluation_and_checkpoints_only():

@@ -76,7 +76,7 @@ def alarm(c, *, leaky, devices):
     make = functools.partial(MECHANISMS["moco"], *parts, facts=facts)
 
     def batches(first_step, last_step):
-        return ({"ids": tiny.ids(step, c.batch_size)} for step in range(first_step, last_step))
+        return iter(tiny.batches(c, last_step - first_step, first_step))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jax, "device_count", lambda: devices)
@@ -84,6 +84,8 @@ def alarm(c, *, leaky, devices):
         patch.setattr(leak, "IMAGES", 520)  # no multiple of the batch
         state = tiny.born(make(c), over)
         state = state.replace(step=parallel.born(lambda: jnp.asarray(STEP, jnp.int32), over))
+        written = parallel.born(lambda: jnp.zeros(c.queue.size, jnp.int32), over)  # by steps, so a mask looks at all
+        state = state.replace(memory=state.memory.replace(written=written))
         data = {"images": jax.device_put(STORED, parallel.replicated(over))}
         evaluate = leak.leak_alarm(c, make, batches, data, block=checks.leak_block(c, devices))
         return evaluate(state), np.asarray(state.memory.queue)
@@ -96,6 +98,7 @@ def unit(rows):
 def accuracy(c, queue, *, leaky, anew):
     """Pretext accuracy over 33 batches of 16 from STEP on by numpy, and the share of keys that leave their group."""
     hits, left = [], []
+    behind = tiny.batches(c, 1, STEP)[0]["queue_ids"].reshape(-1)  # the queue stays that of STEP
     for step in range(STEP, STEP + 33):
         colours = (COLOURS[tiny.ids(step, 16)[:, 0]] / 255 - 0.5) / 0.25
         for direction in range(2 if c.moco.symmetric else 1):
@@ -108,7 +111,8 @@ def accuracy(c, queue, *, leaky, anew):
                 for rows in members if leaky else ():
                     z[name][rows] = colours[rows].mean(0)
             q, k = unit(z["query"]), unit(z["key"])
-            hits += list((q * k).sum(1) >= (q @ queue.T).max(1) - 1e-6)
+            own = (tiny.ids(step, 16)[:, :1] == behind[None]) & c.queue.mask_same_image
+            hits += list((q * k).sum(1) >= np.where(own, -np.inf, q @ queue.T).max(1) - 1e-6)
             left += list(order // 4 != np.arange(16) // 4)
     return np.mean(hits), np.mean(left)
 
@@ -117,7 +121,10 @@ CASES = {
     "off, groups over two devices each": (BASE, 8),
     "off, one device in micro-batches": (dataclasses.replace(BASE, train=Train(epochs=5, microbatch_size=4)), 1),
     "off, symmetric": (dataclasses.replace(BASE, moco=Moco(0.9, 0.2, symmetric=True)), 8),
-    "blocks of two groups": (dataclasses.replace(BASE, shuffle=Shuffle(8)), 1),
+    "blocks of two groups, own keys left out": (
+        dataclasses.replace(BASE, shuffle=Shuffle(8), queue=Queue(64, mask_same_image=True)),
+        1,
+    ),
     "on": (dataclasses.replace(BASE, shuffle=Shuffle(16)), 8),
 }
 
@@ -172,6 +179,7 @@ def train(folder, **changes):
         train=Train(epochs=2),
         eval=config.Eval(every_epochs=0),
         leak=config.Leak(every_epochs=1),
+        consistency=config.Consistency(every_epochs=0),
     )
     c = dataclasses.replace(c, **changes)
     coder = encoder(c.bn.group_size, leaky=True)
