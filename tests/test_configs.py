@@ -1,15 +1,23 @@
 """Shipped pages: published values pinned, and every page runs one shrunken step."""
 
 import dataclasses
+import json
+import re
+from pathlib import Path
 
+import numpy as np
 import pytest
 
-from moco_jax import checks, config, pages
+from moco_jax import checks, config, load_encoder, pages, pretrain
+from moco_jax.data import order
+from moco_jax.data.sources import ArraySource
+from moco_jax.views import recipes
 from moco_jax.views.recipes import RECIPES, ColorJitter, Crop, GaussianBlur, Grayscale, HorizontalFlip
 from tests import tiny
 
 PAGES = sorted(p.stem for p in pages.folder().glob("*.py"))
 TRAINING = [p for p in PAGES if not p.startswith("linear")]
+CIFAR = Path(__file__).parents[2] / "shared" / "data" / "tfds"
 
 
 def page(name):
@@ -58,6 +66,138 @@ def test_moco_v2_is_v1_with_the_papers_four_changes():
         )
 
 
+# Every hyper-parameter of the original's CIFAR-10 notebook, by our keys.
+NOTEBOOK = {
+    "mechanism": "moco",
+    "batch_size": 512,
+    "data.dataset": "cifar10",
+    "data.split": "train",
+    "data.data_dir": None,
+    "data.channels": None,
+    "data.mean": (0.4914, 0.4822, 0.4465),
+    "data.std": (0.2023, 0.1994, 0.2010),
+    "data.path": "resident",
+    "views.recipe": "cifar_demo",
+    "views.size": 32,
+    "model.arch": "resnet18",
+    "model.stem": "cifar",  # 3x3 of stride 1, no max-pool
+    "model.width": 64,
+    "model.head": "linear",
+    "model.dim": 128,
+    "bn.group_size": 64,  # 512 images in 8 splits
+    "moco.momentum": 0.99,
+    "moco.temperature": 0.1,
+    "moco.symmetric": False,
+    "queue.size": 4096,
+    "queue.mask_same_image": False,
+    "shuffle.block": 512,  # randperm of the batch
+    "optimizer.learning_rate": 0.06,
+    "optimizer.linear_scaling": False,
+    "optimizer.momentum": 0.9,
+    "optimizer.weight_decay": 5e-4,
+    "optimizer.schedule": "cosine",
+    "optimizer.milestones": (),
+    "train.epochs": 200,
+    "eval.every_epochs": 1,
+    "eval.data": None,
+    "eval.bank_split": "train",
+    "eval.split": "test",
+    "eval.k": 200,
+    "eval.temperature": 0.1,
+    "eval.feature": "head",
+    "eval.resize": None,
+}
+
+
+def test_cifar10_demo_is_the_notebook():
+    """Number by number; its recipe is pinned in tests/views/test_recipes.py. 50,000 images raise no warning."""
+    c = page("cifar10_demo")
+    assert {k: v for k, v in config.flat(c).items() if k in NOTEBOOK} == NOTEBOOK
+    assert checks.check(checks.resolve(c, 50000), records=50000, devices=1) == []
+    assert order.steps_per_epoch(50000, c.batch_size) == 97
+    symmetric = dataclasses.replace(c, moco=dataclasses.replace(c.moco, symmetric=True))
+    assert checks.check(checks.resolve(symmetric, 50000), records=50000, devices=1) == []
+    assert c.queue.size % checks.keys_per_step(symmetric) == 0
+
+
+def test_cifar10_small_never_sees_what_it_is_judged_on():
+    """Training images and neighbours are one part of train, those that are classified another; test is not touched."""
+    c = page("cifar10_small")
+    assert (c.data.dataset, c.data.data_dir, c.eval.data, c.data.path) == ("cifar10", None, None, "resident")
+    assert c.eval.bank_split == c.data.split
+    parts = [re.fullmatch(r"train\[(\d*):(\d+)\]", split).groups() for split in (c.data.split, c.eval.split)]
+    (first, last), (start, end) = [[int(n or 0) for n in part] for part in parts]
+    assert first == 0 < last <= start < end <= 50000
+    assert checks.check(checks.resolve(c, last), records=last, devices=1) == []
+
+
+# page: channels, storage dtype, largest value, and keys that its recipe and data must agree on
+OWN_IMAGES = {"photos": (3, "uint8", 255), "xray": (1, "uint16", 65535), "bands": (13, "uint16", 10000)}
+
+
+@pytest.mark.parametrize("name", sorted(OWN_IMAGES))
+def test_a_page_for_own_images_names_a_folder_and_asks_for_no_labels(name):
+    """The folder is the one thing to change; nothing of it needs labels, TFDS or a number of images."""
+    c = page(name)
+    channels, dtype, top = OWN_IMAGES[name]
+    assert (c.data.dataset, c.data.manifest, c.data.array, c.data.data_dir) == (None, None, None, None)
+    assert c.data.folder and not c.data.folder.startswith("/") and c.data.path == "streamed"
+    assert (c.eval.every_epochs, c.queue.size) == (0, None)
+    assert len(c.data.mean) == len(c.data.std) == channels
+    assert c.data.range == (None if dtype == "uint8" else (0.0, float(top)))
+    recipes.get(c.views.recipe, channels)
+    assert checks.check(checks.resolve(c, 5000), records=5000, devices=1) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(OWN_IMAGES))
+def test_a_page_trains_on_own_images(name, tmp_path):
+    """Sixteen images of several sizes, two steps by the page's own path, recipe, schedule and head on a tiny net."""
+    c = shrunken(page(name), batch_size=8, epochs=1)
+    channels, dtype, top = OWN_IMAGES[name]
+    rng = np.random.default_rng(0)
+    stored = [
+        (rng.random((20 + i % 3, 24 - i % 5, channels)) * top).astype(dtype) for i in range(16)
+    ]  # (H, W, C), sizes that differ
+    assert pretrain.train(c, tmp_path, source=ArraySource(stored)).checkpoint == 2
+    features = load_encoder(tmp_path).features(np.stack([image[:16, :16] for image in stored]))["backbone"]
+    assert features.shape == (16, 16) and np.isfinite(features).all() and features.std(0).max() > 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not CIFAR.exists(), reason=f"CIFAR-10 is not at {CIFAR}")
+@pytest.mark.parametrize("name", ["cifar10_demo", "cifar10_small"])
+def test_a_cifar_page_trains_on_the_real_images(name, tmp_path):
+    """A few steps without the network on what TFDS's own builder prepared, resident, and kNN on its labels."""
+    c = shrunken(page(name), batch_size=32, epochs=1)
+    data = dataclasses.replace(c.data, data_dir=str(CIFAR), split="train[:96]")
+    monitor = dataclasses.replace(
+        c.eval, bank_split="train[:250]", split="train[40000:40100]", every_epochs=1, batch_size=50
+    )
+    result = pretrain.train(dataclasses.replace(c, data=data, eval=monitor), tmp_path)
+    assert result.checkpoint == 3
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    (knn,) = (row["knn_top1"] for row in rows if "knn_top1" in row)
+    assert 0.05 < knn < 0.5  # of ten classes
+    assert all(np.isfinite(row["loss"]) for row in rows if "loss" in row)
+
+
+def shrunken(c, *, batch_size, epochs):
+    """The page with tiny views, net, batch and queue; everything else is its own."""
+    return dataclasses.replace(
+        c,
+        batch_size=batch_size,
+        views=dataclasses.replace(c.views, size=16),
+        bn=config.BatchNorm(4),
+        queue=config.Queue(batch_size),
+        shuffle=config.Shuffle(8),
+        model=dataclasses.replace(c.model, arch="resnet_tiny", width=4, dim=8),
+        train=dataclasses.replace(c.train, epochs=epochs),
+        leak=config.Leak(every_epochs=0),
+        consistency=config.Consistency(every_epochs=0),
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TRAINING)
 def test_every_page_runs_a_shrunken_step(name):
@@ -91,11 +231,6 @@ def test_every_probe_page_reads(name):
 
 def test_the_readme_example_is_a_config_that_reads():
     """The Python block of README.md up to training: its keys exist, and its numbers fit 300 images."""
-    import re
-    from pathlib import Path
-
-    import numpy as np
-
     text = (Path(__file__).parents[1] / "README.md").read_text()
     block = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]
     lines = [line for line in block.splitlines() if line.startswith(("c.", "c ="))]
