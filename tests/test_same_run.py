@@ -14,7 +14,10 @@ CONFIG = checks.resolve(Config(), 1200)
 FREE = {
     "checkpoint.every_epochs",
     "checkpoint.keep",
+    "data.array",
     "data.data_dir",
+    "data.folder",
+    "data.manifest",
     "data.workers",
     "eval.batch_size",
     "eval.bank_split",
