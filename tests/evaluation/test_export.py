@@ -172,6 +172,14 @@ def test_a_failure_half_way_leaves_the_file_before(bench, tmp_path):
     assert bench.calls == [4, 4]
 
 
+def test_the_new_file_takes_the_place_of_the_old(bench, tmp_path):
+    """It is not written over: whoever has the old one open, here by another name, keeps it whole."""
+    (tmp_path / "a.npz").write_bytes(b"old")
+    (tmp_path / "same").hardlink_to(tmp_path / "a.npz")
+    export.export("run", tmp_path / "a.npz")
+    assert (tmp_path / "same").read_bytes() == b"old" and (tmp_path / "a.npz").stat().st_size > 500
+
+
 def test_parquet_without_pyarrow_names_the_extra(bench, tmp_path, monkeypatch):
     """Before anything is encoded."""
     monkeypatch.setitem(sys.modules, "pyarrow", None)
