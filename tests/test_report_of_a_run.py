@@ -51,7 +51,7 @@ def test_its_events_hold_the_log_and_two_pictures(trained):
 def test_the_report_shows_both_side_by_side(trained, tmp_path, capsys, monkeypatch):
     """Every picture of both runs, nothing missing but what no log holds, neighbours better than chance by label."""
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    argv = ["report", *map(str, trained.values()), f"--output={tmp_path}", "--map=tsne", "--images=120"]
+    argv = ["report", *map(str, trained.values()), f"--output={tmp_path}", "--images=120"]
     assert cli.main(argv) == 0
     pictures = {f"{p}-{name}.png" for p in ("views", "neighbours", "map") for name in trained}
     assert pictures <= {p.name for p in tmp_path.iterdir()}
@@ -60,5 +60,5 @@ def test_the_report_shows_both_side_by_side(trained, tmp_path, capsys, monkeypat
     assert out.count("missing") == (0 if has_consistency else 1)
     assert "no-momentum, step" in out and ": collapsed: " in out and ": learning: " in out
     text = (tmp_path / "report.html").read_text()
-    assert "<td>moco.momentum</td><td>0.99</td><td>0.0</td>" in text and "t-SNE" in text
+    assert "<td>moco.momentum</td><td>0.99</td><td>0.0</td>" in text and "PCA" in text
     assert text.count("<img ") == len(list(tmp_path.glob("*.png")))

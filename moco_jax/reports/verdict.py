@@ -18,6 +18,7 @@ OWN_KEYS = 0.5  # own old keys per query, as K = images gives: every other query
 STALE = 0.5  # cosine of the oldest stored keys with today's: 60 degrees off, no longer keys of one dictionary
 FEW_IMAGES = 100  # so few others to be told from; published runs have tens of thousands, and 300 digits still teach
 AT_CHANCE = 0.95  # share of ln(K+1): a loss that stays above it was not trained, or not for long enough
+PATIENCE = 0.5  # share of the steps before which a loss at chance is no verdict: healthy runs stay there up to a tenth
 MOMENTUM = 0.9  # MoCo, section 4.1 (ablation of momentum): at 0.9 accuracy falls far, at 0 training fails
 
 
@@ -150,6 +151,8 @@ def _large_queue(run: Run) -> Verdict | None:
 def _starved(run: Run) -> Verdict | None:
     at_chance, loss, images = chance(run), late(run, "loss"), run.images
     if at_chance is not None and loss is not None and loss > AT_CHANCE * at_chance:
+        if run.step < PATIENCE * run.total:
+            return Verdict(EARLY, f"after {run.step} steps the loss is {loss:.2f}, still chance ({at_chance:.2f})", "")
         return Verdict(
             STARVED,
             f"after {run.step} steps the loss is {loss:.2f}, which is chance (ln(K+1) = {at_chance:.2f}), and keys are "

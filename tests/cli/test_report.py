@@ -74,7 +74,7 @@ def test_data_that_moved_leaves_the_curves(tmp_path, capsys):
         (["none"], "error: none holds no config.json: give the folder of a run"),
         (["a", "--map=umap"], "error: --map 'umap' is unknown"),
         (["a", "--images=3"], "error: --images must be a whole number, 4 or more, not 3"),
-        (["a", "./a"], "error: a run is given twice: a ./a"),
+        (["a", "a/../a"], "error: a run is given twice: a a/../a"),
         (["a", "--output=file"], "error: --output=file is a file; give a folder"),
         (["a", "--outptu=x"], "error: flag 'outptu' is unknown; did you mean 'output'"),
     ],

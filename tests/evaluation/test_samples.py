@@ -35,7 +35,7 @@ def test_view_pairs_are_those_of_the_step():
     np.testing.assert_allclose(got, np.clip(wanted, 0, 1), rtol=0, atol=4e-5)
     assert got.min() >= 0 and got.max() <= 1 and len(np.unique(got)) > 500  # 16 bits, not 256 levels a channel
     streamed = {"ids": ids[:4], "raw": tuple(np.asarray(x[:4]) for x in raw)}
-    np.testing.assert_array_equal(samples.view_pairs(v, CONFIG, ArraySource(stored), streamed, 9), got)
+    np.testing.assert_allclose(samples.view_pairs(v, CONFIG, ArraySource(stored), streamed, 9), got, rtol=0, atol=4e-5)
 
 
 def encoder(calls):
