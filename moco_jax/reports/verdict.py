@@ -92,8 +92,11 @@ def _collapsed(run: Run) -> Verdict | None:
     flat, line = uniformity is not None and uniformity > UNIFORM, rank is not None and rank < RANK
     if not (flat or line):
         return None
-    measured = [f"uniformity {round(uniformity or 0.0, 2) + 0.0:.2f} (limit {UNIFORM:g})"] if flat else []
-    measured += [f"effective rank {rank:.1f} (limit {RANK:g})"] if line else []
+    measured = []
+    if uniformity is not None and flat:
+        measured.append(f"uniformity {round(uniformity, 2) + 0.0:.2f} (limit {UNIFORM:g})")  # + 0.0: no -0.00
+    if rank is not None and line:
+        measured.append(f"effective rank {rank:.1f} (limit {RANK:g})")
     cause = f"all images have nearly the same key: {' and '.join(measured)}{_loss(run)}"
     moco, rate = run.config.moco, run.config.optimizer.learning_rate
     if moco is not None and moco.momentum < MOMENTUM:
