@@ -14,8 +14,9 @@ PUBLIC = {  # heading: (file below moco_jax/, names in the order of the page)
     "moco_jax": (("pretrain.py", ("train", "Result")), ("evaluation/encoder.py", ("load_encoder",))),
     "moco_jax.config": (("config.py", ("page", "probe_page", "read", "read_probe", "to_json", "ConfigError")),),
     "moco_jax.dry_run": (("dry_run.py", ("report", "Plan", "Memory", "Pace")),),
-    "moco_jax.data.sources": (("data/sources.py", ("Source", "ArraySource", "open_source", "facts", "Facts")),),
-    "moco_jax.data.order": (("data/order.py", ("PairRule", "same_record", "ids", "steps_per_epoch")),),
+    "moco_jax.data.sources": (("data/sources.py", ("Source", "ArraySource", "facts", "Facts")),),
+    "moco_jax.data.opening": (("data/opening.py", ("open_split",)),),
+    "moco_jax.data.order": (("data/order.py", ("PairRule", "same_record", "same_group", "ids", "steps_per_epoch")),),
     "moco_jax.views.recipes": (
         (
             "views/recipes.py",
@@ -26,7 +27,10 @@ PUBLIC = {  # heading: (file below moco_jax/, names in the order of the page)
                 "ColorJitter",
                 "GaussianBlur",
                 "Solarize",
+                "BandGain",
+                "ChannelDrop",
                 "HorizontalFlip",
+                "VerticalFlip",
                 "Affine",
                 "get",
             ),
@@ -35,10 +39,14 @@ PUBLIC = {  # heading: (file below moco_jax/, names in the order of the page)
     "moco_jax.models.encoder": (("models/encoder.py", ("build", "Encoder", "from_config")),),
     "moco_jax.models.batch_norm": (("models/batch_norm.py", ("GroupBatchNorm",)),),
     "moco_jax.loop": (("loop.py", ("Evaluator",)),),
-    "moco_jax.evaluation": (("evaluation/encoder.py", ("FrozenEncoder",)), ("evaluation/features.py", ("extract",))),
+    "moco_jax.evaluation": (
+        ("evaluation/encoder.py", ("FrozenEncoder", "Preprocessing")),
+        ("evaluation/features.py", ("extract",)),
+    ),
     "moco_jax.reports": (
         ("reports/runs.py", ("read", "Run")),
         ("reports/compare.py", ("read_reference", "table", "verdict")),
+        ("reports/verdict.py", ("of", "Verdict")),
     ),
 }
 SPECIAL = ("__init__", "__len__", "__getitem__", "__call__")  # shown, though their names begin with _

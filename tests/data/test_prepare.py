@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 import moco_jax
 from moco_jax.config import ConfigError
 from moco_jax.data import prepare as ours
-from moco_jax.data import sources
+from moco_jax.data import tfds as ours_tfds
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def test_tfds_itself_writes_array_record(other_process, tmp_path):
     other_process("sitecustomize.py", "import moco_jax.data.digits\n")  # its builder, known there by name
     folder = str(tmp_path / "sets")
     ours.in_a_process_of_its_own("digits", folder)
-    assert len(sources.open_source("digits", "train", data_dir=folder)) == 1500
+    assert len(ours_tfds.open_source("digits", "train", data_dir=folder)) == 1500
     assert ours.formats("digits", folder) == ["array_record"] and not ours.dataset("digits", folder)
 
 

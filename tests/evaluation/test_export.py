@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from moco_jax.config import Config, ConfigError, Data, Views
-from moco_jax.data import sources
+from moco_jax.data import opening
 from moco_jax.data.sources import ArraySource
 from moco_jax.evaluation import encoder as frozen
 from moco_jax.evaluation import export
@@ -43,7 +43,7 @@ class Bench:
         self.config, self.source, self.opened, self.calls = CONFIG, "", [], []
         self.found = Folder(images(), np.arange(COUNT) % 3, name="mine/train[:9]")
         monkeypatch.setattr(frozen, "load", self.load)
-        monkeypatch.setattr(sources, "open_source", self.open_source)
+        monkeypatch.setattr(opening, "open_split", self.open_split)
 
     def features(self, x):
         self.calls.append(len(x))
@@ -55,8 +55,8 @@ class Bench:
         trained = frozen.FrozenEncoder(self.features, None, "fake", how, None)
         return frozen.Loaded(trained, trained, self.config, 8, self.source, 20)
 
-    def open_source(self, dataset, split, *, data_dir=None, channels=None):
-        self.opened.append((dataset, split, data_dir, channels))
+    def open_split(self, data, split, *, name=None, data_dir=None):
+        self.opened.append((name or data.dataset, split, data_dir or data.data_dir, data.channels))
         return self.found
 
 
@@ -100,7 +100,7 @@ def test_other_images_are_those_asked_for(bench, tmp_path):
 
 def test_digits_have_the_names_of_their_classes(tmp_path):
     """A TFDS data set knows its labels and their names; its records have none."""
-    known = export.described(sources.open_source("digits", "test[:3]", data_dir=str(tmp_path)))
+    known = export.described(opening.open_split(Data(data_dir=str(tmp_path)), "test[:3]"))
     assert set(known) == {"names", "ids", "labels", "class_names"}
     assert known["class_names"].tolist() == [str(i) for i in range(10)] and known["names"][2] == "test[:3]/2"
 
@@ -166,7 +166,7 @@ def test_a_failure_half_way_leaves_the_file_before(bench, tmp_path):
     """An image that cannot be read: the old features stay, and no part of the new ones."""
     (tmp_path / "a.npz").write_bytes(b"old")
     bench.found.images = [*images()[:-1], np.zeros((6, 6, 2), np.uint8)]
-    with pytest.raises(ConfigError, match="record 10 has 2 channels"):
+    with pytest.raises(ConfigError, match="record 10 (\(cats\/10.png\)) has 2 channels"):
         export.export("run", tmp_path / "a.npz", batch_size=4)
     assert (tmp_path / "a.npz").read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1
     assert bench.calls == [4, 4]

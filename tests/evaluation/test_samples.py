@@ -46,7 +46,7 @@ def encoder(calls):
         mean = x.mean((1, 2)).astype(np.float32)
         return {"backbone": np.concatenate([mean, mean**2], 1), "head": mean}
 
-    return FrozenEncoder(features, None, "means", (8, 8, 2))
+    return FrozenEncoder(features, None, "means", tiny.preprocessing(8, 2), None)
 
 
 def test_images_are_encoded_in_equal_calls_and_spread_over_the_source():
