@@ -166,7 +166,7 @@ def test_a_failure_half_way_leaves_the_file_before(bench, tmp_path):
     """An image that cannot be read: the old features stay, and no part of the new ones."""
     (tmp_path / "a.npz").write_bytes(b"old")
     bench.found.images = [*images()[:-1], np.zeros((6, 6, 2), np.uint8)]
-    with pytest.raises(ConfigError, match="record 10 (\(cats\/10.png\)) has 2 channels"):
+    with pytest.raises(ConfigError, match=r"record 10 \(cats/10.png\) has 2 channels"):
         export.export("run", tmp_path / "a.npz", batch_size=4)
     assert (tmp_path / "a.npz").read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1
     assert bench.calls == [4, 4]
