@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import bn_leak
+from benchmarks import bn_leak, verdicts
 from moco_jax import config, pages, parallel, pretrain
 
 
@@ -83,3 +83,28 @@ def test_bn_leak_draws_what_was_measured(tmp_path):
     stored = Path(__file__).parents[1] / "benchmarks" / "results" / "bn_leak.json"
     bn_leak.draw(json.loads(stored.read_text())["runs"], str(tmp_path / "picture.png"))
     assert (tmp_path / "picture.png").stat().st_size > 10_000
+
+
+def test_verdicts_says_whether_each_run_became_what_it_was_meant_to(tmp_path, monkeypatch):
+    """One of two runs is healthy where it was meant to collapse: status 1; settings, results and logs as they are."""
+    logs, seen = Path(__file__).parent / "reports" / "logs", {}
+
+    def train(c, workdir):
+        seen[workdir.name] = c
+        about, *lines = (logs / "small.jsonl").read_text().splitlines()  # healthy, whatever was asked for
+        workdir.mkdir(parents=True)
+        (workdir / "config.json").write_text(about)
+        (workdir / "log.jsonl").write_text("\n".join([*lines, '{"event": "verdict", "step": 180}', ""]))
+
+    monkeypatch.setattr(pretrain, "train", train)
+    named = ["--seeds=3", "--cases=small,no-momentum", f"--workdir={tmp_path}/runs", f"--output={tmp_path}/out.json"]
+    monkeypatch.setattr(sys, "argv", ["verdicts", *named, f"--logs={tmp_path}/logs", "--config.train.epochs=7"])
+    assert verdicts.main() == 1
+    assert {n: (c.seed, c.moco.momentum, c.train.epochs) for n, c in seen.items()} == {
+        "small-3": (3, 0.99, 7),
+        "no-momentum-3": (3, 0.0, 7),
+    }
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert [result[n]["3"]["right"] for n in ("small", "no-momentum")] == [True, False]
+    assert result["small"]["3"]["knn"] == [0.8567, 0.94]
+    assert (tmp_path / "logs" / "small.jsonl").read_text() == (logs / "small.jsonl").read_text()

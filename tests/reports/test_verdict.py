@@ -84,6 +84,9 @@ def test_a_run_is_not_judged_before_a_tenth_of_it(tmp_path):
     """The first loss is near 0 and rank high, whatever comes; a tenth is where it begins."""
     early = verdict.of(stored("no-momentum", tmp_path / "run", lines=2))
     assert early.kind == verdict.EARLY and "of 180 steps are logged, judged is from 18 on" in early.cause
+    run = altered(tmp_path, uniformity=0.0)
+    kinds = [verdict.of(run._replace(step=step)).kind for step in (17, 18)]
+    assert kinds == [verdict.EARLY, verdict.COLLAPSED]
 
 
 def test_a_loss_at_chance_is_no_verdict_before_half_of_the_run(tmp_path):
