@@ -8,7 +8,7 @@ from moco_jax import checks, parallel, views
 from moco_jax.config import Config, ConfigError
 from moco_jax.core import schedules
 from moco_jax.core.optimizers import sgd
-from moco_jax.data import loader, opening, order, sources
+from moco_jax.data import loader, opening, order, sources, tfds
 from moco_jax.evaluation import encoder as frozen
 from moco_jax.mechanisms import MECHANISMS
 from moco_jax.models import encoder as encoders
@@ -50,21 +50,10 @@ def assemble(
     if images is None:
         images = opening.open_split(config.data, config.data.split)
     facts = sources.facts(images, config.data)
-    if facts.shape is None and config.data.path == "resident":
-        raise ConfigError(
-            f"the images of {images.name} differ in size, so they cannot be resident: data.path='streamed'"
-        )
     objects = _labels(encoder, source, recipe, pairs)
-    rule, pair_warnings = (pairs, []) if pairs is not None else _pair_rule(config, images)
-    config = checks.resolve(config, facts.records)
-    warnings = checks.check(config, records=facts.records, devices=parallel.device_count(), name=images.name)
-    if source is not None or config.data.dataset is None:  # the size of a data set is known to whoever names it
-        warnings += sources.enlarged(facts, config.views.size)
-    warnings += pair_warnings
-    if recipe is None:
-        recipe = views.recipes.get(config.views.recipe, facts.channels)
-    if len(recipe) != 2 or not all(isinstance(view, views.recipes.ViewRecipe) for view in recipe):
-        raise ConfigError(f"a recipe is two ViewRecipe, one for each view that is compared, not {recipe!r}")
+    rule, warnings = (pairs, []) if pairs is not None else _pair_rule(config, images)
+    config, more = _resolved(config, images, facts)
+    recipe = _recipe(recipe, config, facts)
     dtype = parallel.compute_dtype(config.model.dtype)
     size = config.views.size
     if encoder is None:
@@ -101,10 +90,31 @@ def assemble(
         images,
         values,
         steps_per_epoch,
-        warnings,
+        more + warnings,
         objects,
         records,
     )
+
+
+def _resolved(config: Config, images: sources.Source, facts: sources.Facts) -> tuple[Config, list[str]]:
+    """The config with every None a number, and warnings; ConfigError where numbers, images and hardware do not fit."""
+    if facts.shape is None and config.data.path == "resident":
+        raise ConfigError(
+            f"the images of {images.name} differ in size, so they cannot be resident: data.path='streamed'"
+        )
+    config = checks.resolve(config, facts.records)
+    warnings = checks.check(config, records=facts.records, devices=parallel.device_count(), name=images.name)
+    if not isinstance(images, tfds.TfdsSource):  # the size of a data set is known to whoever names it
+        warnings += sources.enlarged(facts, config.views.size)
+    return config, warnings
+
+
+def _recipe(given: Any, config: Config, facts: sources.Facts) -> Any:
+    """The recipe that is given, or the config's; ConfigError for one that is not two views."""
+    recipe = views.recipes.get(config.views.recipe, facts.channels) if given is None else given
+    if len(recipe) != 2 or not all(isinstance(view, views.recipes.ViewRecipe) for view in recipe):
+        raise ConfigError(f"a recipe is two ViewRecipe, one for each view that is compared, not {recipe!r}")
+    return recipe
 
 
 def _fingerprint(images: sources.Source, facts: sources.Facts, config: Config, pairs: Any) -> str | None:
