@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from moco_jax import config as schema
-from moco_jax.config import Config, ConfigError
+from moco_jax.config import ConfigError
 from moco_jax.data import opening, sources
 from moco_jax.data.sources import Source
 from moco_jax.evaluation import encoder as frozen
@@ -33,8 +33,9 @@ def export(
 ) -> dict[str, np.ndarray]:
     """Encode the images that a run was trained on, or `images`, into `output` (.npz or .parquet); returns the arrays.
 
-    `images` is what `data` of a config may name, as text. Raises ConfigError for an output that may not or cannot be
-    written, a feature that there is not, a run without a checkpoint, and images of another kind than the encoder's.
+    `images` is a path to a folder, a .csv or an .npy file, or a TFDS data set; its split is `train` where none is
+    named. Raises ConfigError for an output that may not or cannot be written, a feature that there is not, a run
+    without a checkpoint, and images of another kind than the encoder's.
     """
     run, output = Path(run), Path(output)
     if feature not in FEATURES:
@@ -43,7 +44,9 @@ def export(
     loaded = frozen.load(run)
     if loaded.source and images is None:
         raise ConfigError(f"{run} was trained on a source of your own, {loaded.source!r}: say which images to encode")
-    source = open_images(loaded.config, images, split, data_dir)
+    data = loaded.config.data
+    split = split or (data.split if images is None else "train")
+    source = opening.open_split(data, split, name=images, data_dir=data_dir)
     loaded.trained.preprocessing.check(sources.read(source, 0), f"{source.name}: record 0")
     with _whole(output, run) as file, tqdm(total=len(source), unit="image", disable=None) as bar:  # None: no terminal
         found = extract(
@@ -51,26 +54,19 @@ def export(
             source,
             resize=loaded.trained.preprocessing.resize,
             batch_size=min(batch_size, len(source)),
-            workers=loaded.config.data.workers,
+            workers=data.workers,
             done=bar.update,
         )
-        arrays = {"features": found[feature].astype(np.float32), **described(source)}
+        arrays = {"features": found[feature].astype(np.float32), **described(source, split)}
         writer(file, arrays)
     return arrays
 
 
-def open_images(config: Config, images: str | None, split: str | None, data_dir: str | None) -> Source:
-    """A split of `images` as text, or of what the config names."""
-    split = split or (config.data.split if images is None else "train")
-    return opening.open_split(config.data, split, name=images, data_dir=data_dir)
-
-
-def described(source: Source) -> dict[str, np.ndarray]:
+def described(source: Source, split: str) -> dict[str, np.ndarray]:
     """What is known of each record: names (N,) and ids (N,); where there are any, labels, class_names and groups."""
     count = len(source)
-    place = source.name.rsplit("/", 1)[-1]
     known: dict[str, Any] = {
-        "names": sources.names_of(source) or [f"{place}/{i}" for i in range(count)],
+        "names": sources.names_of(source) or [f"{split}/{i}" for i in range(count)],
         "ids": np.arange(count),
         "labels": source.labels(),
         "groups": sources.groups_of(source),

@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from moco_jax.config import Config, ConfigError, Data, Views
 from moco_jax.data import opening
@@ -98,9 +99,23 @@ def test_other_images_are_those_asked_for(bench, tmp_path):
     assert bench.opened == [("set", "train", "there", 1), ("mine", "test", "here", 1)]
 
 
+def test_a_folder_of_classes_is_named_by_its_files(bench, tmp_path, monkeypatch):
+    """The run was trained on something else: paths below the folder, labels by the names of its class folders."""
+    for i in range(5):
+        file = tmp_path / "pets" / ("cat" if i % 2 else "ant") / f"{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(images()[i, :, :, 0]).save(file)
+    monkeypatch.undo()
+    monkeypatch.setattr(frozen, "load", bench.load)
+    arrays = export.export("run", tmp_path / "a.npz", images=str(tmp_path / "pets"))
+    assert arrays["names"].tolist() == ["ant/0.png", "ant/2.png", "ant/4.png", "cat/1.png", "cat/3.png"]
+    np.testing.assert_array_equal(arrays["features"][:, 0], [0, 2, 4, 1, 3])
+    assert arrays["labels"].tolist() == [0, 0, 0, 1, 1] and arrays["class_names"].tolist() == ["ant", "cat"]
+
+
 def test_digits_have_the_names_of_their_classes(tmp_path):
     """A TFDS data set knows its labels and their names; its records have none."""
-    known = export.described(opening.open_split(Data(data_dir=str(tmp_path)), "test[:3]"))
+    known = export.described(opening.open_split(Data(data_dir=str(tmp_path)), "test[:3]"), "test[:3]")
     assert set(known) == {"names", "ids", "labels", "class_names"}
     assert known["class_names"].tolist() == [str(i) for i in range(10)] and known["names"][2] == "test[:3]/2"
 
