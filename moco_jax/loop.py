@@ -122,7 +122,7 @@ def _check_finite(step: int, means: dict[str, float]) -> None:
 
 def _evaluate(log: RunLog, step: int, results: Mapping[str, float | str]) -> None:
     log.write({"step": step, **results})
-    numbers = [f"{name} {value:.4f}" for name, value in results.items() if not isinstance(value, str)]
+    numbers = [f"{name} {value:.4g}" for name, value in results.items() if not isinstance(value, str)]
     log.say("  ".join([f"step {step}", *numbers]))
     if "warning" in results:
         log.say(f"warning: {results['warning']}")

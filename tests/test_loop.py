@@ -74,7 +74,7 @@ def test_a_warning_of_an_evaluator_is_logged_and_said_and_its_numbers_too(tmp_pa
     go(tmp_path, cadence(), evaluations=(("alarm", 0, {}), ("alarm", 10, {"leak": 0.25, "warning": "keys leak"})))
     assert lines(tmp_path)[-1] == {"step": 10, "leak": 0.25, "warning": "keys leak"}
     said = capsys.readouterr().out
-    assert "step 10  leak 0.2500\nwarning: keys leak\n" in said
+    assert "step 10  leak 0.25\nwarning: keys leak\n" in said
     go(tmp_path, cadence(), evaluations=(("alarm", 10, {"leak": 0.0}),))
     assert "warning" not in capsys.readouterr().out
 
