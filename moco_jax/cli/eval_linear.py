@@ -8,7 +8,8 @@ from moco_jax.cli import flags
 USAGE = (
     "usage: eval_linear.py (or moco-jax eval-linear) [--config=PAGE] "
     "[--config.KEY=VALUE ...] [--checkpoint=RUN] [--workdir=DIR]\n\n"
-    "Linear accuracy of a pretrained encoder, beside raw pixels and the untrained encoder."
+    "Linear accuracy of a pretrained encoder, beside raw pixels and the untrained encoder.\n\n"
+    "  moco-jax eval-linear --checkpoint=runs/digits --config.labels_per_class=5"
 )
 NAMED = {
     "checkpoint": ("runs/digits", "folder of the run to evaluate"),

@@ -203,10 +203,15 @@ def _help(page: str, named: Mapping[str, tuple[Any, str]], usage: str) -> str:
 
 
 def _help_named(named: Mapping[str, tuple[Any, str]]) -> list[str]:
-    return [
-        f"  {f'--{name}':<25}{text}" if default is False else f"  {f'--{name}=':<25}{text} (default {default})"
-        for name, (default, text) in named.items()
-    ]
+    """A switch takes no value; a text that is not given has no default; numbers as people write them."""
+
+    def line(name: str, default: Any, text: str) -> str:
+        if default is False:
+            return f"  {f'--{name}':<25}{text}"
+        shown = f"{default:g}" if isinstance(default, float) else default
+        return f"  {f'--{name}=':<25}{text}" + (f" (default {shown})" if default is not None else "")
+
+    return [line(name, default, text) for name, (default, text) in named.items()]
 
 
 def _shipped(like: ConfigDict) -> str:

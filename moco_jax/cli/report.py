@@ -13,7 +13,7 @@ USAGE = (
     "usage: moco-jax report RUN [RUN...] [--output=DIR] [--bands=3,2,1] [--map=pca] [--images=500]\n\n"
     "Curves, view pairs, nearest neighbours, a map of features and the verdict of a run, finished or still going, or\n"
     "of several side by side: PNG files and report.html, which holds all of them and opens without a server.\n"
-    "Example: moco-jax report runs/digits"
+    "\n  moco-jax report runs/digits"
 )
 PLACES = {"RUN": "folder of a run; further ones are shown beside it"}
 NAMED = {

@@ -1,5 +1,7 @@
 """Flags: pages by name or path, typed overrides, and one clear line for every slip."""
 
+import re
+
 import pytest
 
 from moco_jax import cli, config
@@ -93,6 +95,16 @@ def test_commands():
     """The one program: help is 0, an unknown command 2, an error of the user's 1 in one line."""
     assert cli.main(["--help"]) == 0 and cli.main([]) == 0
     assert cli.main(["trian"]) == 2
+
+
+@pytest.mark.parametrize("command", list(cli.COMMANDS))
+def test_every_command_shows_an_example_and_no_default_that_is_none(command, capsys):
+    """`--help` of each has a line to copy, and says neither None nor 2.0 where a user writes nothing or 2."""
+    with pytest.raises(SystemExit, match="0"):
+        cli.main([command, "--help"])
+    out = capsys.readouterr().out
+    assert f"\n  moco-jax {command} " in out
+    assert "default None" not in out and not re.search(r"default [0-9]+\.0\)", out)
 
 
 def test_an_error_of_the_users_is_one_line_and_status_one(capsys):
