@@ -116,7 +116,7 @@ class Eval:
     """Weighted kNN inside the loop, on labels that training never sees."""
 
     every_epochs: int = 10  # 0: never
-    data: str | None = None  # labelled data: a TFDS name, or a path to a folder or .csv (None: the training data)
+    data: str | None = None  # labelled data: a TFDS name, or a path to a folder, .csv or .npy (None: as trained on)
     data_dir: str | None = None  # TFDS data directory of `eval.data` (None: as data.data_dir)
     bank_split: str = "train"  # labelled neighbours
     split: str = "test"  # images to classify
@@ -188,7 +188,7 @@ class Config:
 class Probe:
     """A linear probe of a frozen encoder beside raw pixels and the untrained encoder (`eval_linear.py`)."""
 
-    dataset: str | None = None  # labelled data (None: the data set that the encoder was trained on)
+    dataset: str | None = None  # labelled data: a TFDS name, or a path to a folder or .csv (None: as trained on)
     data_dir: str | None = None  # TFDS data directory of `dataset` (None: that of the training data)
     train_split: str = "train"  # labelled images the classifier is fitted to
     test_split: str = "test"  # images it is judged on

@@ -46,11 +46,18 @@ def views(parts: Parts, step: int, options: Options, label: str) -> Picture:
 
 
 def encoded(parts: Parts, encoder: FrozenEncoder, images: int) -> tuple[samples.Encoded, samples.Encoded | None]:
-    """(bank, queries): the config's labelled splits, or training images alone, where it names none."""
+    """(bank, queries): the config's splits for kNN; without it training images, and held-out ones if there are any."""
     config = parts.config
-    if not config.eval.every_epochs or (parts.objects["source"] and config.eval.data is None):
+    if parts.objects["source"] and config.eval.data is None:
         return samples.encode(encoder, config, parts.source, images), None
-    bank, held_out = (open_split(config, split) for split in (config.eval.bank_split, config.eval.split))
+    if config.eval.every_epochs:
+        bank, held_out = (open_split(config, split) for split in (config.eval.bank_split, config.eval.split))
+    else:
+        bank = parts.source
+        try:
+            held_out = open_split(config, config.eval.split)
+        except ConfigError:  # no such split, and nobody asked for one
+            return samples.encode(encoder, config, bank, images), None
     count = min(QUERIES, images)
     return samples.encode(encoder, config, bank, images), samples.encode(encoder, config, held_out, count)
 

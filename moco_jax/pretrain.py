@@ -1,7 +1,7 @@
 """A pretraining run: parts, loop, checkpoints, evaluation, in one folder."""
 
 import contextlib
-import math
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -151,10 +151,15 @@ def _neighbours(parts: Parts, state: Any) -> Picture:
 
 @contextlib.contextmanager
 def _folder(workdir: Path, about: dict[str, Any]) -> Iterator[None]:
-    """The run's folder, held by this run, with config.json; raises ConfigError where it cannot be written."""
+    """The run's folder, held by this run, with config.json; raises ConfigError where it cannot be written.
+
+    A new folder goes again where the run ends in a ConfigError before its first checkpoint, such as an image unlike
+    the others that only turns up in training: what the error asks to change would make it another run.
+    """
     if not parallel.is_first_process():
         yield
         return
+    made = not workdir.exists()
     with contextlib.ExitStack() as held:
         try:
             workdir.mkdir(parents=True, exist_ok=True)
@@ -163,7 +168,12 @@ def _folder(workdir: Path, about: dict[str, Any]) -> Iterator[None]:
         except OSError as error:
             reason = "it is a file" if workdir.is_file() else error.strerror
             raise ConfigError(f"cannot write to {workdir}: {reason}; give another --workdir") from None
-        yield
+        try:
+            yield
+        except ConfigError:
+            if made and not any((workdir / "checkpoints").glob("[0-9]*")):
+                shutil.rmtree(workdir)
+            raise
 
 
 def _cadence(parts: Parts) -> Cadence:
@@ -187,6 +197,9 @@ def check_folder(parts: Parts, workdir: str | Path) -> int:
     """The newest checkpoint's step, 0 for none; raises ConfigError where the folder holds another run than `parts`."""
     if "://" in str(workdir):
         raise ConfigError(f"workdir {workdir} is no folder of this file system; mount the bucket and give its path")
+    folder = parts.config.data.folder
+    if folder and Path(folder).expanduser().resolve() in (Path(workdir).resolve(), *Path(workdir).resolve().parents):
+        raise ConfigError(f"--workdir={workdir} lies in data.folder {folder}: its pictures would be taken for images")
     workdir, stored, step, hint = Path(workdir), None, None, ""
     if (workdir / "checkpoints").is_dir():
         with Store(workdir / "checkpoints", read_only=True) as store:
@@ -220,11 +233,10 @@ def _announce(log: RunLog, parts: Parts, step: int, cadence: Cadence) -> None:
         f"data: {parts.source.name}, {len(parts.source)} images, {parts.steps_per_epoch} steps per epoch, "
         f"{config.train.epochs} epochs = {cadence.total} steps, batch {config.batch_size}"
     )
-    size = config.queue.size if config.queue else None
-    chance = math.log(size + 1) if size else None
+    chance = runs.chance(config)
     if config.queue and config.shuffle:
         log.say(
-            f"queue.size = {config.queue.size} (loss at chance: ln(K+1) = {chance:.2f}; above it at first is normal), "
+            f"queue.size = {config.queue.size} (loss at chance: {chance:.2f}; above it at first is normal), "
             f"bn.group_size = {config.bn.group_size}, shuffle.block = {config.shuffle.block}"
         )
     for warning in parts.warnings:

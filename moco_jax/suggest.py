@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from moco_jax import checks, config, pages
 from moco_jax.config import ConfigError
+from moco_jax.data import files
 from moco_jax.data.survey import Summary
 
 FEWEST = 16  # images that two batch-norm groups of four leave two steps an epoch for
@@ -29,7 +30,7 @@ class Images:
     shorter: int  # median of the shorter sides
     classes: int
     splits: dict[str, int]  # images by split
-    labelled: bool
+    labelled: frozenset[str]  # splits whose images all have labels
     grouped: bool
     workers: int  # cores
 
@@ -76,6 +77,8 @@ def _choose_data(images: Images, choose: Any) -> None:
     choose("data.channels", images.channels, "mixed 8-bit images" if images.channels else "all alike, as stored")
     if summary.kind.dtype != "uint8":
         low, high = summary.low, summary.high
+        if low == high:
+            raise ConfigError(f"every value of the {images.records} images is {low:g}: there is nothing to tell apart")
         choose(
             "data.range", (low, high), f"measured over {images.records} images: look whether it is what 0 and 1 mean"
         )
@@ -124,19 +127,20 @@ def _choose_training(images: Images, choose: Any, page: ConfigDict) -> None:
     choose("moco.momentum", momentum, f"{steps} steps; .999 is for runs of 10,000 and more" if steps < SHORT else "")
     choose("moco.temperature", 0.2, "MoCo v2")
     resolved = checks.default_queue(config.read(page), images.records)
-    if 2 * resolved > images.records:
-        choose("queue.mask_same_image", True, "the queue holds more than half as many keys as there are images")
     choose("queue.size", None, f"resolves to {resolved} with {images.records} images and batch {batch}")
 
 
 def _choose_evaluation(images: Images, size: int, choose: Any) -> None:
-    held_out = next((s for s in ("val", "validation", "valid", "test") if images.splits.get(s)), None)
-    if images.labelled and held_out:
+    held_out = next((s for s in files.HELD_OUT if images.splits.get(s)), None)
+    if held_out and {files.TRAIN, held_out} <= images.labelled:
         choose("eval.split", held_out, f"{images.splits[held_out]} labelled images that training never sees")
         choose("eval.k", min(200, max(images.records // max(images.classes, 1), 1)), "about the images of a class")
         choose("eval.resize", size * 8 // 7, "as 256 for 224")
     else:
-        choose("eval.every_epochs", 0, "no labels" if not images.labelled else "no split val or test to judge on")
+        why = f"no labels in {held_out or files.TRAIN}" if held_out or not images.labelled else "no split val or test"
+        choose("eval.every_epochs", 0, why)
+        if held_out:
+            choose("eval.split", held_out, "images that training never sees, for the neighbours in a report")
 
 
 def plan(images: Images, page: ConfigDict) -> Iterator[str]:
@@ -144,8 +148,9 @@ def plan(images: Images, page: ConfigDict) -> Iterator[str]:
     resolved = checks.resolve(config.read(page), images.records)
     steps, keys = images.records // resolved.batch_size, resolved.queue.size if resolved.queue else 0
     yield (
-        f"{images.records} images in batches of {resolved.batch_size}: {steps} steps per epoch, "
-        f"{resolved.train.epochs} epochs = {steps * resolved.train.epochs} steps"
+        f"{images.records} images in batches of {resolved.batch_size}: {steps} steps per epoch (of "
+        f"{steps * resolved.batch_size} images, others in each), {resolved.train.epochs} epochs = "
+        f"{steps * resolved.train.epochs} steps"
     )
     yield (
         f"queue.size {keys}: the largest power of two up to a quarter of the images (at most 65,536), and at least the "

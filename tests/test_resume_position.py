@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from moco_jax import parallel, pretrain
-from moco_jax.config import Data, Eval, Views
+from moco_jax.config import ConfigError, Data, Eval, Views
 from moco_jax.data import order
 from moco_jax.data.sources import ArraySource
 from tests import tiny
@@ -30,12 +30,14 @@ def ids(step):
 @pytest.fixture
 def calls(monkeypatch):
     """What the loop was handed in each call; the fake one saves twice, then stops. "saves" says at which steps."""
-    heard = {"saves": (), "loops": []}
+    heard = {"saves": (), "loops": [], "error": None}
 
     def loop(step_fn, state, batches, data, *, first_step, cadence, log, evaluations, save):
         heard["loops"].append((first_step, int(parallel.host(state.step)), cadence.total, batches))
         for step in heard["saves"]:
             save(step, state.replace(step=parallel.born(lambda n=step: jnp.asarray(n, jnp.int32))))
+        if heard["error"] is not None:
+            raise heard["error"]
 
     monkeypatch.setattr(pretrain, "run", loop)
     return heard
@@ -65,3 +67,23 @@ def test_a_complete_run_enters_no_loop(calls, tmp_path):
     go(tmp_path)
     go(tmp_path)
     assert len(calls["loops"]) == 1
+
+
+def test_an_error_of_the_users_leaves_a_folder_only_where_it_holds_a_checkpoint(calls, tmp_path):
+    """Before the first one a new folder goes again; what was saved, what was there, and a crash's traces all stay."""
+    calls["error"] = ConfigError("record 70 has 1 channel")
+    with pytest.raises(ConfigError, match="record 70"):
+        go(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "there").mkdir()
+    with pytest.raises(ConfigError, match="record 70"):
+        go(tmp_path / "there")
+    assert (tmp_path / "there/config.json").is_file()
+    calls["saves"] = (4,)
+    with pytest.raises(ConfigError, match="record 70"):
+        go(tmp_path / "saved")
+    assert (tmp_path / "saved/checkpoints/4").is_dir()
+    calls["saves"], calls["error"] = (), RuntimeError("out of memory")
+    with pytest.raises(RuntimeError, match="out of memory"):
+        go(tmp_path / "crashed")
+    assert (tmp_path / "crashed/log.jsonl").is_file()

@@ -17,7 +17,7 @@ PHOTOS = suggest.Images(
     shorter=375,
     classes=0,
     splits={"train": 5000},
-    labelled=False,
+    labelled=frozenset(),
     grouped=False,
     workers=4,
 )
@@ -41,6 +41,8 @@ def test_too_few_images_are_refused():
     """Below two batches of two groups there is nothing to contrast."""
     with pytest.raises(ConfigError, match="15 images are too few"):
         suggested(records=15)
+    with pytest.raises(ConfigError, match="every value of the 5000 images is 500"):
+        suggested(summary=Summary(Kind(1, "uint16"), 500.0, 500.0, (500.0,), (0.0,)))
 
 
 def test_values_follow_the_images():
@@ -58,6 +60,8 @@ def test_values_follow_the_images():
     c = suggested(summary=scan, shape=(60, 60), shorter=60)
     assert c.data.range == (100.0, 4100.0) and c.data.mean == (0.25,) and c.data.std == (0.1,)
     assert (c.data.path, c.views.size, c.model.stem) == ("resident", 56, "cifar")
+    assert suggested(records=12_000).moco.momentum == 0.99  # 9,200 steps
+    assert suggested(records=20_000).moco.momentum == 0.999  # 15,600
     bands = Summary(Kind(13, "uint16"), 0.0, 10000.0, (1.0,) * 13, (1.0,) * 13)
     assert suggested(summary=bands).views.recipe == "bands"
     assert suggested(summary=bands, shape=(10_000, 10_000)).data.path == "streamed"  # 13 TB
@@ -66,9 +70,12 @@ def test_values_follow_the_images():
 def test_monitoring_needs_labels_and_a_split_to_judge_on():
     """kNN only where both are there; otherwise it is off, so that the page runs."""
     assert suggested().eval.every_epochs == 0
-    assert suggested(labelled=True, classes=10).eval.every_epochs == 0
-    assert suggested(splits={"train": 5000, "val": 100}).eval.every_epochs == 0
-    c = suggested(labelled=True, classes=10, splits={"train": 5000, "val": 100})
+    both = {"train": 5000, "val": 100}
+    assert suggested(labelled={"train"}, classes=10).eval.every_epochs == 0
+    for labelled in (set(), {"train"}, {"val"}):
+        c = suggested(labelled=labelled, classes=10, splits=both)
+        assert (c.eval.every_epochs, c.eval.split) == (0, "val")  # for the neighbours in a report
+    c = suggested(labelled={"train", "val"}, classes=10, splits=both)
     assert (c.eval.every_epochs > 0, c.eval.split, c.eval.resize) == (True, "val", 256)
 
 
@@ -88,6 +95,7 @@ def test_a_plan_is_what_the_run_resolves():
     images = dataclasses.replace(PHOTOS, shape=(32, 32), records=1000)
     page, _ = suggest.suggest(images)
     lines = "\n".join(suggest.plan(images, page))
-    assert "1000 images in batches of 256: 3 steps per epoch, 200 epochs = 600 steps" in lines
+    said = "1000 images in batches of 256: 3 steps per epoch (of 768 images, others in each), 200 epochs = 600 steps"
+    assert said in lines
     assert "queue.size 256" in lines
     assert f"{1000 * 32 * 32 * 3 / 2**20:,.1f} MiB" in lines

@@ -45,7 +45,8 @@ def _inspect(argv: Sequence[str]) -> int:
     from moco_jax import suggest
 
     listing, found = look(path, int(named["workers"]))
-    print("\n".join(describe(path, listing, found)))
+    for line in describe(path, listing, found):
+        print(line)
     images, good = images_of(path, listing, found)
     page, why = suggest.suggest(images)
     print("\n".join(["training would be:", *(f"  {line}" for line in suggest.plan(images, page))]))
@@ -67,10 +68,10 @@ def look(path: str, workers: int) -> "tuple[Listing, Survey]":
 
     from moco_jax.data import files, survey
 
-    if path.endswith(".npy"):
+    if _kind(path) == "array":
         listing, look_at = survey.array(path)
     else:
-        listing = files.list_manifest(path) if path.endswith(".csv") else files.list_folder(path)
+        listing = files.list_manifest(path) if _kind(path) == "manifest" else files.list_folder(path)
 
         def look_at(index: int) -> survey.Look:
             return survey.look_at_file(listing.root / listing.paths[index], listing.paths[index])
@@ -81,7 +82,7 @@ def look(path: str, workers: int) -> "tuple[Listing, Survey]":
         raise ConfigError(
             f"none of the {len(found.bad)} images of {path} can be read; the first: {found.bad[0].problem}"
         )
-    if found.bad and path.endswith(".npy"):
+    if found.bad and _kind(path) == "array":
         raise ConfigError(f"{len(found.bad)} images of {path} cannot be trained on; the first: {found.bad[0].problem}")
     return listing, found
 
@@ -96,20 +97,15 @@ def describe(path: str, listing: "Listing", found: "Survey") -> Iterator[str]:
     yield from _counted("splits", splits)
     for what, ids, names in (
         ("classes", listing.labels, listing.class_names),
-        ("groups", listing.groups, listing.group_names),
+        ("groups", listing.groups, listing.group_names if _grouped(listing) else []),
     ):
+        if not names:
+            ids = None
         counts = Counter() if ids is None else Counter(names[i] for i in ids.tolist() if i >= 0)
         yield from _counted(what, counts)
     yield from _counted("formats", Counter(look.format for look in found.good))
     yield from _counted("sizes", Counter(dict(survey.sizes(found))))
     yield from _counted("stored as", found.kinds)
-    channels = found.channels()
-    whole = survey.summary(found, channels)
-    yield f"{'values':<12}{whole.low:g} to {whole.high:g}" + (
-        f", as data.channels={channels} converts" if channels else ""
-    )
-    for name, values in (("mean", whole.mean), ("std", whole.std)):
-        yield f"{name:<12}{'  '.join(f'{v:.5g}' for v in values)}  (per channel, each image counting alike)"
     if found.bad:
         yield f"unreadable  {len(found.bad)} images:"
         yield from _some([look.problem for look in found.bad])
@@ -117,6 +113,13 @@ def describe(path: str, listing: "Listing", found: "Survey") -> Iterator[str]:
     if twice:
         yield f"duplicates  {len(twice)} pictures are there more than once:"
         yield from _some([" = ".join(names) for names in twice])
+    channels = found.channels()
+    whole = survey.summary(found, channels)
+    yield f"{'values':<12}{whole.low:g} to {whole.high:g}" + (
+        f", as data.channels={channels} converts" if channels else ""
+    )
+    for name, values in (("mean", whole.mean), ("std", whole.std)):
+        yield f"{name:<12}{'  '.join(f'{v:.5g}' for v in values)}  (per channel, each image counting alike)"
 
 
 def _counted(what: str, counts: "Counter[str]") -> Iterator[str]:
@@ -152,9 +155,8 @@ def images_of(path: str, listing: "Listing", found: "Survey") -> tuple[Any, list
         )
     channels = found.channels()
     sizes = {one.size for one in train.looks}
-    kind = {".csv": "manifest", ".npy": "array"}.get(Path(path).suffix, "folder")
     images = suggest.Images(
-        place={kind: str(Path(path).expanduser().resolve())},
+        place={_kind(path): str(Path(path).expanduser().resolve())},
         records=len(train.looks),
         summary=survey.summary(train, channels),
         channels=channels,
@@ -162,21 +164,40 @@ def images_of(path: str, listing: "Listing", found: "Survey") -> tuple[Any, list
         shorter=sorted(min(one.size) for one in train.looks)[len(train.looks) // 2],
         classes=len(listing.class_names),
         splits=Counter(listing.splits[i] for i in good),
-        labelled=listing.labels is not None,
-        grouped=listing.groups is not None,
+        labelled=frozenset(s for s in set(listing.splits) if _all_labelled(listing, s)),
+        grouped=_grouped(listing),
         workers=os.cpu_count() or 1,
     )
     return images, good if found.bad else None
+
+
+def _all_labelled(listing: "Listing", split: str) -> bool:
+    return listing.labels is not None and all(
+        label >= 0 for label, s in zip(listing.labels.tolist(), listing.splits, strict=True) if s == split
+    )
+
+
+def _grouped(listing: "Listing") -> bool:
+    """Whether groups say more than classes: a class folder is the group of its images too."""
+    return listing.groups is not None and set(listing.group_names) != set(listing.class_names)
+
+
+def _kind(path: str) -> str:
+    """The key of data that takes such a path."""
+    return {".csv": "manifest", ".npy": "array"}.get(Path(path).suffix.lower(), "folder")
 
 
 def _check_page(page: Path) -> None:
     """Raises ConfigError for a page that cannot be written, before an hour of reading."""
     if page.suffix != ".py":
         raise ConfigError(f"--write={page}: a config page is a Python file, such as {page.with_suffix('.py')}")
-    if page.exists():
-        raise ConfigError(f"--write={page}: the file is there already; delete it, or give another name")
+    for file in (page, page.with_suffix(".csv")):  # a manifest is written where some images cannot be read
+        if file.exists():
+            raise ConfigError(f"--write={page}: {file} is there already; delete it, or give another name")
     if not page.resolve().parent.is_dir():
         raise ConfigError(f"--write={page}: there is no folder {page.parent}")
+    if not os.access(page.resolve().parent, os.W_OK):
+        raise ConfigError(f"--write={page}: {page.resolve().parent} may not be written to; give another folder")
 
 
 def _write_manifest(file: Path, listing: "Listing", good: list[int]) -> str:
@@ -184,7 +205,8 @@ def _write_manifest(file: Path, listing: "Listing", good: list[int]) -> str:
     import csv
     import io
 
-    columns: dict[str, list[str]] = {"path": [str((listing.root / listing.paths[i]).resolve()) for i in good]}
+    folder = file.resolve().parent
+    columns = {"path": [os.path.relpath((listing.root / listing.paths[i]).resolve(), folder) for i in good]}
     for name, ids, names in (
         ("label", listing.labels, listing.class_names),
         ("group", listing.groups, listing.group_names),

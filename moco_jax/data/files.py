@@ -14,7 +14,7 @@ from moco_jax.config import ConfigError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".npy", ".bmp", ".pgm", ".ppm")  # of images, any case
 TRAIN = "train"
-HELD_OUT = ("val", "validation", "test")  # beside a folder `train`, these make the folders splits
+HELD_OUT = ("val", "valid", "validation", "test")  # beside a folder `train`, these make the folders splits
 COLUMNS = ("path", "label", "group", "split")
 
 
@@ -34,12 +34,12 @@ class Listing(NamedTuple):
 def list_folder(folder: str | os.PathLike[str]) -> Listing:
     """The images of a folder.
 
-    Where it holds `train` beside `val`, `validation` or `test` (or `train` alone), its folders are splits; else it is
-    the split `train`. Folders in a split are classes, numbered by the sorted names in the training split (by value
-    where all are whole numbers; otherwise as torchvision's ImageFolder does); the folder that holds an image is its
-    group (the same, or one further down). Images that lie in a split itself have neither label nor group. Hidden files
-    and files without a suffix of images are left out and counted. Raises ConfigError for no folder, no images, images
-    beside folders of images, and a class that the training split lacks.
+    Where it holds `train` beside `val`, `valid`, `validation` or `test` (or `train` alone), its folders are splits;
+    else it is the split `train`. Folders in a split are classes, numbered by the sorted names in the training split
+    (by value where all are whole numbers; otherwise as torchvision's ImageFolder does); the folder that holds an
+    image is its group (the same, or one further down). Images that lie in a split itself have neither label nor
+    group. Hidden files and files without a suffix of images are left out and counted. Raises ConfigError for no
+    folder, no images, images beside folders of images, and a class that the training split lacks.
     """
     root = Path(folder).expanduser()
     if not root.is_dir():

@@ -62,7 +62,11 @@ class FileSource:
 
     def _decoded(self, index: int) -> np.ndarray:
         where = f"{self.name}: {self.paths[index]}"
-        return pixels.read_file(self.root / self.paths[index], channels=self.channels, where=where)
+        try:
+            return pixels.read_file(self.root / self.paths[index], channels=self.channels, where=where)
+        except pixels.Unreadable as error:
+            hint = "moco-jax inspect PATH --write=PAGE.py finds all such files and writes a page without them"
+            raise ConfigError(f"{error}; {hint}") from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,7 +202,10 @@ def _origin(data: Data) -> tuple[str, str]:
     """Which of the four keys is set, and to what; ConfigError for none and for several."""
     given = {kind: value for kind in KINDS if (value := getattr(data, kind)) is not None}
     if len(given) == 1:
-        return next(iter(given.items()))
+        kind, value = next(iter(given.items()))
+        if kind != "dataset" and not os.path.exists(os.path.expanduser(value)):
+            raise ConfigError(f"data.{kind}={value!r} is not there (from {os.getcwd()})")
+        return kind, value
     if not given:
         raise ConfigError(f"no images are named: set one of {', '.join(f'data.{kind}' for kind in KINDS)}")
     named = " and ".join(f"data.{kind}={value!r}" for kind, value in given.items())

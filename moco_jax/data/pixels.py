@@ -19,8 +19,13 @@ MAGIC = {
     b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG", b"\x93NUMPY": "npy",
     b"II*\0": "TIFF", b"MM\0*": "TIFF", b"II+\0": "TIFF", b"MM\0+": "TIFF",  # the last two: BigTIFF
 }  # fmt: skip
+COLOUR_SPACES = ("YCBCR", "CIELAB", "ICCLAB", "ITULAB")  # of TIFFs, whose numbers are no red, green and blue
 PNG_CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}  # by the colour type of a 16-bit PNG
 TIFF_EXTRA = 'pip install "moco_jax[tiff]"'
+
+
+class Unreadable(ConfigError):
+    """A file that is damaged, empty, or no image."""
 
 
 def format_of(encoded: bytes) -> str:
@@ -31,7 +36,8 @@ def format_of(encoded: bytes) -> str:
 
 
 def read_file(path: str | os.PathLike[str], *, channels: int | None = None, where: str | None = None) -> np.ndarray:
-    """The image in a file, (H, W, C), as `decode` has it; every failure is a ConfigError that names `where`.
+    """The image in a file, (H, W, C), as `decode` has it; every failure is a ConfigError that names `where`:
+    Unreadable for a file that is damaged or no image.
 
     `where` is what messages call the file (None: its path).
     """
@@ -42,11 +48,11 @@ def read_file(path: str | os.PathLike[str], *, channels: int | None = None, wher
     except ConfigError:
         raise
     except UnidentifiedImageError:
-        raise ConfigError(f"{where} is no image that can be read (JPEG, PNG, WebP, TIFF, npy)") from None
+        raise Unreadable(f"{where} is no image that can be read (JPEG, PNG, WebP, TIFF, npy)") from None
     except OSError as error:
-        raise ConfigError(f"{where} cannot be read: {error.strerror or error}") from error
+        raise Unreadable(f"{where} cannot be read: {error.strerror or error}") from error
     except Exception as error:  # a damaged file can raise anything in a decoder
-        raise ConfigError(f"{where} cannot be read: {type(error).__name__}: {error}") from error
+        raise Unreadable(f"{where} cannot be read: {type(error).__name__}: {error}") from error
 
 
 def decode(encoded: bytes, where: str, *, channels: int | None = None) -> np.ndarray:
@@ -124,7 +130,7 @@ def _npy(encoded: bytes, where: str) -> np.ndarray:
 def _tiff(encoded: bytes, where: str, channels: int | None) -> np.ndarray:
     """One image by tifffile, whatever its channels, planes and bits; by Pillow where 8 bits are to be converted.
 
-    Values are as stored: where white is 0 (photometric MinIsWhite), it stays 0.
+    Without a conversion values are as stored: where white is 0 (photometric MinIsWhite), it stays 0.
     """
     try:
         import tifffile
@@ -132,10 +138,14 @@ def _tiff(encoded: bytes, where: str, channels: int | None) -> np.ndarray:
         raise ConfigError(f"{where} is a TIFF, which needs tifffile: {TIFF_EXTRA}") from None
     with tifffile.TiffFile(io.BytesIO(encoded)) as file:
         page = file.pages.first
-        palette = page.photometric == tifffile.PHOTOMETRIC.PALETTE
-        count = page.samplesperpixel
-        convertible = page.dtype == np.uint8 and count <= 4 and channels not in (None, count)
-        if page.dtype == np.bool_ or palette or convertible:
+        kind, count = tifffile.PHOTOMETRIC(page.photometric).name, page.samplesperpixel
+        if channels is None and kind in COLOUR_SPACES:
+            raise ConfigError(f"{where} is a TIFF of {kind} colours; set data.channels=3 to have them as RGB")
+        plain = kind == "RGB" if channels == 3 else kind == "MINISBLACK"
+        convertible = (
+            page.dtype == np.uint8 and count <= 4 and channels is not None and (count != channels or not plain)
+        )
+        if page.dtype == np.bool_ or kind == "PALETTE" or convertible:
             return _pillow(encoded, where, channels)
         image, axes = _one_image(file, where)
     if axes in ("SYX", "CYX"):  # band after band

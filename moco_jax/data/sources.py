@@ -9,6 +9,7 @@ from moco_jax import config
 from moco_jax.config import ConfigError
 from moco_jax.data.pixels import DTYPES
 
+INSIDE = 0.01  # share of the values that must lie within data.range: fewer are a mistake, whatever the background
 SAMPLE = 64  # images that `facts` looks at
 
 
@@ -16,7 +17,8 @@ SAMPLE = 64  # images that `facts` looks at
 class Source(Protocol):
     """Images by number: what `opening.open_split` returns, and all that a user's own object has to offer.
 
-    It may also have `names() -> list of str`, `groups() -> (len,) integers` and `class_names`, a list of str or None.
+    It may also have `names() -> list of str`, `groups() -> (len,) integers`, `class_names` and
+    `group_names`, lists of str or None.
     """
 
     @property
@@ -133,6 +135,11 @@ def class_names_of(source: Source) -> list[str] | None:
     return getattr(source, "class_names", None)
 
 
+def group_names_of(source: Source) -> list[str] | None:
+    """The name of every group, by its number; None where a source does not know them."""
+    return getattr(source, "group_names", None)
+
+
 def fingerprint(source: Source, *, pairs: bool) -> str | None:
     """SHA-256 of what decides which record has which number: names and, with `pairs`, groups and labels.
 
@@ -164,6 +171,9 @@ def facts(source: Source, data: config.Data) -> Facts:
     chosen = np.unique(np.linspace(0, len(source) - 1, min(SAMPLE, len(source))).astype(int)).tolist()
     first = read(source, 0)
     sample = [read(source, i, like=first) for i in chosen]
+    strange = next((i for i, image in zip(chosen, sample, strict=True) if not np.isfinite(image).all()), None)
+    if strange is not None:
+        raise ConfigError(f"{source.name}: {record(source, strange)} holds values that are not finite")
     sizes = {image.shape[:2] for image in sample}
     channels = first.shape[2]
     if data.channels not in (None, channels):
@@ -215,9 +225,10 @@ def _range(data: config.Data, sample: list[np.ndarray]) -> tuple[float, float]:
         )
     if not data.range[0] < data.range[1]:
         raise ConfigError(f"data.range must rise, not {data.range}")
-    if high <= data.range[0] or low >= data.range[1]:
+    inside = np.mean([((image >= data.range[0]) & (image <= data.range[1])).mean() for image in sample])
+    if inside < INSIDE or high <= data.range[0] or low >= data.range[1]:
         raise ConfigError(
-            f"data.range {data.range} lies on one side of every value: {measured}; set it to what they span"
+            f"data.range {data.range} clips everything but {inside:.1%} of the values: {measured}; give their span"
         )
     return data.range
 

@@ -123,7 +123,9 @@ def _builder(dataset: str, folder: str) -> Any:
         if known:
             raise ConfigError(f"data set {dataset!r} is not prepared in {folder}; prepare it once: {how}") from error
         unknown = config.unknown("data set", dataset, found(folder))
-        raise ConfigError(f"{unknown}, looked for in {folder}; to prepare another: {how}") from error
+        raise ConfigError(
+            f"{unknown}, looked for in {folder} (and no folder of that name is here); to prepare another: {how}"
+        ) from error
 
 
 def found(folder: str) -> set[str]:

@@ -16,6 +16,7 @@ from moco_jax.data.sources import Source
 from moco_jax.evaluation import encoder as frozen
 from moco_jax.evaluation.features import extract
 
+TABLES = ("class_names", "group_names")  # by number, not by image
 FEATURES = ("backbone", "head")  # pooled, and what the loss compares
 
 Writer = Callable[[BinaryIO, dict[str, np.ndarray]], None]
@@ -52,7 +53,6 @@ def export(
         found = extract(
             loaded.trained,
             source,
-            resize=loaded.trained.preprocessing.resize,
             batch_size=min(batch_size, len(source)),
             workers=data.workers,
             done=bar.update,
@@ -63,7 +63,7 @@ def export(
 
 
 def described(source: Source, split: str) -> dict[str, np.ndarray]:
-    """What is known of each record: names (N,) and ids (N,); where there are any, labels, class_names and groups."""
+    """What is known of each record: names (N,) and ids (N,); where there are any, labels, groups and their names."""
     count = len(source)
     known: dict[str, Any] = {
         "names": sources.names_of(source) or [f"{split}/{i}" for i in range(count)],
@@ -71,6 +71,7 @@ def described(source: Source, split: str) -> dict[str, np.ndarray]:
         "labels": source.labels(),
         "groups": sources.groups_of(source),
         "class_names": sources.class_names_of(source),
+        "group_names": sources.group_names_of(source),
     }
     return {name: np.asarray(values) for name, values in known.items() if values is not None}
 
@@ -81,16 +82,16 @@ def write_npz(file: BinaryIO, arrays: dict[str, np.ndarray]) -> None:
 
 
 def write_parquet(file: BinaryIO, arrays: dict[str, np.ndarray]) -> None:
-    """A row for each image: features as a list of fixed length; class_names as JSON in the schema's metadata."""
+    """A row for each image: features as a list of fixed length; names of classes and groups as JSON in the metadata."""
     import pyarrow as pa
     from pyarrow import parquet
 
-    columns = {name: pa.array(values) for name, values in arrays.items() if name not in ("features", "class_names")}
+    columns = {name: pa.array(values) for name, values in arrays.items() if name not in ("features", *TABLES)}
     features = arrays["features"]
     columns["features"] = pa.FixedSizeListArray.from_arrays(pa.array(features.reshape(-1)), features.shape[1])
     table = pa.table(columns)
-    if "class_names" in arrays:
-        table = table.replace_schema_metadata({"class_names": json.dumps(arrays["class_names"].tolist())})
+    named = {name: json.dumps(arrays[name].tolist()) for name in TABLES if name in arrays}
+    table = table.replace_schema_metadata(named or None)
     parquet.write_table(table, file)
 
 

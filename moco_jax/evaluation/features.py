@@ -13,9 +13,8 @@ def extract(
     encoder: FrozenEncoder,
     source: Source,
     *,
-    resize: int,
     batch_size: int,
-    workers: int = 1,
+    workers: int,
     done: Callable[[int], object] | None = None,
 ) -> dict[str, np.ndarray]:
     """Features of every image in order: {"backbone": (M, D), "head": (M, C)}; padding is cut off, no image dropped.
@@ -23,8 +22,9 @@ def extract(
     `workers` threads decode; `done(n)` hears of every n images that are encoded.
     """
     parts: list[dict[str, np.ndarray]] = []
-    size = encoder.preprocessing.size
-    for rows, real in loader.centered(source, size=size, resize=resize, batch_size=batch_size, workers=workers):
+    how = encoder.preprocessing
+    views = loader.centered(source, size=how.size, resize=how.resize, batch_size=batch_size, workers=workers)
+    for rows, real in views:
         parts.append({name: f[:real] for name, f in encoder.features(rows).items()})
         if done is not None:
             done(real)

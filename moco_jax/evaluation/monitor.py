@@ -43,7 +43,7 @@ def knn_monitor(config: Config, encoder: Encoder, values: Values, own_source: st
         get = functools.partial(
             extract,
             freeze(forward, state.online, encoder, preprocessing),
-            resize=preprocessing.resize,
+            workers=config.data.workers,
             batch_size=section.batch_size,
         )
         predicted = knn.classify(

@@ -52,9 +52,7 @@ def _measure(
     (train, labels), (test, test_labels) = (_labelled(probe, config, s) for s in (probe.train_split, probe.test_split))
 
     def encoded(encoder: frozen.FrozenEncoder) -> linear.Features:
-        get = functools.partial(
-            features.extract, encoder, resize=config.eval.resize or config.views.size, batch_size=probe.batch_size
-        )
+        get = functools.partial(features.extract, encoder, batch_size=probe.batch_size, workers=config.data.workers)
         return get(train)["backbone"], get(test)["backbone"]
 
     pixels = [_pixels(split) for split in (train, test)]

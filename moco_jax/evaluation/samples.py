@@ -62,7 +62,7 @@ def view_pairs(views: Any, config: Config, source: sources.Source, batch: dict[s
 def encode(encoder: FrozenEncoder, config: Config, source: sources.Source, count: int) -> Encoded:
     """At most `count` images, spread evenly over a source, by the feature that kNN takes."""
     chosen = np.unique(np.linspace(0, len(source) - 1, min(count, len(source))).astype(int))
-    size, resize = encoder.view_shape[0], config.eval.resize or config.views.size
+    size, resize = encoder.preprocessing.size, encoder.preprocessing.resize
     first = sources.read(source, int(chosen[0]))
     rows = [crops.center(sources.read(source, i, like=first), resize=resize, size=size) for i in chosen.tolist()]
     views, parts = np.stack(rows), []

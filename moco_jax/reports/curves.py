@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from moco_jax.reports import verdict
+from moco_jax.reports import runs, verdict
 from moco_jax.reports.runs import Run
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")  # Okabe and Ito's
@@ -79,10 +79,12 @@ def _loss(shown: Sequence[Shown], axis: Axis) -> Drawn:
     curves = [_along(axis, s, "loss", skip_first=True) for s in shown]
 
     def also(panel: Any) -> None:
-        lines = {round(c, 6): i for i, s in reversed([*enumerate(shown)]) if (c := verdict.chance(s.run)) is not None}
+        lines = {
+            round(c, 6): i for i, s in reversed([*enumerate(shown)]) if (c := runs.chance(s.run.config)) is not None
+        }
         for value, i in lines.items():
             colour = "0.4" if len(lines) == 1 else _colour(i)
-            panel.axhline(value, color=colour, linestyle="--", linewidth=1, label=f"chance, ln(K+1) = {value:.2f}")
+            panel.axhline(value, color=colour, linestyle="--", linewidth=1, label=f"chance: {value:.2f}")
 
     note = "Without the first step, where both encoders are equal and it is near 0. Above chance soon after is normal."
     return _lines(shown, axis, "loss", "Loss", "loss", curves, note, also)

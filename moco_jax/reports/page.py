@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from moco_jax.config import flat
-from moco_jax.reports import verdict
+from moco_jax.reports import runs, verdict
 from moco_jax.reports.curves import Picture, Shown
 
 STYLE = """
@@ -101,7 +101,7 @@ def _numbers(shown: Sequence[Shown]) -> list[list[str]]:
     rows = []
     for s in shown:
         knn = s.run.series.get("knn_top1", {})
-        chance = verdict.chance(s.run)
+        chance = runs.chance(s.run.config)
         rows.append(
             [
                 s.label,

@@ -36,6 +36,16 @@ class Run(NamedTuple):
         return self.step >= self.total
 
 
+def chance(config: Config) -> float | None:
+    """The loss of a guess among the positive and K negatives, ln(K + 1), twice where symmetric; None without a queue.
+
+    The symmetric loss is a sum over both directions, as in the original's notebook.
+    """
+    if config.queue is None or config.queue.size is None:
+        return None
+    return math.log(config.queue.size + 1) * (2 if config.moco is not None and config.moco.symmetric else 1)
+
+
 class Span(NamedTuple):
     """The mean loss over steps first + 1 to last."""
 

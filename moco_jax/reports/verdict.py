@@ -4,7 +4,7 @@ import math
 from typing import NamedTuple
 
 from moco_jax.config import Config
-from moco_jax.reports.runs import Run
+from moco_jax.reports.runs import Run, chance
 
 LEARNING, COLLAPSED, LEAKING = "learning", "collapsed", "leaking"
 LARGE_QUEUE, STARVED, EARLY = "K too large for the data", "starved for data", "too early to say"
@@ -12,8 +12,8 @@ LARGE_QUEUE, STARVED, EARLY = "K too large for the data", "starved for data", "t
 # Each limit with its reason; docs/verdict.md holds the runs behind the numbers (`python -m benchmarks.verdicts`).
 BEGUN = 0.1  # share of the steps before which a run still going is not judged: at first every loss rises to chance
 LATE = 0.1  # share of the steps done whose mean stands for the end: one line alone is a noisy batch
-UNIFORM = -0.05  # uniformity above: keys within nine degrees. Untrained -0.25, healthy below -1.4, collapsed 0.00
-RANK = 1.5  # keys on one line have effective rank 1: collapsed by a rate of 30 1.0 to 1.1, healthy above 3
+UNIFORM = -0.05  # uniformity above: keys within nine degrees. Untrained -0.25, healthy below -1.8, collapsed 0.00
+RANK = 1.5  # keys on one line have effective rank 1: collapsed by a rate of 30 1.0 to 1.1, healthy above 3.8
 OWN_KEYS = 0.5  # own old keys per query, as K = images gives: every other query must leave a key of its own image
 STALE = 0.5  # cosine of the oldest stored keys with today's: 60 degrees off, no longer keys of one dictionary
 FEW_IMAGES = 100  # so few others to be told from; published runs have tens of thousands, and 300 digits still teach
@@ -64,11 +64,6 @@ def late(run: Run, name: str) -> float | None:
         return None
     chosen = [v for step, v in values.items() if step > (1 - LATE) * run.step or step == max(values)]
     return sum(chosen) / len(chosen)
-
-
-def chance(run: Run) -> float | None:
-    """Loss at chance, ln(K + 1); None without a queue."""
-    return math.log(run.config.queue.size + 1) if run.config.queue and run.config.queue.size else None
 
 
 def own_keys(run: Run) -> float | None:
@@ -152,15 +147,15 @@ def _large_queue(run: Run) -> Verdict | None:
 
 
 def _starved(run: Run) -> Verdict | None:
-    at_chance, loss, images = chance(run), late(run, "loss"), run.images
+    at_chance, loss, images = chance(run.config), late(run, "loss"), run.images
     if at_chance is not None and loss is not None and loss > AT_CHANCE * at_chance:
         if run.step < PATIENCE * run.total:
             return Verdict(EARLY, f"after {run.step} steps the loss is {loss:.2f}, still chance ({at_chance:.2f})", "")
         return Verdict(
             STARVED,
-            f"after {run.step} steps the loss is {loss:.2f}, which is chance (ln(K+1) = {at_chance:.2f}), and keys are "
+            f"after {run.step} steps the loss is {loss:.2f}, which is chance ({at_chance:.2f}), and keys are "
             "not all alike: nothing is learned yet",
-            f"train longer: train.epochs above {run.config.train.epochs}, or more images"
+            f"train longer, in another --workdir: train.epochs above {run.config.train.epochs}, or more images"
             if run.complete
             else "wait, or more images, or a higher optimizer.learning_rate",
         )
@@ -182,8 +177,8 @@ def _where(config: Config) -> str:
 def _healthy(run: Run) -> str:
     """What speaks for a run, as far as it is logged."""
     said = [f"loss {loss:.2f}"] if (loss := late(run, "loss")) is not None else []
-    if said and (at_chance := chance(run)) is not None:
-        said[0] += f" is below chance (ln(K+1) = {at_chance:.2f})"
+    if said and (at_chance := chance(run.config)) is not None:
+        said[0] += f" is below chance ({at_chance:.2f})"
     positive, negative = late(run, "positive_similarity"), late(run, "negative_similarity")
     if positive is not None and negative is not None:
         said.append(f"positives have cosine {positive:.2f} and negatives {negative:.2f}")
@@ -197,5 +192,5 @@ def _healthy(run: Run) -> str:
 
 
 def _loss(run: Run) -> str:
-    loss, at_chance = late(run, "loss"), chance(run)
+    loss, at_chance = late(run, "loss"), chance(run.config)
     return "" if loss is None or at_chance is None else f", loss {loss:.2f} (chance: {at_chance:.2f})"

@@ -42,7 +42,7 @@ def test_it_says_what_is_there_and_what_training_would_do(photos, capsys):
     assert "as data.channels=3 converts" in out
     assert "unreadable  1 images" in out and "train/dog/short.png" in out
     assert "train/cat/0.png = train/dog/again.png" in out
-    assert "38 images in batches of 8: 4 steps per epoch" in out
+    assert "38 images in batches of 8: 4 steps per epoch (of 32 images" in out
 
 
 def test_the_page_that_it_writes_leaves_out_what_cannot_be_read(photos, tmp_path):
@@ -55,6 +55,7 @@ def test_the_page_that_it_writes_leaves_out_what_cannot_be_read(photos, tmp_path
     with open(tmp_path / "mine.csv") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 44 and not any("short" in row["path"] for row in rows)
+    assert {row["path"].split("/")[0] for row in rows} == {"photos"}  # relative, so that both may move together
     assert {(row["split"], row["label"]) for row in rows} == {(s, n) for s in ("train", "val") for n in ("cat", "dog")}
     assert sorted(p.name for p in tmp_path.iterdir()) == ["mine.csv", "mine.py", "photos"]
 
@@ -66,7 +67,8 @@ def test_the_page_that_it_writes_leaves_out_what_cannot_be_read(photos, tmp_path
         (["{tmp}/empty"], "holds no images"),
         (["{tmp}/photos", "--write={tmp}/mine.txt"], "a config page is a Python file"),
         (["{tmp}/photos", "--write={tmp}/no/mine.py"], "there is no folder"),
-        (["{tmp}/photos", "--write={tmp}/there.py"], "is there already"),
+        (["{tmp}/photos", "--write={tmp}/there.py"], "there.py is there already"),
+        (["{tmp}/photos", "--write={tmp}/own.py"], "own.csv is there already"),
         (["{tmp}/photos", "--workers=0"], "--workers must be 1 or more"),
         (["{tmp}/one"], "1 images are too few"),
     ],
@@ -75,6 +77,7 @@ def test_bad_input_ends_in_one_line_and_nothing_written(tmp_path, capsys, argv, 
     """Status 1, one line, no file."""
     (tmp_path / "empty").mkdir()
     (tmp_path / "there.py").write_text("mine")
+    (tmp_path / "own.csv").write_text("path,patient")
     image(tmp_path / "one/a.png")
     for i in range(20):
         image(tmp_path / f"photos/{i}.png")
@@ -83,4 +86,26 @@ def test_bad_input_ends_in_one_line_and_nothing_written(tmp_path, capsys, argv, 
     error = capsys.readouterr().err
     assert words in error and error.count("\n") == 1
     assert sorted(p for p in tmp_path.rglob("*")) == before
-    assert (tmp_path / "there.py").read_text() == "mine"
+    assert (tmp_path / "there.py").read_text() == "mine" and (tmp_path / "own.csv").read_text() == "path,patient"
+
+
+def test_labels_count_where_every_image_of_a_split_has_one(tmp_path):
+    """Classes in train beside a flat valid: the two are splits, nothing watches labels, and the page says so."""
+    for i in range(20):
+        image(tmp_path / f"p/train/{'ab'[i % 2]}/{i}.png")
+        image(tmp_path / f"p/valid/{i}.png")
+    assert cli.main(["inspect", str(tmp_path / "p"), f"--write={tmp_path}/mine.py"]) == 0
+    c = config.read(pages.load(str(tmp_path / "mine.py")))
+    assert (c.eval.every_epochs, c.eval.split) == (0, "valid")
+
+
+def test_what_cannot_be_trained_on_together_is_still_described(tmp_path, capsys):
+    """Counts, kinds and what is unreadable come before the error that ends it."""
+    for i in range(16):
+        image(tmp_path / f"p/{i}.png")
+    Image.fromarray(np.full((9, 9), 3000, np.uint16)).save(tmp_path / "p/deep.png")
+    (tmp_path / "p/empty.png").write_bytes(b"")
+    assert cli.main(["inspect", str(tmp_path / "p")]) == 1
+    said = capsys.readouterr()
+    assert "18 images" in said.out and "1 channel uint16 1" in said.out and "empty.png" in said.out
+    assert "deep.png is not 8-bit" in said.err

@@ -228,3 +228,13 @@ def test_a_text_that_names_nothing(photos, tmp_path, monkeypatch, name, message)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=message):
         opening.open_split(Data(), "train", name=name, data_dir=str(tmp_path))
+
+
+def test_labels_of_a_part_are_no_labels(tmp_path):
+    """Splits with and without labels together have none: no image is of class -1."""
+    for path in ("train/a/1.png", "train/b/2.png", "val/3.png"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / path)
+    listing = files.list_folder(tmp_path)
+    assert opening.of_listing(listing, "train", name="x").labels().tolist() == [0, 1]
+    assert opening.of_listing(listing, "train+val", name="x").labels() is None

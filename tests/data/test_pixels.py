@@ -204,3 +204,20 @@ def test_formats_are_told_by_content():
         pixels.format_of(x) for x in (npy(RAMP), png16(RAMP, 0), b"MM\0*", b"II+\0", b"RIFF\0\0\0\0WEBPVP8", b"text")
     ]
     assert found == ["npy", "PNG", "TIFF", "TIFF", "WebP", ""]
+
+
+def test_colours_of_a_tiff_in_another_space_are_converted_or_refused(tmp_path):
+    """YCbCr as Pillow's RGB with data.channels=3 and refused without; white that is 0 is turned with a conversion."""
+    image = Image.new("RGB", (8, 8), (200, 30, 40))
+    image.convert("YCbCr").save(tmp_path / "a.tif")
+    with pytest.raises(ConfigError, match=r"a.tif is a TIFF of YCBCR colours; set data.channels=3"):
+        pixels.read_file(tmp_path / "a.tif")
+    with Image.open(tmp_path / "a.tif") as wanted:
+        np.testing.assert_array_equal(
+            pixels.read_file(tmp_path / "a.tif", channels=3), np.asarray(wanted.convert("RGB"))
+        )
+    tifffile = pytest.importorskip("tifffile")
+    ramp = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    tifffile.imwrite(tmp_path / "b.tif", ramp, photometric="miniswhite")
+    assert_is((tmp_path / "b.tif").read_bytes(), ramp)
+    assert_is((tmp_path / "b.tif").read_bytes(), 255 - ramp, channels=1)

@@ -81,10 +81,30 @@ def test_a_range_beside_every_value_is_refused():
     images = np.full((3, 4, 4, 1), 300, np.uint16)
     images[1, 0, 0] = 900
     for limits in ((900.0, 2000.0), (0.0, 300.0)):
-        with pytest.raises(ConfigError, match=rf"data.range \({limits[0]}, {limits[1]}\) lies .* hold 300 to 900"):
+        with pytest.raises(
+            ConfigError, match=rf"data.range \({limits[0]}, {limits[1]}\) clips everything but .* hold 300 to 900"
+        ):
             sources.facts(sources.ArraySource(images), data(range=limits))
     for limits in ((899.0, 2000.0), (0.0, 301.0)):
         assert sources.facts(sources.ArraySource(images), data(range=limits))[4:6] == limits
+
+
+def test_a_range_that_clips_nearly_everything_is_refused():
+    """One value in a thousand inside is a mistake; one in fifty, as an object before a background, is none."""
+    images = np.full((1, 100, 100, 1), 40000, np.uint16)
+    images[0, :10, 0] = 50
+    with pytest.raises(ConfigError, match=r"data.range \(0.0, 100.0\) clips everything but 0.1% .* hold 50 to 40000"):
+        sources.facts(sources.ArraySource(images), data(range=(0.0, 100.0)))
+    images[0, :2] = 50
+    assert sources.facts(sources.ArraySource(images), data(range=(0.0, 100.0)))[4:6] == (0.0, 100.0)
+
+
+def test_values_that_are_not_finite_are_met_before_training():
+    """The record is named, with its file."""
+    images = np.zeros((3, 4, 4, 1), np.float32)
+    images[1, 2, 2] = np.nan
+    with pytest.raises(ConfigError, match=r"record 1 \(1.png\) holds values that are not finite"):
+        sources.facts(Named(images), data(range=(-1.0, 1.0)))
 
 
 def test_small_images_are_warned_of():

@@ -22,6 +22,7 @@ class Folder(ArraySource):
     """Images with all that a source may know of them."""
 
     class_names = ("cat", "dog", "émeu")
+    group_names = tuple(f"p{i}" for i in range(6))
 
     def names(self):
         return [f"cats/{i}.png" for i in range(len(self))]
@@ -71,7 +72,7 @@ def test_every_image_once_under_its_name(bench, tmp_path):
     """Rows in order, the tail of a batch included, with name, number, label, group and the names of classes."""
     export.export("run", tmp_path / "a.npz", batch_size=4)
     with np.load(tmp_path / "a.npz") as got:
-        assert set(got) == {"features", "names", "ids", "labels", "groups", "class_names"}
+        assert set(got) == {"features", "names", "ids", "labels", "groups", "class_names", "group_names"}
         np.testing.assert_array_equal(got["features"], np.repeat(np.arange(COUNT), 3).reshape(COUNT, 3))
         assert got["features"].dtype == np.float32
         assert got["names"].tolist() == [f"cats/{i}.png" for i in range(COUNT)]
@@ -79,6 +80,7 @@ def test_every_image_once_under_its_name(bench, tmp_path):
         np.testing.assert_array_equal(got["labels"], np.arange(COUNT) % 3)
         np.testing.assert_array_equal(got["groups"], np.arange(COUNT) // 2)
         assert got["class_names"].tolist() == ["cat", "dog", "émeu"]
+        assert got["group_names"].tolist() == [f"p{i}" for i in range(6)]
     assert bench.opened == [("mine", "train[:9]", "here", 1)] and bench.calls == [4, 4, 4]
     assert [p.name for p in tmp_path.iterdir()] == ["a.npz"]
 
@@ -129,6 +131,7 @@ def test_parquet_holds_the_same_in_rows(bench, tmp_path):
     for name in ("names", "ids", "labels", "groups", "features"):
         np.testing.assert_array_equal(table[name].to_pylist(), arrays[name])
     assert json.loads(table.schema.metadata[b"class_names"]) == ["cat", "dog", "émeu"]
+    assert json.loads(table.schema.metadata[b"group_names"])[5] == "p5"
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ def test_every_image_once_in_order_and_no_padding_comes_out():
     """11 images in batches of 4: three calls of one size, eleven rows."""
     images = np.broadcast_to(np.arange(11, dtype=np.uint8)[:, None, None, None], (11, 8, 8, 1)).copy()
     encoder, seen = mean_encoder(8, 1)
-    out = extract(encoder, ArraySource(images), resize=8, batch_size=4)
+    out = extract(encoder, ArraySource(images), batch_size=4, workers=1)
     np.testing.assert_array_equal(out["backbone"][:, 0], np.arange(11))
     assert seen == [4, 4, 4] and out["head"].shape == (11, 1)
 
@@ -40,7 +40,8 @@ def test_evaluation_views_are_resized_and_centred():
     images = np.full((1, 16, 16, 1), 255, np.uint8)
     images[:, 4:12, 4:12] = 0
     encoder, _ = mean_encoder(8, 1)
-    assert extract(encoder, ArraySource(images), resize=16, batch_size=1)["backbone"][0, 0] == 0
+    encoder = encoder._replace(preprocessing=tiny.preprocessing(8, 1, resize=16))
+    assert extract(encoder, ArraySource(images), batch_size=1, workers=1)["backbone"][0, 0] == 0
 
 
 def test_a_frozen_encoder_uses_running_statistics_and_keeps_its_digest():

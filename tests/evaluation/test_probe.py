@@ -37,7 +37,7 @@ def encoder(function, fill, calls):
         return {"backbone": out, "head": np.zeros((len(x), 2), np.float32)}
 
     network = Network({"w": jnp.full(3, fill)}, {})
-    return frozen.FrozenEncoder(features, network, "fake", tiny.preprocessing(4, 1), None)
+    return frozen.FrozenEncoder(features, network, "fake", tiny.preprocessing(4, 1, resize=6), None)
 
 
 class Bench:
@@ -58,7 +58,9 @@ class Bench:
         return self.splits[split]
 
     def load(self, checkpoint):
-        return frozen.Loaded(self.trained, self.untrained, self.config, self.step, self.source, 20)
+        how = tiny.preprocessing(4, 1, resize=self.config.eval.resize or 4)
+        both = [encoder._replace(preprocessing=how) for encoder in (self.trained, self.untrained)]
+        return frozen.Loaded(*both, self.config, self.step, self.source, 20)
 
     def stored_digest(self, checkpoint, step, like):
         assert step == self.step

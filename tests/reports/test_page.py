@@ -50,7 +50,7 @@ def test_curves_hold_the_logs_numbers(tmp_path, monkeypatch):
     (_, x, y), (label, _, chance) = lines["loss"]
     assert x == pytest.approx([0.4, 0.8, 1.2, 1.6, 2.0, 2.4, 2.8])
     assert y == pytest.approx([8.7, 8.35, 7.95, 7.55, 7.15, 6.75, 6.35])  # means of steps 2..4, 5..8, ...
-    assert chance == pytest.approx([np.log(513)] * 2) and label == "chance, ln(K+1) = 6.24"
+    assert chance == pytest.approx([np.log(513)] * 2) and label == "chance: 6.24"
     assert lines["knn"][0][1:] == ([1, 2, 3], [50.0] * 3)
     assert lines["learning_rate"][0][1:] == ([1, 2, 3], [0.06, 0.045, 0.015])
     assert [line[0] for line in lines["similarity"]] == ["positive", "negative"]
@@ -63,7 +63,7 @@ def test_curves_hold_the_logs_numbers(tmp_path, monkeypatch):
 def test_several_runs_share_a_panel_and_are_told_apart(tmp_path, monkeypatch):
     """A label and a colour for each, one line of chance where K is the same, the last consistency of each."""
     lines, made, _ = drawn(monkeypatch, shown(tmp_path, "a", more=MORE), shown(tmp_path, "b", loss=float, more=MORE))
-    assert [line[0] for line in lines["loss"]] == ["a", "b", "chance, ln(K+1) = 6.24"]
+    assert [line[0] for line in lines["loss"]] == ["a", "b", "chance: 6.24"]
     assert [line[0] for line in lines["consistency"]] == ["a, step 28", "b, step 28"]
     assert "a from 8.7 to 6.35" in made["loss"].alt and "b from 3" in made["loss"].alt
 

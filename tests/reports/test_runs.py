@@ -1,8 +1,11 @@
 """A run's log as epochs: means weighted by steps, and a log that is cut, repeated or still growing."""
 
+import math
+
 import numpy as np
 import pytest
 
+from moco_jax import config
 from moco_jax.config import ConfigError
 from moco_jax.reports import runs
 from tests.reports import written
@@ -101,3 +104,11 @@ def test_a_line_over_many_epochs_says_nothing_of_any(tmp_path, monkeypatch):
     monkeypatch.setattr(written, "EVERY", 20)
     written.stretch(workdir, 0, 60, loss=lambda step: 1.0)
     assert set(runs.read(workdir).loss) == {1, 2, 3, 4, 5, 6}
+
+
+def test_chance_is_a_guess_in_each_direction():
+    """ln(K + 1), and the sum of two where the loss is symmetric; no number without a queue of a known length."""
+    assert runs.chance(config.Config(queue=config.Queue(512))) == pytest.approx(math.log(513))
+    both = config.Config(queue=config.Queue(512), moco=config.Moco(symmetric=True))
+    assert runs.chance(both) == pytest.approx(2 * math.log(513))
+    assert runs.chance(config.Config()) is None

@@ -11,7 +11,8 @@ import pytest
 from benchmarks import verdicts
 from moco_jax import config
 from moco_jax.data import order
-from moco_jax.reports import runs, verdict
+from moco_jax.evaluation import consistency
+from moco_jax.reports import curves, runs, verdict
 from tests.reports import written
 
 LOGS = Path(__file__).parent / "logs"
@@ -125,7 +126,7 @@ def altered(tmp_path, name="small", **numbers):
         ({"effective_rank": 1.4}, verdict.COLLAPSED, "effective rank 1.4 (limit 1.5)"),
         ({"leak": 0.11, "pretext_own": 0.5, "pretext_reshuffled": 0.39}, verdict.LEAKING, "from 50.0% to 39.0%"),
         ({"leak": 0.09}, verdict.LEARNING, ""),
-        ({"loss": 0.96 * math.log(513)}, verdict.STARVED, "which is chance (ln(K+1) = 6.24)"),
+        ({"loss": 0.96 * math.log(513)}, verdict.STARVED, "which is chance (6.24)"),
         ({"loss": 0.94 * math.log(513)}, verdict.LEARNING, ""),
         # Each may hide the next: they are looked for in this order.
         ({"uniformity": 0.0, "leak": 0.3, "own_keys": 9.0}, verdict.COLLAPSED, ""),
@@ -179,3 +180,16 @@ def test_own_keys_are_expected_as_the_order_of_images_has_them(tmp_path, images,
     run = stored("small", tmp_path / "run", without=["own_keys"])
     c = dataclasses.replace(run.config, queue=config.Queue(size), moco=config.Moco(symmetric=symmetric))
     assert verdict.own_keys(run._replace(config=c, images=images)) == pytest.approx(np.mean(counts), abs=0.06)
+
+
+def test_a_leak_that_is_gone_is_no_leak(tmp_path):
+    """The last look counts: an early alarm that did not last is no verdict, a late one is."""
+    run = stored("default", tmp_path / "run")
+    first, last = min(run.series["loss"]), max(run.series["loss"])
+    assert verdict.of(run._replace(series=run.series | {"leak": {first: 0.9, last: 0.0}})).kind == verdict.LEARNING
+    assert verdict.of(run._replace(series=run.series | {"leak": {first: 0.0, last: 0.9}})).kind == verdict.LEAKING
+
+
+def test_the_shares_of_age_are_those_that_are_logged():
+    """The curve of key consistency looks for the very names that the evaluator writes."""
+    assert curves.SHARES == consistency.PERCENT
