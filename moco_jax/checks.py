@@ -23,6 +23,7 @@ FREE = (
     "train.steps_per_call",
 )
 
+SEEN = 1.5  # eval.resize over views.size from which the centre is little of an image; 256 over 224 is 1.14
 PAIRS = ("same_image", "same_group")
 POSITIVE: tuple[str, ...] = ("batch_size", "views.size", "model.width", "model.dim", "moco.temperature", "train.epochs")
 POSITIVE += ("train.microbatch_size", "train.steps_per_call", "eval.k", "eval.temperature", "eval.resize")
@@ -85,7 +86,18 @@ def check(config: Config, *, records: int, devices: int, name: str = "the data s
     warnings = _check_groups(config, records, devices)
     warnings += _check_shuffle(config, config.batch_size // devices)
     _check_microbatch(config, config.batch_size // devices)
-    return warnings + _check_queue(config, records)
+    return warnings + _check_queue(config, records) + _check_evaluation(config)
+
+
+def _check_evaluation(config: Config) -> list[str]:
+    """A warning where the centre crop of evaluation sees little of an image."""
+    resize, size = config.eval.resize, config.views.size
+    if resize is None or resize <= SEEN * size:
+        return []
+    return [
+        f"eval.resize {resize} with views.size {size}: kNN, features and reports see the centre {size / resize:.0%} of the "
+        f"shorter side alone; {round(size * 8 / 7)} is what 256 is for 224 pixels, and None is the whole side"
+    ]
 
 
 def check_ranges(config: Config) -> None:

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from moco_jax import __version__
+from moco_jax.config import unknown
 
 COMMANDS = {
     "inspect": "what your images are, what training would do, and a config page for them",
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         lines = ["usage: moco-jax COMMAND [flags]   (moco-jax COMMAND --help)", ""]
         lines += [f"  {name:<14}{text}" for name, text in COMMANDS.items()]
         if not wanted:
-            lines.insert(0, f"moco-jax: unknown command {argv[0]!r}")
+            lines.insert(0, f"moco-jax: {unknown('command', argv[0], mains)}")
         print("\n".join(lines), file=sys.stdout if wanted else sys.stderr)
         return 0 if wanted else 2
     return mains[argv[0]](argv[1:])
