@@ -95,8 +95,8 @@ def _check_evaluation(config: Config) -> list[str]:
     if resize is None or resize <= SEEN * size:
         return []
     return [
-        f"eval.resize {resize} with views.size {size}: kNN, features and reports see the centre {size / resize:.0%} of the "
-        f"shorter side alone; {round(size * 8 / 7)} is what 256 is for 224 pixels, and None is the whole side"
+        f"eval.resize {resize} with views.size {size}: kNN, features and reports see the centre {size / resize:.0%} of "
+        f"the shorter side alone; {round(size * 8 / 7)} is what 256 is for 224 pixels, and None is the whole side"
     ]
 
 

@@ -87,6 +87,6 @@ def _labelled(probe: Probe, config: Config, split: str) -> tuple[sources.Source,
     labels = source.labels()
     if labels is None:
         raise ConfigError(
-            f"{source.name} has no labels; a linear probe needs some: name some by --config.dataset, a data set or a path"
+            f"{source.name} has no labels; a linear probe needs some: --config.dataset names a data set or a path"
         )
     return source, labels
