@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from moco_jax import checks, config, load_encoder, pages, pretrain
-from moco_jax.data import order
+from moco_jax.data import opening, order
 from moco_jax.models import encoder as encoders
 from moco_jax.views import recipes
 from moco_jax.views.recipes import RECIPES, ColorJitter, Crop, GaussianBlur, Grayscale, HorizontalFlip
@@ -151,29 +151,62 @@ def test_a_page_for_own_images_names_a_folder_and_asks_for_no_labels(name):
     assert checks.check(checks.resolve(c, 5000), records=5000, devices=1) == []
 
 
+def photo(path, pixels):
+    """A lossless colour file; every fourth is a JPEG, and the sixth is gray. Returns what should be read, if known."""
+    number = int(path.name)
+    if number % 4 == 3:
+        Image.fromarray(pixels).save(path.with_suffix(".jpg"))
+        return None
+    picture = Image.fromarray(pixels).convert("L" if number == 5 else "RGB")
+    picture.save(path.with_suffix(".png"))
+    return np.asarray(picture.convert("RGB"))
+
+
+def xray(path, pixels):
+    """A gray PNG of 16 bits."""
+    Image.fromarray(pixels[..., 0]).save(path.with_suffix(".png"))
+    return pixels
+
+
+def bands(path, pixels):
+    """A TIFF of 13 channels, pixel by pixel."""
+    tifffile = pytest.importorskip("tifffile", reason="tifffile is an extra")
+    tifffile.imwrite(path.with_suffix(".tif"), pixels, photometric="minisblack", planarconfig="contig")
+    return pixels
+
+
+WRITERS = {"photos": photo, "xray": xray, "bands": bands}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(OWN_IMAGES))
 def test_a_page_trains_on_own_images(name, tmp_path):
-    """From a folder: files of several sizes, two steps by the page's path, range and recipe on one convolution.
+    """From a folder: files of several sizes, every value as written, two steps by the page's path, range and recipe.
 
-    An encoder takes the dtype and channels that it was trained on alone, so nothing was converted on the way.
+    The net is one convolution. Colour, gray and JPEG together make three channels; 16 bits stay 16; and data.range
+    reaches the stored encoder.
     """
-    channels, dtype, top = OWN_IMAGES[name]
-    rng, folder = np.random.default_rng(0), tmp_path / "images"
+    folder = tmp_path / "images"
     folder.mkdir()
-    stored = [(rng.random((20 + i % 3, 24 - i % 5, channels)) * top).astype(dtype) for i in range(32)]  # (H, W, C)
-    for i, image in enumerate(stored):
-        if channels > 3:
-            np.save(folder / f"{i}.npy", image)
-        else:
-            Image.fromarray(image.squeeze()).save(folder / f"{i}.png")
+    channels, dtype, top = OWN_IMAGES[name]
+    rng = np.random.default_rng(0)
+    made = [(rng.random((20 + i % 3, 24 - i % 5, channels)) * top).astype(dtype) for i in range(32)]  # (H, W, C)
+    written = [WRITERS[name](folder / str(i), pixels) for i, pixels in enumerate(made)]
     c = shrunken(page(name), batch_size=16, epochs=1)
     c = dataclasses.replace(
         c, data=dataclasses.replace(c.data, folder=str(folder)), views=dataclasses.replace(c.views, size=tiny.SIZE)
     )
-    small = tiny.small_encoder(c, channels)
-    assert pretrain.train(c, tmp_path / "run", encoder=small).checkpoint == 2
-    encoder = load_encoder(tmp_path / "run", encoder=small)
+    source = opening.open_split(c.data, c.data.split)
+    stored = [source[i] for i in range(len(source))]
+    for pixels, image in zip(written, stored, strict=True):
+        assert (image.shape[2], image.dtype) == (channels, dtype)
+        assert pixels is None or np.array_equal(image, pixels)
+
+    run, small = tmp_path / "run", tiny.small_encoder(c, channels)
+    assert pretrain.train(c, run, encoder=small).checkpoint == 2
+    encoder = load_encoder(run, encoder=small)
+    expects = encoder.preprocessing
+    assert (expects.channels, expects.dtype, expects.range) == (channels, dtype, (0, top))
     features = encoder.features(np.stack([image[: tiny.SIZE, : tiny.SIZE] for image in stored]))["backbone"]
     assert features.shape == (32, 4) and np.isfinite(features).all() and features.std(0).max() > 0
 
