@@ -81,10 +81,10 @@ def test_a_folder_trains_is_monitored_moves_and_is_probed(photos, tmp_path):
         ({"folder": "flat"}, {}, r"flat \(train\) has no labels for kNN; name labelled data as eval.data"),
         ({}, {"split": "test"}, r"split 'test' of .*photos.*train \(20 images\), val \(6 images\)"),
         ({}, {"data": "absent/x"}, "'absent/x' is not there"),
-        ({"folder": "absent"}, {}, "absent is not there"),
+        ({"folder": "absent"}, {}, "absent' is not there"),
         ({"path": "resident"}, {}, "differ in size, so they cannot be resident"),
         ({"dataset": "digits"}, {}, "set --config.data.dataset=None"),
-        ({"range": (300.0, 400.0)}, {}, r"data.range \(300.0, 400.0\) lies on one side of every value"),
+        ({"range": (300.0, 400.0)}, {}, r"data.range \(300.0, 400.0\) clips everything but"),
     ],
 )
 def test_what_cannot_be_run_ends_before_anything_is_written(photos, tmp_path, monkeypatch, data, evaluation, message):
