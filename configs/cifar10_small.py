@@ -1,6 +1,17 @@
 """MoCo v2 on part of CIFAR-10, at half its size, for two CPU cores: minutes in which kNN rises well above its start.
 
 Command    moco-jax prepare dataset cifar10, once; then moco-jax train --config=cifar10_small --workdir=runs/cifar10
+Hardware   two CPU cores: 1,092 steps, about five minutes where nothing else runs (at 550 images/s)
+Expected   kNN on 2,000 images of train that neither training nor neighbours hold, for the seeds 1, 2 and 3 (0 was for
+           tuning; one standard error is 1.1):
+
+                                    untrained            trained
+             the head's feature     29.1  29.2  29.1     41.7  41.6  41.3
+             pooled, as by --config.eval.feature=backbone
+                                    34.2  33.6  34.0     44.9  44.3  43.9
+
+           Untrained is the same page with --config.optimizer.learning_rate=0 --config.train.epochs=1. The loss stays
+           near 5.6 from the second epoch on, below chance (7.63): the queue gets harder as the encoder gets better.
 """
 
 from moco_jax.config import page
