@@ -11,6 +11,7 @@ from moco_jax.config import (
     Config,
     ConfigError,
     Data,
+    Eval,
     Leak,
     Moco,
     Optimizer,
@@ -18,6 +19,7 @@ from moco_jax.config import (
     Queue,
     Shuffle,
     Train,
+    Views,
     flat,
 )
 
@@ -152,6 +154,19 @@ def test_warnings_name_leak_span_and_large_queue():
     assert "queue.size 1024 is more than half of the 2000 images" in large
     assert "leave them out by queue.mask_same_image=True" in large
     assert checks.check(config(queue=Queue(1024, mask_same_image=True)), records=2000, devices=1) == []
+
+
+def test_a_centre_crop_that_sees_little_is_warned_of():
+    """256 over 224 is as published and silent; 256 over 64 is a quarter of the side, and the warning says what fits."""
+    small = dataclasses.replace(Config(), views=Views(size=64))
+    for c, said in (
+        (dataclasses.replace(Config(), views=Views(size=224), eval=Eval(resize=256)), 0),
+        (dataclasses.replace(small, eval=Eval(resize=96)), 0),
+        (dataclasses.replace(small, eval=Eval(resize=256)), 1),
+    ):
+        found = checks.check(checks.resolve(c, 10_000), records=10_000, devices=1)
+        assert len(found) == said
+    assert "the centre 25% of the shorter side alone; 73 is what 256 is for 224" in found[0]
 
 
 def test_same_run_may_change_paths_logging_evaluation_and_checkpoints_only():

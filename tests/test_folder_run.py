@@ -113,3 +113,22 @@ def test_an_array_knows_its_images_by_their_shape(tmp_path):
         parts = assembly.assemble(page("", data=data, eval=config.Eval(every_epochs=0)))
         found[name] = parts.records["fingerprint"]
     assert found["a"] == found["b"] != found["c"]
+
+
+def test_a_run_may_not_lie_among_the_images_that_it_reads(photos, tmp_path):
+    """Its pictures would be taken for images: neither in the folder nor below it; beside it is fine."""
+    before = sorted(photos.rglob("*"))
+    for workdir in (photos, photos / "runs/a"):
+        with pytest.raises(ConfigError, match="lies in data.folder"):
+            pretrain.train(page(photos), workdir)
+    assert sorted(photos.rglob("*")) == before
+
+
+def test_a_file_that_cannot_be_read_says_how_to_go_on_without_it(photos, tmp_path):
+    """The file by its name, and the command that finds all such files."""
+    (photos / "train/dark/0.png").write_bytes(b"")
+    with pytest.raises(
+        ConfigError, match=r"train/dark/0.png is no image .*; moco-jax inspect PATH --write=PAGE.py finds"
+    ):
+        pretrain.train(page(photos), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

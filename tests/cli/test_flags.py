@@ -91,10 +91,11 @@ def test_help_lists_every_key_with_its_comment(capsys):
     assert "moco.temperature = 0.1" in text and "images that share batch statistics" in text
 
 
-def test_commands():
+def test_commands(capsys):
     """The one program: help is 0, an unknown command 2, an error of the user's 1 in one line."""
     assert cli.main(["--help"]) == 0 and cli.main([]) == 0
     assert cli.main(["trian"]) == 2
+    assert "'trian' is unknown; did you mean 'train'?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", list(cli.COMMANDS))
