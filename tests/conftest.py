@@ -1,6 +1,8 @@
 """Eight CPU devices, no implicit rank promotion, and a warning raised in moco_jax is an error."""
 
+import gc
 import os
+from pathlib import Path
 
 # Collectives of fake devices wait for each other in one pool of threads; with as few as cores they can deadlock.
 os.environ.setdefault("NPROC", "32")
@@ -11,6 +13,19 @@ import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+MAPS = Path("/proc/self/maps")  # of Linux
+MANY = 20_000
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_memory_maps():
+    """Forget compiled programs between modules: each holds memory maps, and beyond 65,530 (Linux) a compile segfaults."""
+    yield
+    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > MANY:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture
