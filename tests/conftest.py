@@ -21,7 +21,7 @@ MANY = 20_000
 
 @pytest.fixture(scope="module", autouse=True)
 def few_memory_maps():
-    """Forget compiled programs between modules: they hold memory maps, and beyond 65,530 a compile on Linux segfaults."""
+    """Forget compiled programs between modules: they hold memory maps, and past 65,530 a compile on Linux segfaults."""
     yield
     if MAPS.exists() and MAPS.read_bytes().count(b"\n") > MANY:
         jax.clear_caches()
