@@ -82,6 +82,7 @@ def _images(
 ) -> tuple[list[curves.Picture], dict[str, str]]:
     """Pictures of a run's images, and {title: why} of those that cannot be made."""
     from moco_jax import assembly, gallery
+    from moco_jax.data import sources
     from moco_jax.evaluation import encoder
 
     run, everything = shown.run, (gallery.VIEWS, gallery.NEIGHBOURS, gallery.MAP)
@@ -102,7 +103,7 @@ def _images(
         tasks = {}
     try:
         bank, queries = gallery.encoded(parts, encoder.load(folder).trained, options.images)
-    except (ConfigError, OSError, RuntimeError) as error:
+    except (ConfigError, OSError, sources.ReadError) as error:
         missing |= dict.fromkeys(everything[1:], " ".join(str(error).split()))
     else:
         tasks[gallery.NEIGHBOURS] = lambda: gallery.neighbours(parts, bank, queries, options, label)

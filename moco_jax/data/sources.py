@@ -13,6 +13,10 @@ INSIDE = 0.01  # share of the values that must lie within data.range: fewer are 
 SAMPLE = 64  # images that `facts` looks at
 
 
+class ReadError(RuntimeError):
+    """A source failed to give one of its images; the message names the record."""
+
+
 @runtime_checkable
 class Source(Protocol):
     """Images by number: what `opening.open_split` returns, and all that a user's own object has to offer.
@@ -82,7 +86,7 @@ def read(source: Source, index: int, *, like: np.ndarray | None = None) -> np.nd
     except ConfigError:
         raise
     except Exception as error:
-        raise RuntimeError(
+        raise ReadError(
             f"{source.name}: {record(source, index)} cannot be read: {type(error).__name__}: {error}"
         ) from error
     if np.ndim(image) != 3 or str(image.dtype) not in DTYPES:
