@@ -38,7 +38,7 @@ class Verdict(NamedTuple):
 def of(run: Run) -> Verdict:
     """The verdict on a run by its log so far; what an older log lacks is not looked at, or is computed where it can be.
 
-    In this order, as each may hide the next: diverged, too early, collapsed, leaking, K, data, learning.
+    In this order, as each may hide the next: diverged, too early, collapsed, leaking, few images, K, chance, learning.
     """
     losses = run.series.get("loss", {})
     if losses and math.isnan(losses[max(losses)]):
@@ -51,7 +51,7 @@ def of(run: Run) -> Verdict:
         return Verdict(
             EARLY, f"{run.step} of {run.total} steps are logged, judged is from {math.ceil(BEGUN * run.total)} on", ""
         )
-    for look in (_collapsed, _leaking, _large_queue, _starved):
+    for look in (_collapsed, _leaking, _few_images, _large_queue, _at_chance):
         if (found := look(run)) is not None:
             return found
     return Verdict(LEARNING, _healthy(run), "")
@@ -146,8 +146,20 @@ def _large_queue(run: Run) -> Verdict | None:
     return None
 
 
-def _starved(run: Run) -> Verdict | None:
-    at_chance, loss, images = chance(run.config), late(run, "loss"), run.images
+def _few_images(run: Run) -> Verdict | None:
+    """Before K: with so few images no queue that holds a step's keys is short enough."""
+    if run.images is None or run.images >= FEW_IMAGES:
+        return None
+    return Verdict(
+        STARVED,
+        f"{run.images} images (limit {FEW_IMAGES}) are seen {run.step * run.config.batch_size / run.images:.0f} times "
+        "each: telling so few apart teaches little",
+        f"give more images ({_where(run.config)}), or start from a trained encoder",
+    )
+
+
+def _at_chance(run: Run) -> Verdict | None:
+    at_chance, loss = chance(run.config), late(run, "loss")
     if at_chance is not None and loss is not None and loss > AT_CHANCE * at_chance:
         if run.step < PATIENCE * run.total:
             return Verdict(EARLY, f"after {run.step} steps the loss is {loss:.2f}, still chance ({at_chance:.2f})", "")
@@ -158,13 +170,6 @@ def _starved(run: Run) -> Verdict | None:
             f"train longer, in another --workdir: train.epochs above {run.config.train.epochs}, or more images"
             if run.complete
             else "wait, or more images, or a higher optimizer.learning_rate",
-        )
-    if images is not None and images < FEW_IMAGES:
-        return Verdict(
-            STARVED,
-            f"{images} images (limit {FEW_IMAGES}) are seen {run.step * run.config.batch_size / images:.0f} times "
-            "each: telling so few apart teaches little",
-            f"give more images ({_where(run.config)}), or start from a trained encoder",
         )
     return None
 
