@@ -5,17 +5,16 @@ turns it into the frozen dataclasses below, once. Everything else receives plain
 """
 
 import dataclasses
-import difflib
-import types
 import typing
 from dataclasses import dataclass, field
 from typing import Any
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
 
+from moco_jax import schema
+from moco_jax.schema import ConfigError, unknown
 
-class ConfigError(ValueError):
-    """Something the user wrote cannot be run; the message says what, the numbers, and what to do."""
+__all__ = ["ConfigError", "unknown"]  # named here for everything above
 
 
 @dataclass(frozen=True)
@@ -184,21 +183,6 @@ class Config:
     log: Log = field(default_factory=Log)
 
 
-@dataclass(frozen=True)
-class Probe:
-    """A linear probe of a frozen encoder beside raw pixels and the untrained encoder (`eval_linear.py`)."""
-
-    dataset: str | None = None  # labelled data: a TFDS name, or a path to a folder or .csv (None: as trained on)
-    data_dir: str | None = None  # TFDS data directory of `dataset` (None: that of the training data)
-    train_split: str = "train"  # labelled images the classifier is fitted to
-    test_split: str = "test"  # images it is judged on
-    labels_per_class: int = 10  # few-label table: labels drawn per class
-    draws: int = 20  # paired draws of the few labels: the same images for every row
-    penalty: float = 1.0  # C of scikit-learn's LogisticRegression, on standardised features
-    seed: int = 0  # of the draws
-    batch_size: int = 256  # images encoded per call; the tail is padded and cut off again
-
-
 # The sections that belong to one mechanism; every other section belongs to all.
 SECTIONS: dict[str, tuple[str, ...]] = {"moco": ("moco", "queue", "shuffle")}
 
@@ -208,31 +192,24 @@ def page(mechanism: str = "moco") -> ConfigDict:
     if mechanism not in SECTIONS:
         raise ConfigError(f"mechanism {mechanism!r} is unknown; one of: {', '.join(SECTIONS)}")
     sections = {name: section_of(name)() for name in SECTIONS[mechanism]}
-    return _to_dict(dataclasses.replace(Config(), mechanism=mechanism, **sections), _unused(mechanism)).lock()
+    return schema.to_dict(dataclasses.replace(Config(), mechanism=mechanism, **sections), _unused(mechanism)).lock()
 
 
 def section_of(name: str) -> type:
     """The dataclass of a section of a training page, such as BatchNorm for "bn"."""
     kind = typing.get_type_hints(Config)[name]
-    return typing.cast(type, _optional(kind) or kind)
-
-
-def probe_page() -> ConfigDict:
-    """The same for a linear probe."""
-    return _to_dict(Probe(), ()).lock()
+    return typing.cast(type, schema.optional(kind) or kind)
 
 
 def read(values: ConfigDict | dict[str, Any]) -> Config:
     """The config that a page, flags or a checkpoint's JSON describe; raises ConfigError naming the key."""
-    values = _plain(values)
+    values = schema.plain(values)
     if "mechanism" not in values:
-        raise ConfigError(
-            "this is no page of a training run: it has no key 'mechanism' (a probe's page? see eval-linear)"
-        )
+        raise ConfigError("this is no page of a training run: it has no key 'mechanism' (a page of an evaluation?)")
     mechanism = values["mechanism"]
     if mechanism not in SECTIONS:
         raise ConfigError(f"mechanism {mechanism!r} is unknown; one of: {', '.join(SECTIONS)}")
-    return _read(Config, values, "", frozenset(_unused(mechanism)))
+    return schema.read(Config, values, "", frozenset(_unused(mechanism)))
 
 
 def read_stored(values: dict[str, Any]) -> Config:
@@ -244,14 +221,6 @@ def read_stored(values: dict[str, Any]) -> Config:
     for name, value in values.items():
         complete[name] = complete.get(name, {}) | value if isinstance(value, dict) else value
     return read(complete)
-
-
-def read_probe(values: ConfigDict | dict[str, Any]) -> Probe:
-    """The probe that a page and flags describe; raises ConfigError naming the key."""
-    values = _plain(values)
-    if "mechanism" in values:
-        raise ConfigError("this is the page of a training run; a probe takes one such as linear_digits")
-    return _read(Probe, values, "", frozenset())
 
 
 def to_json(config: Config) -> dict[str, Any]:
@@ -267,83 +236,5 @@ def flat(config: Config) -> dict[str, Any]:
     return out
 
 
-def unknown(what: str, name: str, known: typing.Iterable[str]) -> ConfigError:
-    """The error for a name that is not in a table, with the nearest one that is."""
-    known = sorted(known)
-    near = difflib.get_close_matches(name, known, 1, 0.5) or [k for k in known if k.split(".")[-1] == name]
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    listed = f" (one of: {', '.join(known)})" if len(known) <= 12 else " (--help lists all)"
-    return ConfigError(f"{what} {name!r} is unknown{hint}{'' if near and len(known) > 12 else listed}")
-
-
 def _unused(mechanism: str) -> set[str]:
     return {s for names in SECTIONS.values() for s in names} - set(SECTIONS[mechanism])
-
-
-def _to_dict(section: Any, skip: typing.Iterable[str]) -> ConfigDict:
-    out = ConfigDict()
-    hints = typing.get_type_hints(type(section))
-    for f in dataclasses.fields(section):
-        if f.name in skip:
-            continue
-        value = getattr(section, f.name)
-        if dataclasses.is_dataclass(value):
-            out[f.name] = _to_dict(value, ())
-        elif _optional(hints[f.name]) is not None:  # None now, yet typed for an override
-            kind = _optional(hints[f.name])
-            out[f.name] = config_dict.FieldReference(value, field_type=typing.get_origin(kind) or kind)
-        else:
-            out[f.name] = value
-    return out
-
-
-def _optional(hint: Any) -> Any:
-    """The X of `X | None`, or None."""
-    if isinstance(hint, types.UnionType) and type(None) in typing.get_args(hint):
-        return next(a for a in typing.get_args(hint) if a is not type(None))
-    return None
-
-
-def _plain(values: Any) -> dict[str, Any]:
-    return values.to_dict() if isinstance(values, ConfigDict) else dict(values)
-
-
-def _read(cls: type, values: dict[str, Any], path: str, skip: frozenset[str]) -> Any:
-    hints = typing.get_type_hints(cls)
-    known = [f.name for f in dataclasses.fields(cls) if f.name not in skip]
-    for name in values:
-        if name not in known:
-            raise unknown("config key", path + name, [path + k for k in known])
-    for name in known:
-        if name not in values:
-            raise ConfigError(f"config key '{path}{name}' is missing; config pages start from moco_jax.config.page()")
-    read = {name: _typed(hints[name], values[name], path + name) for name in known}
-    return cls(**read, **dict.fromkeys(skip))
-
-
-def _typed(hint: Any, value: Any, path: str) -> Any:
-    """`value` as `hint` says, without any conversion but int to float and list to tuple."""
-    inner = _optional(hint)
-    if inner is not None:
-        return None if value is None and not dataclasses.is_dataclass(inner) else _typed(inner, value, path)
-    if dataclasses.is_dataclass(hint):
-        if not isinstance(value, dict):
-            raise ConfigError(f"config key '{path}' is a section with keys of its own, not {value!r}")
-        return _read(typing.cast(type, hint), value, path + ".", frozenset())
-    if typing.get_origin(hint) is tuple:
-        return _typed_tuple(typing.get_args(hint), value, path)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise ConfigError(f"config key '{path}' must be {hint.__name__}, not {value!r}")
-    return value
-
-
-def _typed_tuple(kinds: tuple[Any, ...], value: Any, path: str) -> tuple[Any, ...]:
-    if not isinstance(value, (tuple, list)):
-        raise ConfigError(f"config key '{path}' must be a tuple such as (1, 2), not {value!r}")
-    if kinds[-1] is Ellipsis:
-        kinds = (kinds[0],) * len(value)
-    if len(value) != len(kinds):
-        raise ConfigError(f"config key '{path}' must hold {len(kinds)} values, not {len(value)}: {value!r}")
-    return tuple(_typed(k, v, path) for k, v in zip(kinds, value, strict=True))

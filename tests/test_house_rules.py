@@ -14,7 +14,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Lowest first. A unit imports itself and lower layers alone, so units of one layer stay apart. "" is moco_jax itself.
 LAYERS = (
-    ("config",),
+    ("schema",),
+    ("config", "protocols"),
     ("pages", "reports", "state"),  # reports read files: nothing above config, so no JAX
     ("core",),
     ("checks", "data", "mechanisms", "models", "parallel", "views"),
@@ -59,8 +60,17 @@ LAZY = (
 )  # a second each, or optional: imported by the function that uses it
 
 # Flags are parsed before JAX is imported, and `import moco_jax` costs nothing.
-LIGHT_FILES = ("__init__.py", "__main__.py", "config.py", "pages.py", "cli/", "reports/")
-LIGHT = ("absl", "ml_collections", "moco_jax.__version__", "moco_jax.config", "moco_jax.pages", "moco_jax.cli")
+LIGHT_FILES = ("__init__.py", "__main__.py", "schema.py", "config.py", "protocols.py", "pages.py", "cli/", "reports/")
+LIGHT = (
+    "absl",
+    "ml_collections",
+    "moco_jax.__version__",
+    "moco_jax.config",
+    "moco_jax.pages",
+    "moco_jax.cli",
+    "moco_jax.schema",
+    "moco_jax.protocols",
+)
 LIGHT += ("moco_jax.reports",)
 
 
