@@ -1,14 +1,14 @@
-"""Linear probe of a digits encoder beside raw pixels and the untrained encoder, with few labels and with all.
+"""Linear probe of a digits encoder, and of the same encoder untrained: features made once, all labels.
 
 Command    python eval_linear.py --config=configs/linear_digits.py --checkpoint=runs/digits
 """
 
-from moco_jax.config import probe_page
+from moco_jax import protocols
 
 
 def get_config():
     """The config page."""
-    config = probe_page()
-    config.train_split, config.test_split = "train", "test"
-    config.labels_per_class, config.draws = 10, 20
+    config = protocols.page("linear")
+    config.epochs, config.milestones, config.untrained = 100, (60, 80), True
+    config.test_every_epochs = 20
     return config

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from moco_jax.config import SECTIONS, Config, ConfigError, Probe, flat, unknown
+from moco_jax.config import SECTIONS, Config, ConfigError, flat, unknown
 
 FREE = (
     "data.data_dir",
@@ -257,16 +257,6 @@ def _smaller_queue(config: Config, records: int) -> str:
         return f"queue.size {default} (None)"
     views = keys_per_step(config) // config.batch_size
     return f"a batch_size of {max(records // 4 // views, 1)} or less, since a queue holds the keys of a step"
-
-
-def check_probe(probe: Probe) -> None:
-    """Raises ConfigError for a number of a linear probe that cannot be."""
-    for name in ("labels_per_class", "draws", "batch_size", "penalty"):
-        value = getattr(probe, name)
-        if not (value > 0 and math.isfinite(value)):
-            raise ConfigError(f"{name} must be above 0, not {value}")
-    if probe.seed < 0:
-        raise ConfigError(f"seed must be 0 or more, not {probe.seed}")
 
 
 def check_same_run(config: Config, stored: Config, where: str) -> None:

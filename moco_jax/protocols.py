@@ -29,6 +29,7 @@ class Views:
     recipe: str | None = None  # a name in views/recipes.py, its first view; None: centre views, encoded once
     size: int | None = None  # side of a view in pixels (None: as the encoder was trained)
     resize: int | None = None  # shorter side before a centre view is cut (None: as the encoder's eval.resize)
+    path: str | None = None  # resident: images live on the device; streamed: the host crops (None: as the encoder's)
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Linear:
         0.0  # share of the train labels on which rate and epoch are chosen; 0: the first rate, the last epoch
     )
     test_every_epochs: int = 1  # how often the test images are judged, for the best epoch; 0: after the last alone
+    save_every_epochs: int = 10  # how often the state is saved, to continue from; the last step always is
     untrained: bool = False  # also the encoder as it was before its training, for comparison
     data: Labelled = field(default_factory=Labelled)
     views: Views = field(default_factory=Views)
@@ -82,6 +84,7 @@ class Finetune:
     labels: str = "all"  # all; a number per class such as 10; a share such as 1%; or a file with one name per line
     draws: int = 1  # how often labels are drawn anew, each time by a seed of its own
     test_every_epochs: int = 0  # how often the test images are judged, for the best epoch; 0: after the last alone
+    save_every_epochs: int = 10  # how often the state is saved, to continue from; the last step always is
     data: Labelled = field(default_factory=Labelled)
     views: Views = field(default_factory=Views)
     fit: Fit = field(default_factory=Fit)

@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 
-from moco_jax import config
+from moco_jax import protocols
 from moco_jax.cli import flags
 
 USAGE = (
     "usage: eval_linear.py (or moco-jax eval-linear) [--config=PAGE] "
     "[--config.KEY=VALUE ...] [--checkpoint=RUN] [--workdir=DIR]\n\n"
-    "Linear accuracy of a pretrained encoder, beside raw pixels and the untrained encoder.\n\n"
-    "  moco-jax eval-linear --checkpoint=runs/digits --config.labels_per_class=5"
+    "Linear accuracy of a frozen encoder by the published protocol; `moco-jax transfer` sets it beside others.\n\n"
+    "  moco-jax eval-linear --checkpoint=runs/digits --config.learning_rates='(30.0, 10.0, 3.0)' --config.holdout=0.1"
 )
 NAMED = {
     "checkpoint": ("runs/digits", "folder of the run to evaluate"),
@@ -24,10 +24,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _evaluate(argv: Sequence[str]) -> int:
     page, named = flags.parse(argv, page="linear_digits", named=NAMED, usage=USAGE)
-    probe_config = config.read_probe(page)
+    settings = protocols.read(page, protocols.Linear)
     flags.prepare_environment()
 
     from moco_jax.evaluation import probe
 
-    print(probe.run(probe_config, named["checkpoint"], named["workdir"] or f"{named['checkpoint']}/linear"))
+    print(probe.run(settings, named["checkpoint"], named["workdir"] or f"{named['checkpoint']}/linear"))
     return 0

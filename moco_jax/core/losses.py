@@ -49,3 +49,9 @@ def pretext_accuracy(logits: jax.Array) -> jax.Array:
     A row with a nan is no hit.
     """
     return jnp.mean(logits[:, 0] >= jnp.max(logits[:, 1:], axis=1), dtype=logits.dtype)
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Cross entropy of every row of a softmax over classes: (n, classes), (n,) integers -> (n,)."""
+    right = jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]  # (n,)
+    return jax.nn.logsumexp(logits, axis=1) - right

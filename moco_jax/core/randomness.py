@@ -8,7 +8,7 @@ import jax
 from jax import random
 
 # Purposes; append only: a new number changes no old draw.
-INIT, QUEUE, SHUFFLE, CROP, AUGMENT, BATCHES, RESHUFFLE = range(7)
+INIT, QUEUE, SHUFFLE, CROP, AUGMENT, BATCHES, RESHUFFLE, CLASSIFIER = range(8)
 
 
 def key(seed: int, step: jax.Array | int, purpose: int) -> jax.Array:

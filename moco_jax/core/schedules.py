@@ -38,17 +38,37 @@ SCHEDULES = ("cosine", "step")
 def learning_rate(config: Optimizer, *, batch_size: int, epochs: int, steps_per_epoch: int) -> Schedule:
     """The schedule that a config's optimizer section describes."""
     base = config.learning_rate * (batch_size / 256 if config.linear_scaling else 1.0)
-    if config.schedule == "cosine":
-        if config.milestones:
+    return named(
+        config.schedule,
+        base,
+        milestones=config.milestones,
+        epochs=epochs,
+        steps_per_epoch=steps_per_epoch,
+        section="optimizer.",
+    )
+
+
+def named(
+    name: str,
+    base: float,
+    *,
+    milestones: tuple[int, ...],
+    epochs: int,
+    steps_per_epoch: int,
+    section: str,
+) -> Schedule:
+    """The schedule of a name in SCHEDULES; ConfigError for another, and for milestones that do not go with it."""
+    if name == "cosine":
+        if milestones:
             raise ConfigError(
-                f"optimizer.milestones {config.milestones} is read by schedule 'step' only; with 'cosine' leave it ()"
+                f"{section}milestones {milestones} is read by schedule 'step' only; with 'cosine' leave it ()"
             )
         return cosine(base, epochs=epochs, steps_per_epoch=steps_per_epoch)
-    if config.schedule == "step":
-        if not config.milestones:
-            raise ConfigError("optimizer.schedule 'step' needs optimizer.milestones, such as (120, 160)")
-        return stepwise(base, milestones=config.milestones, steps_per_epoch=steps_per_epoch)
-    raise unknown("optimizer.schedule", config.schedule, SCHEDULES)
+    if name == "step":
+        if not milestones:
+            raise ConfigError(f"{section}schedule 'step' needs {section}milestones, such as (120, 160)")
+        return stepwise(base, milestones=milestones, steps_per_epoch=steps_per_epoch)
+    raise unknown(f"{section}schedule", name, SCHEDULES)
 
 
 def _float() -> jnp.dtype:

@@ -88,7 +88,41 @@ def batches(
             out = {name: rows[positions] for name, rows in behind(step).items()}
         return out if cut is None else {**out, "raw": cut(step, out["ids"])}
 
-    steps = grain.MapDataset.range(first_step, last_step).map(batch)
+    return _threaded(batch, first_step, last_step, workers)
+
+
+def labelled_batches(
+    source: sources.Source | None,
+    crop: Crop | None,
+    *,
+    seed: int,
+    rows: np.ndarray,
+    batch_size: int,
+    positions: np.ndarray,
+    first_step: int,
+    last_step: int,
+    size: int,
+    workers: int,
+) -> Iterator[dict[str, Any]]:
+    """Host batches for training on the labels of records `rows`, each of them once per epoch (`order.covered`).
+
+    A batch is {"ids": (n, 1) int32, "real": (n,) bool}: a row that is not real fills up the last batch of an epoch.
+    With a source and a crop also {"raw": one array (n, size, size, C)}, cut on the host as `batches` does.
+    """
+    _check_workers(workers)
+    cut = None if source is None or crop is None else _cutter(source, (crop,), seed, positions, size)
+
+    def batch(step: int) -> dict[str, Any]:
+        found, real = order.covered(seed, step, positions, records=len(rows), batch_size=batch_size)
+        out = {"ids": rows[found].astype(np.int32)[:, None], "real": real}
+        return out if cut is None else {**out, "raw": cut(step, out["ids"])}
+
+    return _threaded(batch, first_step, last_step, workers)
+
+
+def _threaded(batch: Callable[[int], dict[str, Any]], first: int, last: int, workers: int) -> Iterator[dict[str, Any]]:
+    """The batches of steps first to last - 1, made ahead by threads."""
+    steps = grain.MapDataset.range(first, last).map(batch)
     options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=max(2, workers))
     return _until_closed(steps.to_iter_dataset(options))
 

@@ -85,11 +85,22 @@ def ids(
     different records. Raises ConfigError for a pair rule whose result is not (n, 2) integers below `records`.
     """
     epoch, step_in_epoch = divmod(step, steps_per_epoch(records, batch_size))
-    seed32 = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])  # index_shuffle takes 32 bits
     places = step_in_epoch * batch_size + np.asarray(positions, np.int64)
-    shuffled = [index_shuffle(place, max_index=records - 1, seed=seed32, rounds=4) for place in places.tolist()]
-    found = np.array(shuffled, np.int32)  # (n,)
+    found = _permuted(seed, epoch, places, records)  # (n,)
     return _checked(pairs(found, draws(seed, step, positions)), len(found), records)
+
+
+def covered(
+    seed: int, step: int, positions: np.ndarray, *, records: int, batch_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Records (n,) int32 at global `positions` (n,) of a step, and which of them count (n,) bool: none is left out.
+
+    For training on labels. An epoch is a permutation of all records in ceil(records / batch_size) steps; what is
+    missing in the last one is filled up by records from the epoch's beginning, which do not count again.
+    """
+    epoch, step_in_epoch = divmod(step, -(-records // batch_size))
+    places = step_in_epoch * batch_size + np.asarray(positions, np.int64)
+    return _permuted(seed, epoch, places % records, records), places < records
 
 
 def queue_ids(step: int, ring: Ring, batch: Callable[[int], np.ndarray], *, batch_size: int) -> np.ndarray:
@@ -115,6 +126,13 @@ def draws(seed: int, step: int, positions: np.ndarray) -> np.ndarray:
     word = _splitmix64(np.array([seed], np.uint64))
     word = _splitmix64(word + np.uint64(step))
     return _splitmix64(word + np.asarray(positions).astype(np.uint64))
+
+
+def _permuted(seed: int, epoch: int, places: np.ndarray, records: int) -> np.ndarray:
+    """The records (n,) int32 at `places` (n,) of an epoch's permutation."""
+    seed32 = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])  # index_shuffle takes 32 bits
+    found = [index_shuffle(place, max_index=records - 1, seed=seed32, rounds=4) for place in places.tolist()]
+    return np.array(found, np.int32)
 
 
 def _splitmix64(x: np.ndarray) -> np.ndarray:

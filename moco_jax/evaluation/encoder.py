@@ -13,7 +13,7 @@ import numpy as np
 from moco_jax import parallel
 from moco_jax import views as views_package
 from moco_jax.checkpoints.store import Store
-from moco_jax.config import Config, ConfigError, read_stored
+from moco_jax.config import BatchNorm, Config, ConfigError, read_stored
 from moco_jax.core.randomness import INIT, key
 from moco_jax.data import crops, loader
 from moco_jax.data.sources import ArraySource
@@ -162,10 +162,36 @@ class Loaded(NamedTuple):
 
     trained: FrozenEncoder
     untrained: FrozenEncoder  # the same encoder as it began
+    encoder: Encoder  # both are networks of its functions
     config: Config
     step: int
     source: str  # label of the user's own images; "" where the config names them
     total_steps: int  # of the run, of which `step` are done
+    values: Values
+
+    def resized(self, *, size: int | None, resize: int | None) -> "Loaded":
+        """The same with other centre views: `size` pixels cut from a shorter side of `resize`; None: as trained."""
+        how = self.trained.preprocessing
+        size = size or how.size
+        how = how._replace(size=size, resize=resize or max(size, how.resize))
+        forward = forward_of(self.encoder, how)
+        trained, untrained = (freeze(forward, e.network, self.encoder, how) for e in (self.trained, self.untrained))
+        return self._replace(trained=trained, untrained=untrained)
+
+    def grouped(self, size: int | None) -> Encoder:
+        """The encoder whose batch norm shares statistics among `size` images; None: as it was trained.
+
+        Raises ConfigError where it is a user's own, whose batch norm is not ours to change.
+        """
+        if size is None or size == self.config.bn.group_size:
+            return self.encoder
+        built = built_of(self.config, self.values, group_size=size)
+        if built.label != self.encoder.label:
+            raise ConfigError(
+                f"fit.group_size {size}: encoder {self.encoder.label!r} is one of your own, whose batch norm is as you "
+                "built it; use None"
+            )
+        return built
 
 
 def load(checkpoint: str | Path, *, encoder: Encoder | None = None) -> Loaded:
@@ -182,8 +208,7 @@ def load(checkpoint: str | Path, *, encoder: Encoder | None = None) -> Loaded:
         preprocessing = preprocessing_of(config, values)
         built = encoder
         if built is None:
-            dtype = parallel.compute_dtype(config.model.dtype)
-            built = from_config(config.model, config.bn, channels=values.channels, size=config.views.size, dtype=dtype)
+            built = built_of(config, values, group_size=config.bn.group_size)
         if about["objects"]["encoder"] != built.label:
             raise ConfigError(
                 f"{checkpoint} was trained with encoder {about['objects']['encoder']!r}, not {built.label!r}: "
@@ -192,8 +217,15 @@ def load(checkpoint: str | Path, *, encoder: Encoder | None = None) -> Loaded:
         fresh = parallel.born(lambda: Network(**built.init(key(config.seed, 0, INIT))))
         trained = store.restore_part(step, fresh, "online")
     forward = forward_of(built, preprocessing)
-    frozen = [freeze(forward, network, built, preprocessing) for network in (trained, fresh)]
-    return Loaded(frozen[0], frozen[1], config, step, about["objects"]["source"], about["total_steps"])
+    frozen = tuple(freeze(forward, network, built, preprocessing) for network in (trained, fresh))
+    return Loaded(*frozen, built, config, step, about["objects"]["source"], about["total_steps"], values)
+
+
+def built_of(config: Config, values: Values, *, group_size: int) -> Encoder:
+    """The encoder that a run's config names, for images of its kind."""
+    dtype = parallel.compute_dtype(config.model.dtype)
+    size = config.views.size
+    return from_config(config.model, BatchNorm(group_size), channels=values.channels, size=size, dtype=dtype)
 
 
 def _checkpoints(run: Path) -> Path:

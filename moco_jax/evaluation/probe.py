@@ -1,92 +1,239 @@
-"""The linear probe as a command: raw pixels, untrained encoder, trained encoder."""
+"""The linear probe as a command: a linear classifier on a frozen encoder, by SGD, as main_lincls.py trains it."""
 
 import dataclasses
 import functools
+import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from moco_jax import loop, parallel, protocols
 from moco_jax.checkpoints.store import read_json, write_json
-from moco_jax.checks import check_probe
-from moco_jax.config import Config, ConfigError, Probe
-from moco_jax.data import opening, sources
+from moco_jax.config import ConfigError, unknown
+from moco_jax.core import schedules
+from moco_jax.evaluation import classifier, few, fitting, labelled, metrics
 from moco_jax.evaluation import encoder as frozen
-from moco_jax.evaluation import features, linear
+from moco_jax.evaluation.features import extract
 
-ROWS = ("raw pixels", "untrained encoder", "trained encoder")
+FEATURES = ("backbone", "head")
 
 
-def run(probe: Probe, checkpoint: str | Path, workdir: str | Path) -> str:
-    """The table as text; computed once per checkpoint and settings, then read back from `workdir`.
+class Judged(NamedTuple):
+    """Features that classifiers are judged on, from centre views."""
+
+    features: np.ndarray  # (Q, D)
+    labels: np.ndarray  # (Q,)
+
+
+def run(settings: protocols.Linear, checkpoint: str | Path, workdir: str | Path) -> str:
+    """The result as text; made once per checkpoint and settings, then read back from `workdir`.
 
     Raises RuntimeError where an encoder is not bit for bit what the checkpoint holds afterwards.
     """
-    check_probe(probe)
-    loaded = frozen.load(checkpoint)
-    trained, untrained, config, step = loaded.trained, loaded.untrained, loaded.config, loaded.step
-    if loaded.source and probe.dataset is None:
-        raise ConfigError(
-            f"{checkpoint} was trained on a source of your own, {loaded.source!r}: name labelled data by "
-            "--config.dataset=NAME"
-        )
-    settings = {**dataclasses.asdict(probe), "step": step, "encoder": frozen.digest(trained.network)}
-    path = Path(workdir) / "linear.json"
+    check(settings)
+    loaded = frozen.load(checkpoint).resized(size=settings.views.size, resize=settings.views.resize)
+    pair = labelled.open_pair(
+        settings.data, loaded.config.data, seed=settings.seed, own_source=loaded.source, like=loaded.values
+    )
+    before = frozen.digest(loaded.trained.network)
+    about = {"settings": _plain(settings), "step": loaded.step, "encoder": before}
+    path = Path(workdir) / "result.json"
     stored = read_json(path)
-    if stored is None or stored.get("settings") != settings:
-        stored = {"settings": settings, "rows": _measure(probe, config, trained, untrained)}
-        after = {frozen.digest(trained.network), frozen.stored_digest(checkpoint, step, trained.network)}
-        if after != {settings["encoder"]}:
+    if stored is None or stored.get("about") != about:
+        encoders = {"trained encoder": loaded.trained}
+        if settings.untrained:
+            encoders = {"untrained encoder": loaded.untrained, **encoders}
+        stored = {"about": about, "classes": pair.class_names, "test": pair.test_is, "rows": {}}
+        for name, encoder in encoders.items():
+            folder = Path(workdir) / name.split()[0]
+            stored["rows"][name] = _probed(settings, loaded, encoder, pair, folder)
+        after = {frozen.digest(loaded.trained.network)}
+        after.add(frozen.stored_digest(checkpoint, loaded.step, loaded.trained.network))
+        if after != {before}:
             raise RuntimeError("the encoder changed while it was evaluated; the result is not kept")
-        Path(workdir).mkdir(parents=True, exist_ok=True)
         write_json(path, stored)
-    text = linear.table(stored["rows"], per_class=probe.labels_per_class, draws=probe.draws)
-    if ROWS[0] not in stored["rows"]:
-        text += "\n(no row of raw pixels: the images differ in size)"
-    return f"{text}\nencoder {trained.label}, step {step} of {loaded.total_steps} of {checkpoint}; numbers in {path}"
+    where = f"encoder {loaded.trained.label}, step {loaded.step} of {loaded.total_steps} of {checkpoint}"
+    return f"{text(stored)}\n{where}, bit for bit as before; numbers in {path}"
 
 
-def _measure(
-    probe: Probe, config: Config, trained: frozen.FrozenEncoder, untrained: frozen.FrozenEncoder
-) -> dict[str, Any]:
-    (train, labels), (test, test_labels) = (_labelled(probe, config, s) for s in (probe.train_split, probe.test_split))
+def check(settings: protocols.Linear) -> None:
+    """Raises ConfigError for a number of a linear probe that cannot be."""
+    rates = settings.learning_rates
+    if not rates or len({f"{r:g}" for r in rates}) < len(rates) or not all(r > 0 and math.isfinite(r) for r in rates):
+        raise ConfigError(f"learning_rates must be one or more different numbers above 0, not {rates}")
+    for name in ("batch_size", "epochs", "save_every_epochs"):
+        if getattr(settings, name) < 1:
+            raise ConfigError(f"{name} must be 1 or more, not {getattr(settings, name)}")
+    for name, low, high in (
+        ("momentum", 0, 1),
+        ("weight_decay", 0, math.inf),
+        ("test_every_epochs", 0, math.inf),
+        ("seed", 0, 2**32 - 1),
+    ):
+        if not low <= getattr(settings, name) <= high:
+            raise ConfigError(f"{name} must lie in {low}..{high}, not {getattr(settings, name)}")
+    if not 0 <= settings.holdout < 1:
+        raise ConfigError(f"holdout must be a share from 0 to below 1, not {settings.holdout}")
+    if settings.feature not in FEATURES:
+        raise unknown("feature", settings.feature, FEATURES)
+    _schedule(settings, 1)
 
-    def encoded(encoder: frozen.FrozenEncoder) -> linear.Features:
-        get = functools.partial(features.extract, encoder, batch_size=probe.batch_size, workers=config.data.workers)
-        return get(train)["backbone"], get(test)["backbone"]
 
-    pixels = [_pixels(split) for split in (train, test)]
-    rows = {ROWS[1]: encoded(untrained), ROWS[2]: encoded(trained)}
-    if pixels[0] is not None and pixels[1] is not None and pixels[0].shape[1] == pixels[1].shape[1]:
-        rows = {ROWS[0]: (pixels[0], pixels[1]), **rows}
-    return linear.compare(
-        rows,
-        (labels, test_labels),
-        per_class=probe.labels_per_class,
-        draws=probe.draws,
-        penalty=probe.penalty,
-        seed=probe.seed,
+def _schedule(settings: protocols.Linear, steps_per_epoch: int) -> schedules.Schedule:
+    return schedules.named(
+        settings.schedule,
+        1.0,
+        milestones=settings.milestones,
+        epochs=settings.epochs,
+        steps_per_epoch=steps_per_epoch,
+        section="",
     )
 
 
-def _pixels(source: sources.Source) -> np.ndarray | None:
-    """Stored values of every image in a row, (M, H * W * C) float32; None where images differ in size."""
-    first = sources.read(source, 0)
-    rows = np.empty((len(source), first.size), np.float32)
-    for i in range(len(source)):
-        image = sources.read(source, i)
-        if image.shape != first.shape:
-            return None
-        rows[i] = image.reshape(-1)
-    return rows
+def _probed(
+    settings: protocols.Linear, loaded: frozen.Loaded, encoder: frozen.FrozenEncoder, pair: labelled.Pair, folder: Path
+) -> dict[str, Any]:
+    """What one encoder gives: JSON-ready."""
+    get = functools.partial(extract, batch_size=settings.batch_size, workers=settings.data.workers)
+    kept, held = few.holdout(pair.train.labels, pair.train.groups, settings.holdout, seed=settings.seed)
+    judged = {"test": Judged(get(encoder, pair.test.source)[settings.feature], pair.test.labels)}
+    data: dict[str, Any] = {"labels": pair.train.labels.astype(np.int32)}
+    seen = None
+    if settings.views.recipe is None or len(held):
+        train = get(encoder, pair.train.source)[settings.feature]  # (M, D)
+        judged |= {"held": Judged(train[held], pair.train.labels[held])} if len(held) else {}
+    if settings.views.recipe is None:
+        data["features"] = train
 
+        def features(batch: Any, data: Any, step: jax.Array) -> jax.Array:
+            return data["features"][batch["ids"][:, 0]]
 
-def _labelled(probe: Probe, config: Config, split: str) -> tuple[sources.Source, np.ndarray]:
-    """A split of the labelled images and its labels."""
-    source = opening.open_split(config.data, split, name=probe.dataset, data_dir=probe.data_dir)
-    labels = source.labels()
-    if labels is None:
-        raise ConfigError(
-            f"{source.name} has no labels; a linear probe needs some: --config.dataset names a data set or a path"
+    else:
+        seen = fitting.images(
+            loaded, settings.views, pair.train.source, seed=settings.seed, workers=settings.data.workers
         )
-    return source, labels
+        data |= {**seen.data, "encoder": parallel.host(encoder.network)}
+
+        def features(batch: Any, data: Any, step: jax.Array) -> jax.Array:
+            network = data["encoder"]
+            found = loaded.encoder.features(network.params, network.batch_stats, seen.of(batch, data, step))
+            return jax.lax.stop_gradient(found[settings.feature])
+
+    planned = fitting.plan(kept, batch_size=settings.batch_size, epochs=settings.epochs)
+    task = classifier.linear(
+        features,
+        seed=settings.seed,
+        width=judged["test"].features.shape[1],
+        classes=pair.classes,
+        rates=settings.learning_rates,
+        schedule=_schedule(settings, planned.steps_per_epoch),
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+    )
+    every = (settings.test_every_epochs or settings.epochs) * planned.steps_per_epoch
+    state = fitting.in_folder(
+        task,
+        fitting.batches(seen, planned, seed=settings.seed, workers=settings.data.workers),
+        data,
+        planned,
+        folder,
+        settings=settings,
+        encoder=frozen.digest(encoder.network),
+        evaluations=[loop.Evaluation(every, functools.partial(_judge, judged, settings.learning_rates))],
+    )
+    return _result(settings, state, judged["test"], fitting.history(folder), planned, pair)
+
+
+def _judge(judged: dict[str, Judged], rates: tuple[float, ...], state: Any) -> dict[str, float]:
+    """Top-1 of every classifier on every set: {"test_top1_lr30": share}."""
+    params, out = parallel.host(state.online.params), {}
+    for name, (features, labels) in judged.items():
+        for rate, share in zip(rates, np.asarray(_top1(params, features, labels)).tolist(), strict=True):
+            out[f"{name}_top1_lr{rate:g}"] = share
+    return out
+
+
+@jax.jit
+def _top1(params: Any, features: jax.Array, labels: jax.Array) -> jax.Array:
+    """(R,) shares; one classifier after the other, since R times all scores may not fit."""
+
+    def one(params: Any) -> jax.Array:
+        return jnp.mean(jnp.argmax(classifier.scores(params, features), axis=1) == labels)
+
+    return jax.lax.map(one, params)
+
+
+def _result(
+    settings: protocols.Linear,
+    state: Any,
+    test: Judged,
+    history: dict[int, dict[str, float]],
+    planned: fitting.Plan,
+    pair: labelled.Pair,
+) -> dict[str, Any]:
+    """The headline from the last epoch, and what other choices would have said."""
+    rates, last = settings.learning_rates, history[planned.total]
+    chosen = max(rates, key=lambda rate: last[f"held_top1_lr{rate:g}"]) if settings.holdout else rates[0]
+    params = jax.tree.map(lambda a: a[rates.index(chosen)], state.online.params)
+    found = metrics.of(np.asarray(classifier.scores(params, test.features)), test.labels, pair.classes)
+    out = {
+        "learning_rate": chosen,
+        "chosen_by": "held-out train labels" if settings.holdout else "the first of learning_rates",
+        "last": found,
+        "best": _best(history, rates, "test", planned),
+        "rates": {f"{rate:g}": last[f"test_top1_lr{rate:g}"] for rate in rates},
+        "images": {"train": len(planned.rows), "test": len(test.labels)},
+    }
+    return out | ({"held": _best(history, rates, "held", planned)} if settings.holdout else {})
+
+
+def _best(history: dict[int, dict[str, float]], rates: tuple[float, ...], by: str, planned: fitting.Plan) -> Any:
+    """The epoch and rate with the best accuracy `by` test or held-out labels, and the test accuracy there."""
+    step, rate = max(
+        ((step, rate) for step in sorted(history) for rate in rates), key=lambda at: history[at[0]][_key(by, at[1])]
+    )
+    epoch = step // planned.steps_per_epoch
+    return {"epoch": epoch, "learning_rate": rate, "top1": history[step][_key("test", rate)]}
+
+
+def _key(name: str, rate: float) -> str:
+    return f"{name}_top1_lr{rate:g}"
+
+
+def text(result: dict[str, Any]) -> str:
+    """The result for a terminal."""
+    settings, lines = result["about"]["settings"], []
+    for name, row in result["rows"].items():
+        best, images = row["best"], row["images"]
+        lines += [
+            f"{name}: top-1 {row['last']['top1']:.2%} after the last epoch (learning rate {row['learning_rate']:g}, "
+            f"{row['chosen_by']}; {images['train']:,} train labels, {images['test']:,} test images)",
+            metrics.summary(row["last"], result["classes"]),
+            f"  best of all epochs and rates, chosen on the test split: {best['top1']:.2%} (epoch {best['epoch']}, "
+            f"learning rate {best['learning_rate']:g})",
+        ]
+        if "held" in row:
+            held = row["held"]
+            lines.append(
+                f"  epoch and rate chosen on held-out train labels: {held['top1']:.2%} (epoch {held['epoch']}, "
+                f"learning rate {held['learning_rate']:g})"
+            )
+        if len(row["rates"]) > 1:
+            listed = "  ".join(f"{rate}: {share:.2%}" for rate, share in row["rates"].items())
+            lines.append(f"  top-1 by learning rate, last epoch: {listed}")
+    views = settings["views"]["recipe"] or "centre views, encoded once"
+    lines.append(
+        f"(one run, seed {settings['seed']}; {settings['feature']} features; views: {views}; judged on "
+        f"{result['test']}, centre views)"
+    )
+    return "\n".join(lines)
+
+
+def _plain(settings: Any) -> Any:
+    """Settings as JSON gives them back, so that they compare."""
+    import json
+
+    return json.loads(json.dumps(dataclasses.asdict(settings)))

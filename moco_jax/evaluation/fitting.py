@@ -1,0 +1,199 @@
+"""A classifier fitted in a folder, from where it was left, or in memory; and what it is fitted to."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from moco_jax import loop, parallel, protocols, views
+from moco_jax.checkpoints.store import Store, describe, exclusive
+from moco_jax.config import ConfigError
+from moco_jax.data import loader, sources
+from moco_jax.evaluation import classifier
+from moco_jax.evaluation.encoder import Loaded
+from moco_jax.logs import RunLog
+
+
+class Plan(NamedTuple):
+    """How many steps, over which records, in batches of how many."""
+
+    rows: np.ndarray  # (M,) records that are fitted to
+    batch_size: int
+    steps_per_epoch: int
+    epochs: int
+
+    @property
+    def total(self) -> int:
+        """Steps in all."""
+        return self.epochs * self.steps_per_epoch
+
+
+class Images(NamedTuple):
+    """Augmented images of labelled records, made inside a step."""
+
+    of: Callable[[Any, Any, Any], Any]  # (batch, data, step) -> (n, S, S, C)
+    data: dict[str, Any]  # what lives on the device: images, or nothing
+    source: sources.Source | None  # where the host cuts views from, or None
+    crop: Any
+    size: int
+    workers: int
+
+
+def plan(rows: np.ndarray, *, batch_size: int, epochs: int, group_size: int = 1) -> Plan:
+    """A plan for a batch of that size, or of the least number of whole groups that holds all rows, if that is less.
+
+    Every device gets whole groups of `group_size` images, or a group whole devices. Raises ConfigError where it cannot.
+    """
+    devices = parallel.device_count()
+    unit = math.lcm(devices, group_size or 1)
+    if batch_size % unit:
+        raise ConfigError(
+            f"batch_size {batch_size} over {devices} devices does not give them whole groups of {group_size or 1} "
+            f"images; use a multiple of {unit}"
+        )
+    size = min(batch_size, -(-len(rows) // unit) * unit)
+    return Plan(rows, size, -(-len(rows) // size), epochs)
+
+
+def images(loaded: Loaded, how: protocols.Views, source: sources.Source, *, seed: int, workers: int) -> Images:
+    """Views of a source as a recipe says, on the path it says; centre views where there is no recipe."""
+    config, seen = loaded.config, loaded.trained.preprocessing
+    recipe = (views.recipes.ViewRecipe(views.recipes.Crop((1.0, 1.0)), ()),)
+    if how.recipe is not None:
+        recipe = views.recipes.get(how.recipe, seen.channels)[:1]
+    made = views.make(
+        recipe,
+        size=seen.size,
+        low=seen.range[0],
+        high=seen.range[1],
+        mean=seen.mean,
+        std=seen.std,
+        dtype=np.dtype(seen.computed),
+    )
+    if how.recipe is None:
+        batches = loader.centered(source, size=seen.size, resize=seen.resize, batch_size=256, workers=workers)
+        whole = {"images": np.concatenate([rows[:real] for rows, real in batches])}
+        made = made._replace(raw=lambda batch, data, *_: (data["images"][batch["ids"][:, 0]],))
+        return Images(classifier.views_of(made, seed), whole, None, None, seen.size, workers)
+    path = how.path or config.data.path
+    if path not in loader.PATHS:
+        raise ConfigError(f"views.path must be one of {', '.join(loader.PATHS)}, not {path!r}")
+    resident = path == "resident"
+    data = loader.resident(source, workers) if resident else {}
+    host = (None, None) if resident else (source, recipe[0].crop)
+    return Images(classifier.views_of(made, seed), data, *host, seen.size, workers)
+
+
+def batches(seen: Images | None, planned: Plan, *, seed: int, workers: int) -> Callable[[int], Iterator[Any]]:
+    """(first step) -> this process's host batches from there to the end."""
+    return lambda first: loader.labelled_batches(
+        None if seen is None else seen.source,
+        None if seen is None else seen.crop,
+        seed=seed,
+        rows=planned.rows,
+        batch_size=planned.batch_size,
+        positions=parallel.positions(planned.batch_size),
+        first_step=first,
+        last_step=planned.total,
+        size=0 if seen is None else seen.size,
+        workers=workers,
+    )
+
+
+def in_folder(
+    task: classifier.Task,
+    from_step: Callable[[int], Iterator[Any]],
+    data: dict[str, Any],
+    planned: Plan,
+    folder: Path,
+    *,
+    settings: Any,
+    encoder: str,
+    evaluations: Sequence[loop.Evaluation],
+) -> Any:
+    """The state after all steps, on the host; saved on the way, and continued where it was left.
+
+    Raises ConfigError where the folder holds another evaluation: other settings, or another encoder (its digest).
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    about = describe(json.loads(json.dumps(dataclasses.asdict(settings))), {"encoder": encoder})
+    with exclusive(folder), Store(folder / "checkpoints", keep=1) as store:
+        step = store.latest() or 0
+        if step:
+            _same(store.about(step), about, folder)
+        state = store.restore(step, parallel.abstract(task.init)) if step else parallel.born(task.init)
+        if step == planned.total:
+            return parallel.host(state)
+
+        def save(step: int, state: Any) -> None:
+            parallel.check_identical(state)
+            store.save(step, parallel.everywhere(state), about)
+
+        cadence = loop.Cadence(
+            planned.total,
+            1,
+            log=planned.steps_per_epoch,
+            save=settings.save_every_epochs * planned.steps_per_epoch,
+        )
+        silent = not parallel.is_first_process()
+        with RunLog(
+            folder, total_steps=planned.total, first_step=step, batch_size=planned.batch_size, silent=silent
+        ) as log:
+            state = loop.run(
+                parallel.map_step(task.step),
+                state,
+                from_step(step),
+                parallel.put_data(data),
+                first_step=step,
+                cadence=cadence,
+                log=log,
+                evaluations=evaluations,
+                save=save,
+            )
+        return parallel.host(state)
+
+
+def in_memory(
+    step: parallel.Step, init: Callable[[], Any], all_batches: Iterator[Any], data: Any, planned: Plan
+) -> Any:
+    """The state after all steps, on the host, of a mapped step and data in place; nothing is written."""
+    with RunLog(Path(), total_steps=planned.total, first_step=0, batch_size=planned.batch_size, silent=True) as log:
+        state = loop.run(
+            step,
+            parallel.born(init),
+            all_batches,
+            data,
+            first_step=0,
+            cadence=loop.Cadence(planned.total, 1, log=0, save=0),
+            log=log,
+            evaluations=(),
+            save=lambda *_: None,
+        )
+    return parallel.host(state)
+
+
+def history(folder: Path) -> dict[int, dict[str, float]]:
+    """The numbers of evaluations by step, as the folder's log holds them; the last word on a step counts."""
+    found: dict[int, dict[str, float]] = {}
+    for line in (folder / "log.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        numbers = {k: v for k, v in record.items() if k.startswith(("test_", "held_"))}
+        if numbers:
+            found.setdefault(record["step"], {}).update(numbers)
+    return found
+
+
+def _same(stored: Mapping[str, Any], about: Mapping[str, Any], folder: Path) -> None:
+    if stored["objects"] != about["objects"]:
+        raise ConfigError(f"{folder} holds an evaluation of another encoder; delete it, or give another --workdir")
+    old, new = stored["config"], about["config"]
+    changed = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
+    if changed:
+        raise ConfigError(
+            f"{folder} holds an evaluation with other settings ({', '.join(changed)}); delete it, or give another "
+            "--workdir"
+        )
