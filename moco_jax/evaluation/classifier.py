@@ -111,7 +111,7 @@ def whole(
     (its scale and bias are trained); else by the statistics of the batch, in the groups that the encoder was built for.
     """
     module = encoder.module
-    assert module is not None, "finetune.open_encoder refuses an encoder without a module"
+    assert module is not None, "finetune.check_encoder refuses an encoder without a module"
     optimizer = sgd(schedule, momentum=momentum, weight_decay=weight_decay, scales=rates)
 
     def init() -> State:
@@ -160,12 +160,9 @@ def stage_rates(params: Any, *, body: float, head: float, decay: float) -> Any:
     """The rate of every leaf of {"backbone", "classifier"}: `body` in the last stage, times `decay` for each below.
 
     Stages are those of the names layer1_0, layer2_0, ...; what has no such name (the stem) is below the first.
-    Raises ValueError for a decay other than 1 of a backbone without stages.
     """
-    names = {name: _stage(name) for name in params["backbone"]}
+    names = {name: stage(name) for name in params["backbone"]}
     top = max(names.values(), default=0)
-    if decay != 1 and top == 0:
-        raise ValueError("layers named layer1_0, layer2_0, ...")
     backbone = {
         name: jax.tree.map(lambda _, at=at: body * decay ** (top - at), params["backbone"][name])
         for name, at in names.items()
@@ -173,6 +170,7 @@ def stage_rates(params: Any, *, body: float, head: float, decay: float) -> Any:
     return {"backbone": backbone, "classifier": jax.tree.map(lambda _: head, params["classifier"])}
 
 
-def _stage(name: str) -> int:
+def stage(name: str) -> int:
+    """The number of the stage that a layer named layer2_0 belongs to; 0 for any other name."""
     number = name.removeprefix("layer").split("_")[0]
     return int(number) if name.startswith("layer") and number.isdigit() else 0

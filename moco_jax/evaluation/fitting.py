@@ -106,6 +106,7 @@ def batches(seen: Images | None, planned: Plan, *, seed: int, workers: int) -> C
 
 def in_folder(
     task: classifier.Task,
+    step_fn: parallel.Step,
     from_step: Callable[[int], Iterator[Any]],
     data: dict[str, Any],
     planned: Plan,
@@ -115,12 +116,12 @@ def in_folder(
     encoder: str,
     evaluations: Sequence[loop.Evaluation],
 ) -> Any:
-    """The state after all steps, on the host; saved on the way, and continued where it was left.
+    """The state after all steps of a mapped step and data in place, on the host; saved on the way, and continued.
 
     Raises ConfigError where the folder holds another evaluation: other settings, or another encoder (its digest).
     """
     folder.mkdir(parents=True, exist_ok=True)
-    about = describe(json.loads(json.dumps(dataclasses.asdict(settings))), {"encoder": encoder})
+    about = describe(plain(settings), {"encoder": encoder})
     with exclusive(folder), Store(folder / "checkpoints", keep=1) as store:
         step = store.latest() or 0
         if step:
@@ -144,10 +145,10 @@ def in_folder(
             folder, total_steps=planned.total, first_step=step, batch_size=planned.batch_size, silent=silent
         ) as log:
             state = loop.run(
-                parallel.map_step(task.step),
+                step_fn,
                 state,
                 from_step(step),
-                parallel.put_data(data),
+                data,
                 first_step=step,
                 cadence=cadence,
                 log=log,
@@ -185,6 +186,11 @@ def history(folder: Path) -> dict[int, dict[str, float]]:
         if numbers:
             found.setdefault(record["step"], {}).update(numbers)
     return found
+
+
+def plain(settings: Any) -> Any:
+    """Settings as JSON gives them back, so that they compare."""
+    return json.loads(json.dumps(dataclasses.asdict(settings)))
 
 
 def _same(stored: Mapping[str, Any], about: Mapping[str, Any], folder: Path) -> None:

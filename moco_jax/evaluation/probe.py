@@ -1,6 +1,5 @@
 """The linear probe as a command: a linear classifier on a frozen encoder, by SGD, as main_lincls.py trains it."""
 
-import dataclasses
 import functools
 import math
 from pathlib import Path
@@ -39,7 +38,7 @@ def run(settings: protocols.Linear, checkpoint: str | Path, workdir: str | Path)
         settings.data, loaded.config.data, seed=settings.seed, own_source=loaded.source, like=loaded.values
     )
     before = frozen.digest(loaded.trained.network)
-    about = {"settings": _plain(settings), "step": loaded.step, "encoder": before}
+    about = {"settings": fitting.plain(settings), "step": loaded.step, "encoder": before}
     path = Path(workdir) / "result.json"
     stored = read_json(path)
     if stored is None or stored.get("about") != about:
@@ -136,8 +135,9 @@ def _probed(
     every = (settings.test_every_epochs or settings.epochs) * planned.steps_per_epoch
     state = fitting.in_folder(
         task,
+        parallel.map_step(task.step),
         fitting.batches(seen, planned, seed=settings.seed, workers=settings.data.workers),
-        data,
+        parallel.put_data(data),
         planned,
         folder,
         settings=settings,
@@ -230,10 +230,3 @@ def text(result: dict[str, Any]) -> str:
         f"{result['test']}, centre views)"
     )
     return "\n".join(lines)
-
-
-def _plain(settings: Any) -> Any:
-    """Settings as JSON gives them back, so that they compare."""
-    import json
-
-    return json.loads(json.dumps(dataclasses.asdict(settings)))

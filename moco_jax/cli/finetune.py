@@ -1,0 +1,33 @@
+"""`moco-jax finetune`: flags, then one call."""
+
+from collections.abc import Sequence
+
+from moco_jax import protocols
+from moco_jax.cli import flags
+
+USAGE = (
+    "usage: moco-jax finetune [--config=PAGE] [--config.KEY=VALUE ...] [--checkpoint=RUN] [--workdir=DIR]\n\n"
+    "The whole network trained on labels: from a run's encoder, or from scratch for comparison.\n\n"
+    "  moco-jax finetune --checkpoint=runs/digits --config.labels=10 --config.draws=10\n"
+    "  moco-jax finetune --checkpoint=runs/digits --config.start=scratch --workdir=runs/digits/scratch"
+)
+NAMED = {
+    "checkpoint": ("runs/digits", "folder of the run whose encoder, or network, is trained"),
+    "workdir": (None, "folder for the result; CHECKPOINT/finetune where not given"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Fine-tune as the flags say; returns the exit status."""
+    return flags.run(_finetune, argv)
+
+
+def _finetune(argv: Sequence[str]) -> int:
+    page, named = flags.parse(argv, page="finetune_digits", named=NAMED, usage=USAGE)
+    settings = protocols.read(page, protocols.Finetune)
+    flags.prepare_environment()
+
+    from moco_jax.evaluation import finetune
+
+    print(finetune.run(settings, named["checkpoint"], named["workdir"] or f"{named['checkpoint']}/finetune"))
+    return 0
