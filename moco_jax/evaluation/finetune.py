@@ -1,6 +1,5 @@
 """The whole network trained on labels, from an encoder or from random weights: one draw of labels or several."""
 
-import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path

@@ -1,0 +1,15 @@
+"""The table for handwritten digits: is the encoder of the default run worth its minute?
+
+Command    moco-jax transfer --config=transfer_digits --encoders=runs/digits
+"""
+
+from moco_jax import protocols
+
+
+def get_config():
+    """The config page."""
+    config = protocols.page("transfer")
+    config.views.recipe = "supervised_digits"
+    config.fit.batch_size, config.fit.epochs = 64, 30
+    config.fit.learning_rate, config.fit.head_learning_rate, config.fit.scratch_learning_rate = 0.03, 0.3, 0.1
+    return config
