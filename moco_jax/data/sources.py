@@ -79,6 +79,30 @@ class ArraySource:
         return self.grouped
 
 
+class Subset:
+    """Some records of a source, in the order given."""
+
+    def __init__(self, source: Source, rows: np.ndarray) -> None:
+        self.source, self.rows, self.name, self.classes = source, np.asarray(rows), source.name, source.classes
+        self.class_names, self.group_names = class_names_of(source), group_names_of(source)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self.source[int(self.rows[index])]
+
+    def labels(self) -> np.ndarray | None:
+        return _of(self.source.labels(), self.rows)
+
+    def groups(self) -> np.ndarray | None:
+        return _of(groups_of(self.source), self.rows)
+
+    def names(self) -> list[str]:
+        names = names_of(self.source)
+        return [str(i) if names is None else names[i] for i in self.rows.tolist()]
+
+
 def read(source: Source, index: int, *, like: np.ndarray | None = None) -> np.ndarray:
     """Image `index`, (H, W, C); ConfigError for other channels or dtype than `like` has. Errors name the record."""
     try:
@@ -201,6 +225,10 @@ def enlarged(facts: Facts, size: int) -> list[str]:
         f"a side of {min(small)} pixels) and are enlarged, which adds no detail: use a smaller views.size, or leave "
         "them out"
     ]
+
+
+def _of(numbers: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:
+    return None if numbers is None else numbers[rows]
 
 
 def _integers(values: Any, records: int, name: str, what: str) -> np.ndarray:

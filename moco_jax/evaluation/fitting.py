@@ -137,7 +137,7 @@ def in_folder(
         cadence = loop.Cadence(
             planned.total,
             1,
-            log=planned.steps_per_epoch,
+            log=planned.steps_per_epoch * max(planned.epochs // 10, 1),
             save=settings.save_every_epochs * planned.steps_per_epoch,
         )
         silent = not parallel.is_first_process()

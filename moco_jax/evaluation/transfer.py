@@ -5,7 +5,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -64,8 +64,7 @@ def run(
     rows, folder = _rows(task, encoders), Path(workdir) / "rows"
     found = {row.name: _stored(row, task, folder, i + 1, len(rows)) for i, row in enumerate(rows)}
     made = _table(task, found, reference=_names(encoders)[paths[0]])
-    content = {"columns": made.columns, "rows": _json(made), "caption": made.caption, "notes": made.notes}
-    write_json(Path(workdir) / "table.json", content)
+    write_json(Path(workdir) / "table.json", table.to_json(made))
     (Path(workdir) / "table.csv").write_text(table.csv_text(made))
     return f"{table.text(made)}\nnumbers in {workdir}/table.csv and table.json; also in `moco-jax report`"
 
@@ -244,7 +243,7 @@ def _table(task: Task, found: dict[str, dict[str, list[float]]], *, reference: s
 
 
 def _caption(task: Task, reference: str) -> str:
-    pair, settings = task.pair, task.settings
+    pair = task.pair
     return (
         f"top-1 accuracy on {len(pair.test.labels):,} test images ({pair.test_is}), {len(pair.train.labels):,} train "
         f"images, {pair.classes} classes; differences: {reference} minus the row"

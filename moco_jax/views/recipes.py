@@ -239,6 +239,8 @@ _BANDS = ViewRecipe(
     ),
 )
 
+_SUPERVISED = ViewRecipe(Crop(scale=(0.08, 1.0)), (HorizontalFlip(p=0.5),))
+
 RECIPES: dict[str, Recipe] = {
     "moco_v1": (_MOCO_V1, _MOCO_V1),  # facebookresearch/moco, main_moco.py without --aug-plus
     "moco_v2": (_MOCO_V2, _MOCO_V2),  # the same with --aug-plus
@@ -247,6 +249,9 @@ RECIPES: dict[str, Recipe] = {
     "digits": (_DIGITS, _DIGITS),  # any number of channels
     "xray": (_XRAY, _XRAY),  # any number of channels, meant for one
     "bands": (_BANDS, _BANDS),  # two channels or more
+    # One view, for classifiers; any number of channels.
+    "supervised": (_SUPERVISED,),  # facebookresearch/moco, main_lincls.py
+    "supervised_digits": (_DIGITS,),
 }
 
 

@@ -1,0 +1,141 @@
+"""The labelled images of an evaluation: what a classifier is fitted to, what it is judged on, and that they differ."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from moco_jax import protocols
+from moco_jax.config import ConfigError, Data
+from moco_jax.data import opening, sources
+from moco_jax.evaluation import few
+from moco_jax.evaluation.encoder import Values
+
+
+class Split(NamedTuple):
+    """Images with their labels (N,) int and, where there are any, groups (N,) int."""
+
+    source: sources.Source
+    labels: np.ndarray
+    groups: np.ndarray | None
+
+
+class Pair(NamedTuple):
+    """Train and test images; labels lie in 0..classes - 1."""
+
+    train: Split
+    test: Split
+    classes: int
+    class_names: list[str]
+    test_is: str  # in words
+
+
+def open_pair(
+    data: protocols.Labelled, run: Data, *, seed: int, own_source: str = "", like: Values | None = None
+) -> Pair:
+    """The two splits that `data` names, or those of the images that the encoder was trained on.
+
+    `own_source` is "" where a config named those; `like` is what the encoder takes. Raises ConfigError, before anything
+    is encoded, for images without labels, one class, classes that only the test images have, another kind of images
+    than the encoder's, and images or groups on both sides.
+    """
+    if own_source and data.dataset is None:
+        raise ConfigError(
+            f"the encoder was trained on a source of your own, {own_source!r}: name labelled data by "
+            "--config.data.dataset=NAME"
+        )
+    if data.workers < 1:
+        raise ConfigError(f"data.workers must be 1 or more, not {data.workers}")
+    train = _open(data, run, data.train_split)
+    if data.test_split is None:
+        if not 0 < data.test_share < 1:
+            raise ConfigError(f"data.test_share must lie between 0 and 1, not {data.test_share}")
+        kept, held = few.holdout(train.labels, train.groups, data.test_share, seed=seed)
+        train, test = _part(train, kept), _part(train, held)
+        how = "by whole groups" if train.groups is not None else "by class"
+        test_is = f"{len(held) / (len(kept) + len(held)):.0%} of {data.train_split} set apart {how}, seed {seed}"
+    else:
+        test = _open(data, run, data.test_split)
+        test_is = f"split {data.test_split}"
+        _check_apart(train, test, data)
+    classes = int(max(train.labels.max(), test.labels.max())) + 1
+    names = sources.class_names_of(train.source)
+    names = list(map(str, range(classes))) if names is None else list(names)
+    _check_classes(train, test, names)
+    for split in (train, test):
+        _check_kind(split, like)
+    return Pair(train, test, max(classes, len(names)), names, test_is)
+
+
+def _open(data: protocols.Labelled, run: Data, split: str) -> Split:
+    source = opening.open_split(run, split, name=data.dataset, data_dir=data.data_dir)
+    labels = source.labels()
+    if labels is None:
+        raise ConfigError(
+            f"{source.name} has no labels; an evaluation needs some: --config.data.dataset names a data set, a folder "
+            "of class folders, or a .csv with a column label"
+        )
+    if len(source) == 0:
+        raise ConfigError(f"{source.name} holds no images")
+    groups = sources.groups_of(source)
+    if groups is not None and sources.group_names_of(source) == sources.class_names_of(source):
+        groups = None  # folders of classes: every one is a group of its own, and is on both sides
+    return Split(source, labels, groups)
+
+
+def _part(split: Split, rows: np.ndarray) -> Split:
+    groups = None if split.groups is None else split.groups[rows]
+    return Split(sources.Subset(split.source, rows), split.labels[rows], groups)
+
+
+def _check_apart(train: Split, test: Split, data: protocols.Labelled) -> None:
+    """No image, and no group, on both sides."""
+    names = [sources.names_of(s.source) for s in (train, test)]
+    if names[0] is not None and names[1] is not None:
+        both = set(names[0]) & set(names[1])
+        if both:
+            raise ConfigError(
+                f"{len(both)} images are on both sides, such as {min(both)}: name other splits as data.train_split and "
+                "data.test_split, or data.test_split=None to set a share apart"
+            )
+    elif data.train_split == data.test_split:
+        raise ConfigError(
+            f"data.train_split and data.test_split are both {data.train_split!r}; data.test_split=None sets a "
+            "share apart"
+        )
+    if train.groups is None or test.groups is None or data.shared_groups:
+        return
+    shared = _named(train) & _named(test)
+    if shared:
+        raise ConfigError(
+            f"{len(shared)} groups are on both sides, such as {min(shared)}: what is tested was partly seen; set whole "
+            "groups apart by data.test_split=None, or allow it by data.shared_groups=True"
+        )
+
+
+def _named(split: Split) -> set[str]:
+    """The names of a split's groups, or their numbers."""
+    assert split.groups is not None
+    names = sources.group_names_of(split.source)
+    return {str(g) if names is None else names[g] for g in np.unique(split.groups).tolist()}
+
+
+def _check_classes(train: Split, test: Split, names: list[str]) -> None:
+    seen, asked = np.unique(train.labels), np.unique(test.labels)
+    if len(seen) < 2:
+        raise ConfigError(f"{train.source.name} holds one class alone; a classifier needs two or more")
+    unseen = np.setdiff1d(asked, seen)
+    if len(unseen):
+        listed = ", ".join(names[c] if c < len(names) else str(c) for c in unseen[:3].tolist())
+        raise ConfigError(
+            f"{len(unseen)} classes of {test.source.name} have no train image ({listed}): no classifier can name them; "
+            "add some, or leave those test images out"
+        )
+
+
+def _check_kind(split: Split, like: Values | None) -> None:
+    image = sources.read(split.source, 0)
+    if like is not None and (image.shape[2], str(image.dtype)) != (like.channels, like.dtype):
+        raise ConfigError(
+            f"{split.source.name} holds {image.dtype} images of {image.shape[2]} channels, and the encoder takes "
+            f"{like.dtype} of {like.channels}: evaluate it on images of its own kind"
+        )
