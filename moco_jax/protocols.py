@@ -62,6 +62,7 @@ class Fit:
 
     batch_size: int = 256  # G, over all devices; the tail of an epoch is padded, and counts for nothing
     epochs: int = 100  # passes over the labelled images
+    least_steps: int = 0  # few labels are passed over more often, until there were that many steps (cosine only)
     learning_rate: float = 0.01  # of the backbone's last stage, and of all below it where layer_decay is 1
     head_learning_rate: float = 1.0  # of the classifier
     scratch_learning_rate: float = 0.1  # of everything, in a network that starts from nothing

@@ -11,7 +11,10 @@ COMMANDS = {
     "train": "pretrain an encoder (default: handwritten digits into runs/digits)",
     "report": "pictures of runs and whether they learned: PNG and one HTML page, also while a run is going",
     "features": "features of images by a run's encoder as .npz or .parquet, with names, labels and groups",
-    "eval-linear": "linear accuracy of a pretrained encoder beside raw pixels and the untrained encoder",
+    "knn": "accuracy by nearest neighbours: several k, backbone and head features",
+    "eval-linear": "linear accuracy of a frozen encoder by the published protocol",
+    "finetune": "the whole network trained on labels: from an encoder, or from scratch for comparison",
+    "transfer": "was it worth it? encoders beside pixels, no training and supervised training, in one table",
     "prepare": "a data set of TFDS, downloaded and written once: moco-jax prepare dataset NAME",
     "compare": "a run's learning rate, loss and kNN beside a reference's, also while the run is going",
 }
@@ -23,14 +26,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     `compare` is like diff: 0 within its tolerances, 1 outside, 2 for an error of the user's.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    from moco_jax.cli import compare, eval_linear, features, inspect, prepare, report, train
+    from moco_jax.cli import compare, eval_linear, features, finetune, inspect, knn, prepare, report, train, transfer
 
     mains = {
         "inspect": inspect.main,
         "train": train.main,
         "report": report.main,
         "features": features.main,
+        "knn": knn.main,
         "eval-linear": eval_linear.main,
+        "finetune": finetune.main,
+        "transfer": transfer.main,
         "prepare": prepare.main,
         "compare": compare.main,
     }

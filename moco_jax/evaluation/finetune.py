@@ -97,7 +97,12 @@ def check_fit(fit: protocols.Fit) -> None:
         raise unknown("fit.batch_norm", fit.batch_norm, BATCH_NORMS)
     if fit.group_size is not None and fit.group_size < 0:
         raise ConfigError(f"fit.group_size must be 0 or more, not {fit.group_size}")
-    _schedule(fit, 1)
+    if fit.least_steps < 0 or (fit.least_steps and fit.schedule != "cosine"):
+        raise ConfigError(
+            f"fit.least_steps {fit.least_steps} with fit.schedule={fit.schedule!r}: it must be 0 or more, and "
+            "goes with 'cosine', which ends wherever training ends"
+        )
+    _schedule(fit, fitting.Plan(np.zeros(0), 1, 1, fit.epochs))
 
 
 def check_encoder(fit: protocols.Fit, loaded: frozen.Loaded, *, scratch: bool) -> None:
@@ -159,7 +164,7 @@ def task_of(
             width=width,
             classes=fitter.pair.classes,
             rates=classifier.stage_rates(params, body=body, head=head, decay=decay),
-            schedule=_schedule(fit, planned.steps_per_epoch),
+            schedule=_schedule(fit, planned),
             momentum=fit.momentum,
             weight_decay=fit.weight_decay,
             frozen_statistics=fit.batch_norm == "frozen",
@@ -171,7 +176,10 @@ def task_of(
 def plan(fitter: Fitter, rows: np.ndarray) -> fitting.Plan:
     """The plan of a draw; frozen statistics need no groups."""
     group = 1 if fitter.fit.batch_norm == "frozen" else fitter.group_size
-    return fitting.plan(rows, batch_size=fitter.fit.batch_size, epochs=fitter.fit.epochs, group_size=group)
+    fit = fitter.fit
+    return fitting.plan(
+        rows, batch_size=fit.batch_size, epochs=fit.epochs, least_steps=fit.least_steps, group_size=group
+    )
 
 
 def judged(fitter: Fitter, network: Network) -> np.ndarray:
@@ -235,13 +243,13 @@ def _drawn(
     return out
 
 
-def _schedule(fit: protocols.Fit, steps_per_epoch: int) -> schedules.Schedule:
+def _schedule(fit: protocols.Fit, planned: fitting.Plan) -> schedules.Schedule:
     return schedules.named(
         fit.schedule,
         1.0,
         milestones=fit.milestones,
-        epochs=fit.epochs,
-        steps_per_epoch=steps_per_epoch,
+        epochs=planned.epochs,
+        steps_per_epoch=planned.steps_per_epoch,
         section="fit.",
     )
 

@@ -43,10 +43,11 @@ class Images(NamedTuple):
     workers: int
 
 
-def plan(rows: np.ndarray, *, batch_size: int, epochs: int, group_size: int = 1) -> Plan:
+def plan(rows: np.ndarray, *, batch_size: int, epochs: int, least_steps: int = 0, group_size: int = 1) -> Plan:
     """A plan for a batch of that size, or of the least number of whole groups that holds all rows, if that is less.
 
-    Every device gets whole groups of `group_size` images, or a group whole devices. Raises ConfigError where it cannot.
+    There are more epochs than that where `least_steps` takes more. Every device gets whole groups of `group_size`
+    images, or a group whole devices. Raises ConfigError where it cannot be.
     """
     devices = parallel.device_count()
     unit = math.lcm(devices, group_size or 1)
@@ -56,7 +57,8 @@ def plan(rows: np.ndarray, *, batch_size: int, epochs: int, group_size: int = 1)
             f"images; use a multiple of {unit}"
         )
     size = min(batch_size, -(-len(rows) // unit) * unit)
-    return Plan(rows, size, -(-len(rows) // size), epochs)
+    steps_per_epoch = -(-len(rows) // size)
+    return Plan(rows, size, steps_per_epoch, max(epochs, -(-least_steps // steps_per_epoch)))
 
 
 def images(loaded: Loaded, how: protocols.Views, source: sources.Source, *, seed: int, workers: int) -> Images:

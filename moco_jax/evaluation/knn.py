@@ -1,6 +1,10 @@
-"""Weighted k-nearest-neighbour classification on the device (Wu et al., 2018), the monitor of MoCo's notebook."""
+"""Weighted k-nearest-neighbour classification on the device (Wu et al., 2018), the monitor of MoCo's notebook.
+
+The labelled features stay on the host and go to the device in chunks, so that a million of them fit any device.
+"""
 
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +13,16 @@ from jax import lax
 
 from moco_jax.config import ConfigError
 from moco_jax.core.losses import unit
+
+QUERIES = 256  # classified at once
+BANK = 65536  # labelled features compared with at once
+
+
+class Nearest(NamedTuple):
+    """The nearest of a bank for every query, nearest first: cosine similarity (Q, k) and place in the bank (Q, k)."""
+
+    similarity: np.ndarray
+    index: np.ndarray
 
 
 def classify(
@@ -19,39 +33,87 @@ def classify(
     classes: int,
     k: int,
     temperature: float,
-    chunk: int = 256,
 ) -> np.ndarray:
-    """Predicted class of every query (Q, D) from a labelled bank (M, D): (Q,) int32.
+    """Predicted class of every query (Q, D) from a labelled bank (M, D): (Q,) int32; see `nearest` and `vote`.
 
-    Features are L2-normalised; each of the k nearest by cosine votes for its class with weight exp(similarity / T).
-    Exactly k vote: among neighbours of equal similarity those first in the bank, and among classes of equal votes the
-    lowest label wins. (scikit-learn has the same rule for classes and none for neighbours: it partitions, so which of
-    several equal ones votes is left open.) Equal is equal after rounding: similarities and votes are computed in the
-    features' dtype, at least float32. Queries go in chunks; the last one is padded, never dropped. Raises ConfigError
-    where the bank holds fewer than k.
+    Raises ConfigError where the bank holds fewer than k.
+    """
+    return vote(nearest(bank, queries, k=k), bank_labels, classes=classes, k=k, temperature=temperature)
+
+
+def nearest(bank: np.ndarray, queries: np.ndarray, *, k: int, rows: int = QUERIES, columns: int = BANK) -> Nearest:
+    """The k of a bank (M, D) that are nearest to each query (Q, D) by cosine, whatever the chunks.
+
+    `rows` queries are compared with `columns` of the bank per call; tails are padded and left out. Among neighbours of
+    equal similarity those first in the bank come first (scikit-learn leaves open which); equal is equal after rounding,
+    in the features' dtype, at least float32. Raises ConfigError where the bank holds fewer than k.
     """
     if k > len(bank):
         raise ConfigError(
             f"eval.k {k} neighbours, but the bank holds {len(bank)} images; use eval.k={len(bank)} or less"
         )
-    keys, labels = unit(jnp.asarray(bank)), jnp.asarray(bank_labels, jnp.int32)
-    predicted = []
-    for start in range(0, len(queries), chunk):
-        rows = queries[start : start + chunk]
-        padded = np.pad(rows, ((0, chunk - len(rows)), (0, 0)))
-        votes = _vote(keys, labels, jnp.asarray(padded), classes=classes, k=k, temperature=temperature)
-        predicted.append(np.asarray(votes)[: len(rows)])
-    return np.concatenate(predicted)
+    columns = min(columns, len(bank))
+    found: list[tuple[np.ndarray, np.ndarray]] = []
+    for start in range(0, len(bank), columns):
+        part = bank[start : start + columns]
+        keys = unit(jnp.asarray(np.pad(part, ((0, columns - len(part)), (0, 0)))))  # (columns, D)
+        best: list[tuple[np.ndarray, np.ndarray]] = []
+        for i, row in enumerate(range(0, len(queries), rows)):
+            asked = queries[row : row + rows]
+            padded = np.pad(asked, ((0, rows - len(asked)), (0, 0)))
+            before = found[i] if found else _none(padded.dtype, rows)
+            best.append(jax.device_get(_merged(*before, keys, padded, len(part), start, k=k)))
+        found = best
+    similarity, index = (np.concatenate(parts)[: len(queries)] for parts in zip(*found, strict=True))
+    return Nearest(similarity, index)
 
 
-@partial(jax.jit, static_argnames=("classes", "k", "temperature"))
-def _vote(
-    keys: jax.Array, labels: jax.Array, rows: jax.Array, *, classes: int, k: int, temperature: float
-) -> jax.Array:
-    similarity = jnp.einsum("qd,md->qm", unit(rows), keys, precision=lax.Precision.HIGHEST)  # (Q, M)
-    nearest, index = lax.top_k(similarity, k)  # (Q, k)
+def vote(found: Nearest, bank_labels: np.ndarray, *, classes: int, k: int, temperature: float) -> np.ndarray:
+    """The class of every query by the first k of its neighbours, (Q,) int32.
+
+    Each votes with weight exp(similarity / T); among classes of equal votes the lowest label wins.
+    """
+    labels, out = np.asarray(bank_labels, np.int32), []
+    for start in range(0, len(found.index), QUERIES):
+        rows = slice(start, start + QUERIES)
+        near = found.similarity[rows, :k], labels[found.index[rows, :k]]
+        out.append(np.asarray(_vote(*near, classes=classes, temperature=temperature)))
+    return np.concatenate(out)
+
+
+def memory(*, width: int, classes: int, k: int, rows: int, columns: int) -> int:
+    """Bytes of float32 that `nearest` and `vote` hold on a device at once, for features (., width).
+
+    A chunk of the bank before and after it is normalised, the queries likewise, their similarities and the same once
+    more to sort them, or the one-hot labels of the neighbours: not much more than the first, whatever the bank holds.
+    """
+    compared = 2 * (columns + rows) * width + 2 * rows * columns + 4 * rows * k
+    return 4 * max(compared, QUERIES * k * (classes + 2))
+
+
+def _none(dtype: np.dtype, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Neighbours of a bank that is empty so far."""
+    return np.zeros((rows, 0), np.promote_types(dtype, np.float32)), np.zeros((rows, 0), np.int32)
+
+
+@partial(jax.jit, static_argnames="k")
+def _merged(
+    similarity: jax.Array, index: jax.Array, keys: jax.Array, rows: jax.Array, real: int, start: int, *, k: int
+) -> tuple[jax.Array, jax.Array]:
+    """The nearest so far, which lie before `start`, and those among `keys`, of which `real` are no padding."""
+    here = jnp.einsum("qd,md->qm", unit(rows), keys, precision=lax.Precision.HIGHEST)  # (rows, columns)
+    here = jnp.where(jnp.arange(here.shape[1])[None] < real, here, -jnp.inf)
+    near, place = lax.top_k(here, min(k, here.shape[1]))
+    both = jnp.concatenate([similarity, near], axis=1)
+    places = jnp.concatenate([index, place.astype(jnp.int32) + start], axis=1)
+    best, chosen = lax.top_k(both, min(k, both.shape[1]))  # among equals the first: earlier in the bank
+    return best, jnp.take_along_axis(places, chosen, axis=1)
+
+
+@partial(jax.jit, static_argnames=("classes", "temperature"))
+def _vote(nearest: jax.Array, labels: jax.Array, *, classes: int, temperature: float) -> jax.Array:
     # Relative to the nearest: the same order of classes, and exp cannot overflow at small T.
-    weights = jnp.exp((nearest - nearest[:, :1]) / temperature)
-    chosen = jax.nn.one_hot(labels[index], classes, dtype=weights.dtype)  # (Q, k, classes)
+    weights = jnp.exp((nearest - nearest[:, :1]) / temperature)  # (q, k)
+    chosen = jax.nn.one_hot(labels, classes, dtype=weights.dtype)  # (q, k, classes)
     votes = jnp.einsum("qk,qkc->qc", weights, chosen, precision=lax.Precision.HIGHEST)
     return jnp.argmax(votes, axis=1)

@@ -1,0 +1,32 @@
+"""`moco-jax knn`: flags, then one call."""
+
+from collections.abc import Sequence
+
+from moco_jax import protocols
+from moco_jax.cli import flags
+
+USAGE = (
+    "usage: moco-jax knn [--config=PAGE] [--config.KEY=VALUE ...] [--checkpoint=RUN] [--workdir=DIR]\n\n"
+    "Accuracy of a frozen encoder by the votes of nearest neighbours: for several k, on backbone and head features.\n\n"
+    "  moco-jax knn --checkpoint=runs/digits --config.temperature=0.07 --config.k='(20, 200)'"
+)
+NAMED = {
+    "checkpoint": ("runs/digits", "folder of the run to evaluate"),
+    "workdir": (None, "folder for the result; CHECKPOINT/knn where not given"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Evaluate as the flags say; returns the exit status."""
+    return flags.run(_knn, argv)
+
+
+def _knn(argv: Sequence[str]) -> int:
+    page, named = flags.parse(argv, page="knn", named=NAMED, usage=USAGE)
+    settings = protocols.read(page, protocols.Knn)
+    flags.prepare_environment()
+
+    from moco_jax.evaluation import neighbours
+
+    print(neighbours.run(settings, named["checkpoint"], named["workdir"] or f"{named['checkpoint']}/knn"))
+    return 0
