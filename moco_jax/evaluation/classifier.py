@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax, random
 
 from moco_jax.core import axis
@@ -34,7 +35,7 @@ def start(seed: int, width: int, classes: int) -> dict[str, jax.Array]:
     return {"kernel": kernel, "bias": jnp.zeros((classes,), kernel.dtype)}
 
 
-def scores(classifier: dict[str, jax.Array], features: jax.Array) -> jax.Array:
+def scores(classifier: dict[str, jax.Array], features: jax.Array | np.ndarray) -> jax.Array:
     """(n, D) -> (n, classes); products in full float32, which TPUs and GPUs would round."""
     product = jnp.einsum("nd,dk->nk", features, classifier["kernel"], precision=lax.Precision.HIGHEST)
     return product + classifier["bias"][None]
@@ -110,8 +111,7 @@ def whole(
     like them, multiplies `schedule`. frozen_statistics: batch norm by the running statistics, which stay as they are
     (its scale and bias are trained); else by the statistics of the batch, in the groups that the encoder was built for.
     """
-    module = encoder.module
-    assert module is not None, "finetune.check_encoder refuses an encoder without a module"
+    module: Any = encoder.module  # finetune.check_encoder refuses an encoder without one
     optimizer = sgd(schedule, momentum=momentum, weight_decay=weight_decay, scales=rates)
 
     def init() -> State:

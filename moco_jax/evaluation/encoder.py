@@ -217,8 +217,8 @@ def load(checkpoint: str | Path, *, encoder: Encoder | None = None) -> Loaded:
         fresh = parallel.born(lambda: Network(**built.init(key(config.seed, 0, INIT))))
         trained = store.restore_part(step, fresh, "online")
     forward = forward_of(built, preprocessing)
-    frozen = tuple(freeze(forward, network, built, preprocessing) for network in (trained, fresh))
-    return Loaded(*frozen, built, config, step, about["objects"]["source"], about["total_steps"], values)
+    both = [freeze(forward, network, built, preprocessing) for network in (trained, fresh)]
+    return Loaded(both[0], both[1], built, config, step, about["objects"]["source"], about["total_steps"], values)
 
 
 def built_of(config: Config, values: Values, *, group_size: int) -> Encoder:

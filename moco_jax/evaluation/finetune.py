@@ -133,10 +133,12 @@ def prepare(
     group = loaded.config.bn.group_size if fit.group_size is None else fit.group_size
     data = parallel.put_data({**seen.data, "labels": pair.train.labels.astype(np.int32)})
 
+    module: Any = encoder.module  # check_encoder refuses an encoder without one
+
     @jax.jit
     def scores(network: Network, raw: jax.Array) -> jax.Array:
         variables = {"params": {"backbone": network.params["backbone"]}, "batch_stats": network.batch_stats}
-        features = encoder.module.apply(variables, preprocessing.standardise(raw), train=False)  # type: ignore[union-attr]
+        features = module.apply(variables, preprocessing.standardise(raw), train=False)
         return classifier.scores(network.params["classifier"], features)
 
     return Fitter(fit, encoder, group, seen, preprocessing, pair, {}, data, scores)
@@ -152,7 +154,8 @@ def task_of(
         size = fitter.preprocessing
         shape = jax.ShapeDtypeStruct((1, size.size, size.size, size.channels), np.dtype(size.computed))
         variables = {"params": {"backbone": network.params["backbone"]}, "batch_stats": _backbone(network.batch_stats)}
-        width = jax.eval_shape(fitter.encoder.module.apply, variables, shape).shape[1]  # type: ignore[union-attr]
+        module: Any = fitter.encoder.module
+        width = jax.eval_shape(module.apply, variables, shape).shape[1]
         params = {"backbone": network.params["backbone"], "classifier": {"kernel": 0.0, "bias": 0.0}}
         body, head = (fit.scratch_learning_rate,) * 2 if scratch else (fit.learning_rate, fit.head_learning_rate)
         decay = 1.0 if scratch else fit.layer_decay

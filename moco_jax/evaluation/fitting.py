@@ -64,7 +64,7 @@ def plan(rows: np.ndarray, *, batch_size: int, epochs: int, least_steps: int = 0
 def images(loaded: Loaded, how: protocols.Views, source: sources.Source, *, seed: int, workers: int) -> Images:
     """Views of a source as a recipe says, on the path it says; centre views where there is no recipe."""
     config, seen = loaded.config, loaded.trained.preprocessing
-    recipe = (views.recipes.ViewRecipe(views.recipes.Crop((1.0, 1.0)), ()),)
+    recipe: views.recipes.Recipe = (views.recipes.ViewRecipe(views.recipes.Crop((1.0, 1.0)), ()),)
     if how.recipe is not None:
         recipe = views.recipes.get(how.recipe, seen.channels)[:1]
     made = views.make(
@@ -86,8 +86,8 @@ def images(loaded: Loaded, how: protocols.Views, source: sources.Source, *, seed
         raise ConfigError(f"views.path must be one of {', '.join(loader.PATHS)}, not {path!r}")
     resident = path == "resident"
     data = loader.resident(source, workers) if resident else {}
-    host = (None, None) if resident else (source, recipe[0].crop)
-    return Images(classifier.views_of(made, seed), data, *host, seen.size, workers)
+    of = classifier.views_of(made, seed)
+    return Images(of, data, None if resident else source, recipe[0].crop, seen.size, workers)
 
 
 def batches(seen: Images | None, planned: Plan, *, seed: int, workers: int) -> Callable[[int], Iterator[Any]]:

@@ -22,7 +22,7 @@ class Nearest(NamedTuple):
     """The nearest of a bank for every query, nearest first: cosine similarity (Q, k) and place in the bank (Q, k)."""
 
     similarity: np.ndarray
-    index: np.ndarray
+    place: np.ndarray
 
 
 def classify(
@@ -74,9 +74,9 @@ def vote(found: Nearest, bank_labels: np.ndarray, *, classes: int, k: int, tempe
     Each votes with weight exp(similarity / T); among classes of equal votes the lowest label wins.
     """
     labels, out = np.asarray(bank_labels, np.int32), []
-    for start in range(0, len(found.index), QUERIES):
+    for start in range(0, len(found.place), QUERIES):
         rows = slice(start, start + QUERIES)
-        near = found.similarity[rows, :k], labels[found.index[rows, :k]]
+        near = found.similarity[rows, :k], labels[found.place[rows, :k]]
         out.append(np.asarray(_vote(*near, classes=classes, temperature=temperature)))
     return np.concatenate(out)
 

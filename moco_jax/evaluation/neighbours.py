@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,12 @@ from moco_jax.evaluation.features import extract
 FEATURES = ("backbone", "head")
 
 
-def run(settings: protocols.Knn, checkpoint: str | Path, workdir: str | Path) -> str:
+def run(
+    settings: protocols.Knn, checkpoint: str | Path, workdir: str | Path, *, say: Callable[[str], None] = print
+) -> str:
     """The numbers as text; made once per checkpoint and settings, then read back from `workdir`/result.json.
 
+    `say` hears of the memory it will take, before it starts.
     Raises RuntimeError where the encoder is not bit for bit what the checkpoint holds afterwards.
     """
     check(settings)
@@ -33,7 +37,7 @@ def run(settings: protocols.Knn, checkpoint: str | Path, workdir: str | Path) ->
     path = Path(workdir) / "result.json"
     stored = read_json(path)
     if stored is None or stored.get("about") != about:
-        stored = {"about": about, "test": pair.test_is, **_measured(settings, loaded.trained, pair)}
+        stored = {"about": about, "test": pair.test_is, **_measured(settings, loaded.trained, pair, say)}
         after = {frozen.digest(loaded.trained.network)}
         after.add(frozen.stored_digest(checkpoint, loaded.step, loaded.trained.network))
         if after != {before}:
@@ -60,7 +64,9 @@ def check(settings: protocols.Knn) -> None:
             raise ConfigError(f"{name} must be 1 or more, not {getattr(settings, name)}")
 
 
-def _measured(settings: protocols.Knn, encoder: frozen.FrozenEncoder, pair: labelled.Pair) -> dict[str, Any]:
+def _measured(
+    settings: protocols.Knn, encoder: frozen.FrozenEncoder, pair: labelled.Pair, say: Callable[[str], None]
+) -> dict[str, Any]:
     """Top-1 by feature and k; JSON-ready."""
     get = functools.partial(extract, encoder, batch_size=settings.batch_size, workers=settings.data.workers)
     bank, queries = get(pair.train.source), get(pair.test.source)
@@ -73,7 +79,7 @@ def _measured(settings: protocols.Knn, encoder: frozen.FrozenEncoder, pair: labe
             rows=settings.queries,
             columns=min(settings.bank, len(bank[name])),
         )
-        print(f"kNN on {name}: {len(bank[name]):,} x {bank[name].shape[1]} features, {needed / 2**20:,.0f} MiB at once")
+        say(f"kNN on {name}: {len(bank[name]):,} x {bank[name].shape[1]} features, {needed / 2**20:,.0f} MiB at once")
         found = knn.nearest(bank[name], queries[name], k=most, rows=settings.queries, columns=settings.bank)
         ask = functools.partial(
             knn.vote, found, pair.train.labels, classes=pair.classes, temperature=settings.temperature
@@ -88,8 +94,9 @@ def text(result: dict[str, Any]) -> str:
     lines = [f"{'kNN top-1':<12}" + "".join(f"{f'k={k}':>10}" for k in settings["k"])]
     for name, by_k in result["top1"].items():
         lines.append(f"{name:<12}" + "".join(f"{by_k[str(k)]:>10.2%}" for k in settings["k"]))
+    data = settings["data"]
     lines.append(
-        f"(T {settings['temperature']:g}, cosine; {images['train']:,} labelled images of {settings['data']['train_split']}"
-        f", judged on {images['test']:,} of {result['test']}; centre views; no k was chosen)"
+        f"(T {settings['temperature']:g}, cosine; {images['train']:,} labelled images of {data['train_split']}, judged "
+        f"on {images['test']:,} of {result['test']}; centre views; no k was chosen)"
     )
     return "\n".join(lines)
