@@ -172,6 +172,8 @@ class Loaded(NamedTuple):
     def resized(self, *, size: int | None, resize: int | None) -> "Loaded":
         """The same with other centre views: `size` pixels cut from a shorter side of `resize`; None: as trained."""
         how = self.trained.preprocessing
+        if size is None and resize is None:
+            return self
         size = size or how.size
         how = how._replace(size=size, resize=resize or max(size, how.resize))
         forward = forward_of(self.encoder, how)

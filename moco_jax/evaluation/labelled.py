@@ -76,8 +76,8 @@ def _open(data: protocols.Labelled, run: Data, split: str) -> Split:
         )
     if len(source) == 0:
         raise ConfigError(f"{source.name} holds no images")
-    groups = sources.groups_of(source)
-    if groups is not None and sources.group_names_of(source) == sources.class_names_of(source):
+    groups, names = sources.groups_of(source), sources.group_names_of(source)
+    if names is not None and names == sources.class_names_of(source):
         groups = None  # folders of classes: every one is a group of its own, and is on both sides
     return Split(source, labels, groups)
 

@@ -30,7 +30,7 @@ def test_equals_the_formula(k, temperature):
     labels = rng.integers(0, 4, 60)
     bank = rng.normal(size=(60, 6)).astype(np.float32) + np.eye(6, dtype=np.float32)[labels]
     queries = rng.normal(size=(37, 6)).astype(np.float32)
-    got = knn.classify(bank, labels, queries, classes=4, k=k, temperature=temperature, chunk=16)
+    got = knn.classify(bank, labels, queries, classes=4, k=k, temperature=temperature)
     np.testing.assert_array_equal(got, oracle(bank, labels, queries, 4, k, temperature))
 
 
@@ -94,10 +94,47 @@ def test_ties_go_to_the_first_in_the_bank_and_to_the_lowest_label(k, dtype, requ
 
 def test_every_product_is_in_full_precision():
     """On GPU and TPU a product that does not say so rounds its factors to TF32 or bfloat16."""
-    shapes = (jnp.zeros((8, 4)), jnp.zeros(8, jnp.int32), jnp.zeros((2, 4)))
-    text = knn._vote.lower(*shapes, classes=3, k=2, temperature=0.1).as_text()
-    products = re.findall(r"dot_general.*", text)
-    assert len(products) == 2 and all("precision = [HIGHEST, HIGHEST]" in p for p in products)
+    near, labels, index = jnp.zeros((2, 2)), jnp.zeros((2, 2), jnp.int32), jnp.zeros((2, 2), jnp.int32)
+    vote = knn._vote.lower(near, labels, classes=3, temperature=0.1).as_text()
+    merged = knn._merged.lower(near, index, jnp.zeros((8, 4)), jnp.zeros((2, 4)), 8, 0, k=2).as_text()
+    for text in (vote, merged):
+        products = re.findall(r"dot_general.*", text)
+        assert len(products) == 1 and all("precision = [HIGHEST, HIGHEST]" in p for p in products)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(5, 7), (16, 24), (8, 3), (100, 1000)])
+def test_chunks_change_nothing(rows, columns):
+    """Neither of the bank nor of the queries, smaller than k or not dividing; ties across chunks go to the first."""
+    rng = np.random.default_rng(4)
+    bank = rng.permutation(np.array(list(itertools.product((-0.5, 0.5), repeat=4)) * 3)).astype(np.float32)
+    queries = np.concatenate([np.eye(4), -np.eye(4), np.ones((3, 4)) / 2]).astype(np.float32)
+    found = knn.nearest(bank, queries, k=12, rows=rows, columns=columns)
+    similarity = queries @ bank.T
+    wanted = np.argsort(-similarity, axis=1, kind="stable")[:, :12]
+    np.testing.assert_array_equal(found.place, wanted)
+    np.testing.assert_array_equal(found.similarity, np.take_along_axis(similarity, wanted, axis=1))
+
+
+def test_the_first_of_many_neighbours_are_those_of_fewer():
+    """So that one search answers every k."""
+    rng = np.random.default_rng(0)
+    bank, labels = rng.normal(size=(40, 6)).astype(np.float32), rng.integers(0, 3, 40)
+    queries = rng.normal(size=(9, 6)).astype(np.float32)
+    found = knn.nearest(bank, queries, k=20)
+    for k in (1, 7, 20):
+        voted = knn.vote(found, labels, classes=3, k=k, temperature=0.1)
+        np.testing.assert_array_equal(voted, knn.classify(bank, labels, queries, classes=3, k=k, temperature=0.1))
+        np.testing.assert_array_equal(voted, oracle(bank, labels, queries, 3, k, 0.1))
+
+
+def test_memory_is_that_of_a_chunk_whatever_the_bank():
+    """1.3 million features of 2,048 take what 65,536 take, and no less than the compiler plans for a call."""
+    needed = knn.memory(width=64, classes=10, k=20, rows=32, columns=500)
+    shapes = (jnp.zeros((32, 20)), jnp.zeros((32, 20), jnp.int32), jnp.zeros((500, 64)), jnp.zeros((32, 64)))
+    plan = knn._merged.lower(*shapes, 500, 0, k=20).compile().memory_analysis()
+    planned = plan.argument_size_in_bytes + plan.output_size_in_bytes + plan.temp_size_in_bytes
+    assert 0.5 * planned < needed < 3 * planned
+    assert knn.memory(width=2048, classes=1000, k=200, rows=256, columns=65536) < 2 * 2**30
 
 
 def test_weights_matter():

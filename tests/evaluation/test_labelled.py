@@ -1,0 +1,98 @@
+"""Train and test images: labels on both sides, nothing shared, of the encoder's kind."""
+
+import numpy as np
+import pytest
+
+from moco_jax.config import ConfigError, Data
+from moco_jax.data import opening
+from moco_jax.data.sources import ArraySource
+from moco_jax.evaluation import labelled
+from moco_jax.evaluation.encoder import Values
+from moco_jax.protocols import Labelled
+from tests.evaluation import small
+
+LIKE = Values(1, "uint8", 0.0, 255.0)
+
+
+@pytest.fixture
+def splits(monkeypatch):
+    """{name: source} of what is opened."""
+    found = {"train": small.source(60, 0, "train"), "test": small.source(30, 1, "test")}
+    monkeypatch.setattr(opening, "open_split", lambda data, split, **_: found[split])
+    return found
+
+
+def open_pair(**changes):
+    return labelled.open_pair(Labelled(**changes), Data(), seed=0, like=LIKE)
+
+
+def test_the_splits_are_those_named(splits):
+    """With classes by number where they have no names."""
+    pair = open_pair()
+    assert (pair.classes, pair.class_names, pair.test_is) == (3, ["0", "1", "2"], "split test")
+    assert (len(pair.train.labels), len(pair.test.labels)) == (60, 30) and pair.train.groups is None
+
+
+def test_a_share_is_set_apart_where_there_is_no_test_split(splits):
+    """By class, or by whole groups; records, names and labels go together."""
+    pair = open_pair(test_split=None)
+    assert (len(pair.train.labels), len(pair.test.labels)) == (48, 12)
+    assert not set(pair.train.source.names()) & set(pair.test.source.names())
+    np.testing.assert_array_equal(pair.test.source.labels(), pair.test.labels)
+    where = splits["train"].names().index(pair.test.source.names()[3])
+    np.testing.assert_array_equal(pair.test.source[3], splits["train"][where])
+    splits["train"] = small.source(60, 0, "train", groups=np.arange(60) // 6)
+    pair = open_pair(test_split=None)
+    assert not set(pair.train.groups) & set(pair.test.groups) and "by whole groups" in pair.test_is
+    with pytest.raises(ConfigError, match="test_share must lie between 0 and 1"):
+        open_pair(test_split=None, test_share=1.0)
+
+
+def test_a_group_on_both_sides_is_refused_unless_asked_for(splits):
+    """Patients 0 to 4 were partly seen."""
+    splits["train"] = small.source(60, 0, "train", groups=np.arange(60) // 6)
+    splits["test"] = small.source(30, 1, "test", groups=np.arange(30) // 6)
+    with pytest.raises(ConfigError, match="5 groups are on both sides, such as 0: what is tested was partly seen"):
+        open_pair()
+    assert open_pair(shared_groups=True).test.groups is not None
+
+
+def test_images_on_both_sides_are_refused(splits):
+    """By their names, and by equal splits where they have none."""
+    with pytest.raises(ConfigError, match="60 images are on both sides, such as train/0.png"):
+        open_pair(test_split="train")
+    splits["train"] = ArraySource(splits["train"].images, splits["train"].given)
+    with pytest.raises(ConfigError, match="are both 'train'"):
+        open_pair(test_split="train")
+
+
+def test_what_cannot_be_judged_is_refused(splits):
+    """No labels on either side, one class, a class without train images, another kind of images, own images unnamed."""
+    train, test = splits["train"], splits["test"]
+    for name in ("train", "test"):
+        splits[name] = ArraySource(splits[name].images, name=f"mine/{name}")
+        with pytest.raises(ConfigError, match=f"mine/{name} has no labels; an evaluation needs some"):
+            open_pair()
+        splits.update(train=train, test=test)
+    splits["train"] = ArraySource(train.images, np.zeros(60, int), name="one")
+    with pytest.raises(ConfigError, match="one holds one class alone"):
+        open_pair()
+    splits["train"] = ArraySource(train.images, np.arange(60) % 2)
+    with pytest.raises(ConfigError, match=r"1 classes of test have no train image \(2\)"):
+        open_pair()
+    splits["train"] = ArraySource(np.repeat(train.images, 3, axis=3), train.given)
+    with pytest.raises(ConfigError, match="of 3 channels, and the encoder takes uint8 of 1"):
+        open_pair()
+    with pytest.raises(ConfigError, match="a source of your own, 'mine': name labelled data"):
+        labelled.open_pair(Labelled(), Data(), seed=0, own_source="mine")
+    with pytest.raises(ConfigError, match="data.workers must be 1"):
+        open_pair(workers=0)
+
+
+def test_folders_of_classes_are_no_groups(splits):
+    """Each class is then a group of its own, on both sides, as it should be."""
+    for name, count in (("train", 60), ("test", 30)):
+        splits[name] = small.source(count, 0, name, groups=np.arange(count) % 3)
+        splits[name].class_names = splits[name].group_names = ["a", "b", "c"]
+    pair = open_pair()
+    assert pair.train.groups is None and pair.class_names == ["a", "b", "c"]
