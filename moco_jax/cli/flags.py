@@ -215,5 +215,5 @@ def _help_named(named: Mapping[str, tuple[Any, str]]) -> list[str]:
 
 
 def _shipped(like: ConfigDict) -> str:
-    """Names of the shipped pages of the same kind as a page: of training, or of a probe."""
-    return ", ".join(n for n in pages.names() if ("mechanism" in pages.load(n)) == ("mechanism" in like))
+    """Names of the shipped pages of the same kind as a page: of training, or of the same evaluation."""
+    return ", ".join(n for n in pages.names() if pages.load(n).get("protocol") == like.get("protocol"))

@@ -44,26 +44,18 @@ def classify(
 def nearest(bank: np.ndarray, queries: np.ndarray, *, k: int, rows: int = QUERIES, columns: int = BANK) -> Nearest:
     """The k of a bank (M, D) that are nearest to each query (Q, D) by cosine, whatever the chunks.
 
-    `rows` queries are compared with `columns` of the bank per call; tails are padded and left out. Among neighbours of
-    equal similarity those first in the bank come first (scikit-learn leaves open which); equal is equal after rounding,
-    in the features' dtype, at least float32. Raises ConfigError where the bank holds fewer than k.
+    `rows` queries are compared with at most `columns` of the bank per call; tails are padded and left out. Among
+    neighbours of equal similarity those first in the bank come first (scikit-learn leaves open which); equal is equal
+    after rounding, in the features' dtype, at least float32. Raises ConfigError where the bank holds fewer than k.
     """
     if k > len(bank):
-        raise ConfigError(
-            f"eval.k {k} neighbours, but the bank holds {len(bank)} images; use eval.k={len(bank)} or less"
-        )
-    columns = min(columns, len(bank))
-    found: list[tuple[np.ndarray, np.ndarray]] = []
+        raise ConfigError(f"k {k} neighbours, but the bank holds {len(bank)} images; use k {len(bank)} or less")
+    columns = even(len(bank), columns)
+    dtype = np.promote_types(queries.dtype, np.float32)
+    none = np.zeros((rows, 0), dtype), np.zeros((rows, 0), np.int32)
+    found = [none] * -(-len(queries) // rows)
     for start in range(0, len(bank), columns):
-        part = bank[start : start + columns]
-        keys = unit(jnp.asarray(np.pad(part, ((0, columns - len(part)), (0, 0)))))  # (columns, D)
-        best: list[tuple[np.ndarray, np.ndarray]] = []
-        for i, row in enumerate(range(0, len(queries), rows)):
-            asked = queries[row : row + rows]
-            padded = np.pad(asked, ((0, rows - len(asked)), (0, 0)))
-            before = found[i] if found else _none(padded.dtype, rows)
-            best.append(jax.device_get(_merged(*before, keys, padded, len(part), start, k=k)))
-        found = best
+        found = _with_chunk(found, bank[start : start + columns], queries, start, k=k, columns=columns)
     similarity, index = (np.concatenate(parts)[: len(queries)] for parts in zip(*found, strict=True))
     return Nearest(similarity, index)
 
@@ -81,19 +73,47 @@ def vote(found: Nearest, bank_labels: np.ndarray, *, classes: int, k: int, tempe
     return np.concatenate(out)
 
 
+def even(count: int, most: int) -> int:
+    """Rows of each of the fewest chunks of at most `most` that hold `count`, so that little of the last is padding."""
+    return -(-count // -(-count // most))
+
+
 def memory(*, width: int, classes: int, k: int, rows: int, columns: int) -> int:
-    """Bytes of float32 that `nearest` and `vote` hold on a device at once, for features (., width).
+    """Bytes of float32 that `nearest` and `vote` hold on a device at once, for features (., width), at most.
 
-    A chunk of the bank before and after it is normalised, the queries likewise, their similarities and the same once
-    more to sort them, or the one-hot labels of the neighbours: not much more than the first, whatever the bank holds.
+    The largest of three moments, whatever the bank holds: a chunk of it before and after it is normalised; that chunk
+    beside queries, likewise, and their similarities, which a device that sorts them (GPU) holds five times: as they
+    are, and with their places before and after; or one-hot labels of the neighbours.
     """
-    compared = 2 * (columns + rows) * width + 2 * rows * columns + 4 * rows * k
-    return 4 * max(compared, QUERIES * k * (classes + 2))
+    normalised = 2 * columns * width
+    compared = columns * width + 2 * rows * width + 5 * rows * columns + 12 * rows * k
+    voted = QUERIES * (k * (classes + 3) + classes + 1)
+    return 4 * max(normalised, compared, voted)
 
 
-def _none(dtype: np.dtype, rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """Neighbours of a bank that is empty so far."""
-    return np.zeros((rows, 0), np.promote_types(dtype, np.float32)), np.zeros((rows, 0), np.int32)
+def _with_chunk(
+    found: list[tuple[np.ndarray, np.ndarray]],
+    part: np.ndarray,
+    queries: np.ndarray,
+    start: int,
+    *,
+    k: int,
+    columns: int,
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The nearest so far and among `part` of the bank, from `start` on; its copy on the device ends with the call."""
+    keys, out = _unit(_padded(part, columns)), []  # (columns, D)
+    for i, before in enumerate(found):
+        rows = len(before[0])
+        asked = _padded(queries[i * rows : (i + 1) * rows], rows)
+        out.append(jax.device_get(_merged(*before, keys, asked, len(part), start, k=k)))
+    return out
+
+
+def _padded(x: np.ndarray, rows: int) -> np.ndarray:
+    return np.pad(x, ((0, rows - len(x)), (0, 0)))
+
+
+_unit = jax.jit(unit)  # in one piece: step by step, the squares of a chunk would be held as well
 
 
 @partial(jax.jit, static_argnames="k")

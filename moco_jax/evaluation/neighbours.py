@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from moco_jax import protocols
 from moco_jax.checkpoints.store import read_json, write_json
 from moco_jax.config import ConfigError, unknown
@@ -14,6 +16,7 @@ from moco_jax.evaluation import fitting, knn, labelled
 from moco_jax.evaluation.features import extract
 
 FEATURES = ("backbone", "head")
+TINY = 1e-37  # the least temperature
 
 
 def run(
@@ -21,16 +24,17 @@ def run(
 ) -> str:
     """The numbers as text; made once per checkpoint and settings, then read back from `workdir`/result.json.
 
-    `say` hears of the memory it will take, before it starts.
-    Raises RuntimeError where the encoder is not bit for bit what the checkpoint holds afterwards.
+    `say` hears what it will take before anything but one batch is encoded. Raises ConfigError for a number that cannot
+    be, for more neighbours than train images, and for what `labelled.open_pair` refuses; RuntimeError where the encoder
+    is not bit for bit what the checkpoint holds afterwards.
     """
     check(settings)
     loaded = frozen.load(checkpoint)
     pair = labelled.open_pair(settings.data, loaded.config.data, seed=0, own_source=loaded.source, like=loaded.values)
     if max(settings.k) > len(pair.train.labels):
         raise ConfigError(
-            f"k {max(settings.k)} neighbours, but {pair.train.source.name} holds {len(pair.train.labels)} images; use "
-            "that many or fewer"
+            f"k {max(settings.k)} neighbours, but the bank, {pair.train.source.name}, holds {len(pair.train.labels)} "
+            "images; use that many or fewer"
         )
     before = frozen.digest(loaded.trained.network)
     about = {"settings": fitting.plain(settings), "step": loaded.step, "encoder": before}
@@ -52,10 +56,10 @@ def check(settings: protocols.Knn) -> None:
     """Raises ConfigError for a number that cannot be."""
     if not settings.k or min(settings.k) < 1 or len(set(settings.k)) < len(settings.k):
         raise ConfigError(f"k must hold one or more different numbers above 0, not {settings.k}")
-    if not 0 < settings.temperature < math.inf:
-        raise ConfigError(f"temperature must be above 0, not {settings.temperature}")
-    if not settings.features:
-        raise ConfigError(f"features must name one or more of {', '.join(FEATURES)}")
+    if not TINY <= settings.temperature < math.inf:  # below, float32 holds 0 for it, and every weight is a nan
+        raise ConfigError(f"temperature must be {TINY:g} or more, not {settings.temperature}")
+    if not settings.features or len(set(settings.features)) < len(settings.features):
+        raise ConfigError(f"features must name one or both of {', '.join(FEATURES)}, not {settings.features}")
     for name in settings.features:
         if name not in FEATURES:
             raise unknown("features", name, FEATURES)
@@ -68,24 +72,35 @@ def _measured(
     settings: protocols.Knn, encoder: frozen.FrozenEncoder, pair: labelled.Pair, say: Callable[[str], None]
 ) -> dict[str, Any]:
     """Top-1 by feature and k; JSON-ready."""
+    say(_announced(settings, encoder, pair))
     get = functools.partial(extract, encoder, batch_size=settings.batch_size, workers=settings.data.workers)
     bank, queries = get(pair.train.source), get(pair.test.source)
-    most, top1 = max(settings.k), {}
+    top1: dict[str, dict[str, float]] = {}
     for name in settings.features:
-        needed = knn.memory(
-            width=bank[name].shape[1],
-            classes=pair.classes,
-            k=most,
-            rows=settings.queries,
-            columns=min(settings.bank, len(bank[name])),
-        )
-        say(f"kNN on {name}: {len(bank[name]):,} x {bank[name].shape[1]} features, {needed / 2**20:,.0f} MiB at once")
-        found = knn.nearest(bank[name], queries[name], k=most, rows=settings.queries, columns=settings.bank)
+        found = knn.nearest(bank[name], queries[name], k=max(settings.k), rows=settings.queries, columns=settings.bank)
         ask = functools.partial(
             knn.vote, found, pair.train.labels, classes=pair.classes, temperature=settings.temperature
         )
         top1[name] = {str(k): float((ask(k=k) == pair.test.labels).mean()) for k in settings.k}
-    return {"top1": top1, "images": {"train": len(pair.train.labels), "test": len(pair.test.labels)}}
+    images = {"train": len(pair.train.labels), "test": len(pair.test.labels)}
+    return {"top1": top1, "images": images, "classes": pair.classes}
+
+
+def _announced(settings: protocols.Knn, encoder: frozen.FrozenEncoder, pair: labelled.Pair) -> str:
+    """Sizes and predicted memory, a line for each feature; one batch is encoded, for the widths."""
+    how, count = encoder.preprocessing, len(pair.train.labels)
+    blank = np.zeros((settings.batch_size, *encoder.view_shape), how.dtype)
+    widths = {name: f.shape[1] for name, f in encoder.features(blank).items()}
+    columns, lines = knn.even(count, settings.bank), []
+    for name in settings.features:
+        needed = knn.memory(
+            width=widths[name], classes=pair.classes, k=max(settings.k), rows=settings.queries, columns=columns
+        )
+        lines.append(
+            f"kNN on {name} features: {len(pair.test.labels):,} queries, a bank of {count:,} x {widths[name]:,} in "
+            f"chunks of {columns:,}, predicted device memory {needed / 2**20:,.1f} MiB"
+        )
+    return "\n".join(lines)
 
 
 def text(result: dict[str, Any]) -> str:
