@@ -4,13 +4,14 @@ import difflib
 import inspect
 import re
 import runpy
+import typing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from moco_jax import config
+from moco_jax import config, protocols
 from moco_jax.config import ConfigError
 
 
@@ -45,15 +46,17 @@ def explained(page: ConfigDict) -> Iterator[tuple[str, Any, str]]:
     """Every key of a page in the schema's order, its value, and what the comment beside it in the schema says."""
     comments: dict[tuple[str, str], str] = {}
     section = ""
-    for line in inspect.getsource(config).splitlines():
+    trains = "mechanism" in page
+    for line in inspect.getsource(config if trains else protocols).splitlines():
         if match := re.match(r"class (\w+)", line):
             section = match[1]
         elif match := re.match(r"    (\w+): .*?(?:#\s*(.*))?$", line):
             comments[section, match[1]] = match[2] or ""
-    root = "Config" if "mechanism" in page else "Probe"
+    kinds = {} if trains else typing.get_type_hints(protocols.PROTOCOLS[page["protocol"]])
+    root = "Config" if trains else protocols.PROTOCOLS[page["protocol"]].__name__
     for key in (name for kind, name in comments if kind == root and name in page):
         if isinstance(page[key], ConfigDict):
-            kind = config.section_of(key).__name__
+            kind = (config.section_of(key) if trains else kinds[key]).__name__
             names = (name for owner, name in comments if owner == kind)
             yield from ((f"{key}.{name}", page[key][name], comments[kind, name]) for name in names)
         else:

@@ -46,9 +46,7 @@ class Linear:
     weight_decay: float = 0.0  # added to every gradient as weight_decay * parameter
     schedule: str = "step"  # step or cosine, both constant within an epoch
     milestones: tuple[int, ...] = (60, 80)  # step: epochs at which the rate falls to a tenth; cosine: none
-    holdout: float = (
-        0.0  # share of the train labels on which rate and epoch are chosen; 0: the first rate, the last epoch
-    )
+    holdout: float = 0.0  # share of the train labels that choose rate and epoch; 0: the first rate, the last epoch
     test_every_epochs: int = 1  # how often the test images are judged, for the best epoch; 0: after the last alone
     save_every_epochs: int = 10  # how often the state is saved, to continue from; the last step always is
     untrained: bool = False  # also the encoder as it was before its training, for comparison

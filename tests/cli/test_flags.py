@@ -3,8 +3,9 @@
 import re
 
 import pytest
+from ml_collections import ConfigDict
 
-from moco_jax import cli, config
+from moco_jax import cli, config, pages, protocols
 from moco_jax.cli import flags
 from moco_jax.config import ConfigError
 
@@ -96,6 +97,17 @@ def test_commands(capsys):
     assert cli.main(["--help"]) == 0 and cli.main([]) == 0
     assert cli.main(["trian"]) == 2
     assert "'trian' is unknown; did you mean 'train'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", list(protocols.PROTOCOLS))
+def test_help_explains_every_key_of_an_evaluation(name):
+    """By its own comment, sections included, as that of a training run does."""
+    page = protocols.page(name)
+    told = {key: (value, comment) for key, value, comment in pages.explained(page)}
+    flat = {key: page[key] for key in page if not isinstance(page[key], ConfigDict)}
+    flat |= {f"{key}.{k}": v for key in page if key not in flat for k, v in page[key].items()}
+    assert {key: value for key, (value, _) in told.items()} == flat
+    assert all(comment for _, comment in told.values())
 
 
 @pytest.mark.parametrize("command", list(cli.COMMANDS))
