@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from moco_jax import config, pages
+from moco_jax import config, pages, protocols
 from moco_jax.cli import flags
 
 NAMED = {
@@ -26,13 +26,27 @@ NAMED = {
 def one(page: Any, seed: int, workdir: Path) -> dict[str, Any]:
     """Rows of the table of one training seed."""
     from moco_jax import pretrain
-    from moco_jax.evaluation import probe
+    from moco_jax.evaluation import intervals, transfer
 
     page.seed = seed
     run = workdir / str(seed)
     pretrain.train(config.read(page), run)
-    print(probe.run(config.read_probe(pages.load("linear_digits")), run, run / "linear"), flush=True)
-    rows: dict[str, Any] = json.loads((run / "linear" / "linear.json").read_text())["rows"]
+    asked = pages.load("transfer_digits")
+    asked.labels, asked.draws, asked.finetune = ("10",), 20, False
+    print(transfer.run(protocols.read(asked, protocols.Transfer), [str(run)], run / "transfer"), flush=True)
+    rows: dict[str, Any] = {}
+    found = {
+        name: json.loads((run / "transfer" / "rows" / f"{file}.json").read_text())["columns"]
+        for name, file in (("pixels", "pixels"), ("untrained", "untrained"), ("trained", str(seed)))
+    }
+    for name, columns in found.items():
+        few, trained = (c["linear, 10 per class"] for c in (columns, found["trained"]))
+        difference = None if name == "trained" else intervals.paired(trained, few)._asdict()
+        rows[name] = {
+            "few_mean": float(np.mean(few)),
+            "all": float(np.mean(columns["linear"])),
+            "difference": difference,
+        }
     return rows
 
 

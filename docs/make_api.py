@@ -12,7 +12,10 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "api.md"
 PUBLIC = {  # heading: (file below moco_jax/, names in the order of the page)
     "moco_jax": (("pretrain.py", ("train", "Result")), ("evaluation/encoder.py", ("load_encoder",))),
-    "moco_jax.config": (("config.py", ("page", "probe_page", "read", "read_probe", "to_json", "ConfigError")),),
+    "moco_jax.config": (("config.py", ("page", "read", "to_json")),),
+    "moco_jax.protocols": (
+        ("protocols.py", ("page", "read", "Linear", "Finetune", "Fit", "Knn", "Transfer", "Labelled")),
+    ),
     "moco_jax.dry_run": (("dry_run.py", ("report", "Plan", "Memory", "Pace")),),
     "moco_jax.data.sources": (("data/sources.py", ("Source", "ArraySource", "facts", "Facts")),),
     "moco_jax.data.opening": (("data/opening.py", ("open_split",)),),

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moco_jax import config
+from moco_jax import config, protocols
 from moco_jax.cli import eval_linear, train
 from tests import tiny
 
@@ -25,7 +25,7 @@ FLAGS = {  # every add_argument of facebookresearch/moco at 132aea9
 }
 KEYS = {
     "main_moco.py": {*config.flat(config.Config()), *(f"--{name}" for name in train.NAMED)},
-    "main_lincls.py": {f.name for f in dataclasses.fields(config.Probe)} | {f"--{n}" for n in eval_linear.NAMED},
+    "main_lincls.py": {*config.flat(protocols.Linear()), *(f"--{n}" for n in eval_linear.NAMED)},
 }
 NO_KEYS = {"log.jsonl", "train.py", "data.order", "views.make", "views.raw", "views.augment"}  # files and functions
 OUTSIDE = re.compile(r"JAX_\w+|CUDA_\w+|encoder=")  # of the environment, or an argument of train
@@ -62,7 +62,7 @@ def keys_of(text):
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_config_keys_that_a_page_names_exist(page):
     """A renamed key takes its documentation along; keys of a probe have no section."""
-    known = {*config.flat(config.Config()), *(f.name for f in dataclasses.fields(config.Probe))}
+    known = {*config.flat(config.Config())}.union(*(config.flat(kind()) for kind in protocols.PROTOCOLS.values()))
     assert keys_of(page.read_text()) - known - NO_KEYS == set()
 
 

@@ -15,12 +15,10 @@ from moco_jax.config import (
     Leak,
     Moco,
     Optimizer,
-    Probe,
     Queue,
     Shuffle,
     Train,
     Views,
-    flat,
 )
 
 
@@ -214,19 +212,3 @@ def test_a_queue_that_a_large_batch_forces_is_answered_with_a_smaller_batch():
     c = checks.resolve(config(queue=Queue()), 300)
     (warning,) = checks.check(c, records=300, devices=1)
     assert "use a batch_size of 75 or less" in warning
-
-
-@pytest.mark.parametrize(
-    "change", [{"draws": 0}, {"labels_per_class": 0}, {"batch_size": 0}, {"penalty": -1.0}, {"seed": -1}]
-)
-def test_a_probe_that_cannot_be_is_refused(change):
-    """Before an encoder is loaded."""
-    with pytest.raises(ConfigError, match=next(iter(change))):
-        checks.check_probe(dataclasses.replace(Probe(), **change))
-
-
-def test_ranges_are_of_keys_that_exist():
-    """A misspelt name in the lists would check nothing."""
-    names = (*checks.POSITIVE, *checks.AT_LEAST_ZERO, *checks.SHARES)
-    assert set(names) <= flat(Config()).keys()
-    assert len(set(names)) == len(names)

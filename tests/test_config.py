@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from moco_jax import config
+from moco_jax import config, protocols
 from moco_jax.config import ConfigError
 
 ROOT = Path(__file__).parents[1]
@@ -101,8 +101,10 @@ def test_a_config_stored_by_an_older_version_reads_with_defaults():
 
 
 def test_a_page_of_the_other_kind_is_refused():
-    """A probe's page for training, and the reverse."""
+    """An evaluation's page for training, the reverse, and that of another evaluation."""
     with pytest.raises(ConfigError, match="no page of a training run"):
-        config.read(config.probe_page())
-    with pytest.raises(ConfigError, match="the page of a training run"):
-        config.read_probe(config.page())
+        config.read(protocols.page("linear"))
+    with pytest.raises(ConfigError, match="the page of a training run; here one of 'linear' is needed"):
+        protocols.read(config.page(), protocols.Linear)
+    with pytest.raises(ConfigError, match="the page of an evaluation 'knn'; here one of 'linear'"):
+        protocols.read(protocols.page("knn"), protocols.Linear)

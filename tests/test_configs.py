@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from moco_jax import checks, config, load_encoder, pages, pretrain
+from moco_jax import checks, config, load_encoder, pages, pretrain, protocols
 from moco_jax.data import opening, order
 from moco_jax.models import encoder as encoders
 from moco_jax.views import recipes
@@ -17,7 +17,8 @@ from moco_jax.views.recipes import RECIPES, ColorJitter, Crop, GaussianBlur, Gra
 from tests import tiny
 
 PAGES = sorted(p.stem for p in pages.folder().glob("*.py"))
-TRAINING = [p for p in PAGES if not p.startswith("linear")]
+EVALUATIONS = [p for p in PAGES if p.split("_")[0] in protocols.PROTOCOLS]
+TRAINING = [p for p in PAGES if p not in EVALUATIONS]
 CIFAR = Path(__file__).parents[2] / "shared" / "data" / "tfds"
 
 
@@ -269,10 +270,11 @@ def test_digits_default_raises_no_warning():
     assert checks.check(c, records=1200, devices=1) == []
 
 
-@pytest.mark.parametrize("name", [p for p in PAGES if p.startswith("linear")])
-def test_every_probe_page_reads(name):
-    """Complete and typed."""
-    config.read_probe(pages.load(name))
+@pytest.mark.parametrize("name", EVALUATIONS)
+def test_every_page_of_an_evaluation_reads(name):
+    """Complete and typed, as the protocol that its name begins with."""
+    kind = protocols.PROTOCOLS[name.split("_")[0]]
+    assert isinstance(protocols.read(pages.load(name), kind), kind)
 
 
 def test_the_readme_example_is_a_config_that_reads():

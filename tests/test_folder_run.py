@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from moco_jax import assembly, config, pretrain
+from moco_jax import assembly, config, pretrain, protocols
 from moco_jax.config import ConfigError
 from moco_jax.evaluation import probe
 from tests import tiny
@@ -67,12 +67,9 @@ def test_a_folder_trains_is_monitored_moves_and_is_probed(photos, tmp_path):
     with pytest.raises(ConfigError, match=r"holds a run on 20 images, and there are 20 now \(as many, but others; "):
         pretrain.train(page(moved), run, recipe=tiny.LIGHT)
 
-    settings = config.Probe(dataset=str(moved), test_split="val", labels_per_class=3, draws=2)
-    text = probe.run(settings, run, tmp_path / "linear")
-    assert (
-        "raw pixels" not in text.split("(no row of")[0] and "(no row of raw pixels: the images differ in size)" in text
-    )
-    assert "trained encoder" in text
+    data = protocols.Labelled(dataset=str(moved), test_split="val")
+    settings = protocols.Linear(epochs=2, milestones=(1,), batch_size=16, data=data)
+    assert "trained encoder: top-1" in probe.run(settings, run, tmp_path / "linear")
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from moco_jax import assembly, cli, config, load_encoder, pages, parallel, pretrain
+from moco_jax import assembly, cli, config, load_encoder, pages, parallel, pretrain, protocols
 from moco_jax.checkpoints.store import Store
 from moco_jax.config import ConfigError
 from moco_jax.data.sources import ArraySource
@@ -129,15 +129,16 @@ def test_another_runs_folder_is_refused_and_untouched(whole, data_dir):
 
 
 @pytest.mark.slow
-def test_the_table_compares_three_rows_and_is_read_back(whole, tmp_path, data_dir):
-    """Raw pixels, untrained, trained; a second call shows the stored numbers."""
-    settings = config.Probe(train_split="train[:200]", test_split="test", labels_per_class=5, draws=2)
+def test_the_probe_compares_with_no_training_and_is_read_back(whole, tmp_path, data_dir):
+    """Untrained, trained; a second call shows the stored numbers."""
+    data = protocols.Labelled(train_split="train[:200]", test_split="test")
+    settings = protocols.Linear(epochs=4, milestones=(2, 3), untrained=True, data=data)
     text = probe.run(settings, whole.workdir, tmp_path)
-    assert all(row in text for row in probe.ROWS)
-    stamp = (tmp_path / "linear.json").stat().st_mtime_ns
+    assert "untrained encoder: top-1" in text and "trained encoder: top-1" in text
+    stamp = (tmp_path / "result.json").stat().st_mtime_ns
     assert probe.run(settings, whole.workdir, tmp_path) == text
-    assert (tmp_path / "linear.json").stat().st_mtime_ns == stamp
-    rows = json.loads((tmp_path / "linear.json").read_text())["rows"]
+    assert (tmp_path / "result.json").stat().st_mtime_ns == stamp
+    rows = json.loads((tmp_path / "result.json").read_text())["rows"]
     assert rows["untrained encoder"] != rows["trained encoder"]
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 
-from moco_jax.config import BatchNorm, Config, Data, Views
+from moco_jax.config import BatchNorm, Data, Views
 from moco_jax.core.randomness import INIT, key
 from moco_jax.data import opening
 from moco_jax.data.sources import ArraySource
@@ -28,7 +28,8 @@ def source(count, seed, name, groups=None):
     labels = np.arange(count) % CLASSES
     images = np.random.default_rng(seed).integers(0, 120, (count, tiny.SIZE, tiny.SIZE, 1)).astype(np.uint8)
     for image, label in zip(images, labels, strict=True):
-        image[:, 3 * label : 3 * label + 2] += 60
+        image[:, 3 * label : 3 * label + 2] //= 4
+        image[3 * label : 3 * label + 2] += 120
     return Named(images, labels, name, groups=groups)
 
 
@@ -48,7 +49,7 @@ class Bench:
         self.own_source, self.on_disk, self.opened, self.encoded = "", None, [], 0
         monkeypatch.setattr(opening, "open_split", self.open_split)
         monkeypatch.setattr(frozen, "load", self.load)
-        monkeypatch.setattr(frozen, "stored_digest", lambda *_: self.on_disk or frozen.digest(self.trained))
+        monkeypatch.setattr(frozen, "stored_digest", lambda *_: self.on_disk or frozen.digest(placed(self.trained)))
 
     def open_split(self, data, split, *, name=None, data_dir=None):
         self.opened.append((name or data.dataset, split, data_dir or data.data_dir))

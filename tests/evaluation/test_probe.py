@@ -52,7 +52,9 @@ def test_the_untrained_encoder_stands_beside_it_if_asked_for(bench, tmp_path):
     """The same protocol, its own weights."""
     probe.run(dataclasses.replace(SETTINGS, untrained=True), "runs/a", tmp_path)
     rows = result(tmp_path)["rows"]
-    assert list(rows) == ["untrained encoder", "trained encoder"] and rows["untrained encoder"] != rows["trained encoder"]
+    assert (
+        list(rows) == ["untrained encoder", "trained encoder"] and rows["untrained encoder"] != rows["trained encoder"]
+    )
 
 
 def test_augmented_views_are_encoded_anew(bench, tmp_path):
