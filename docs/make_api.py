@@ -69,8 +69,9 @@ def page() -> str:
             text = (ROOT / "moco_jax" / file).read_text()
             found = {name: node for node in ast.parse(text).body for name in defined(node)}
             parts += [entry(found[name], name, text.splitlines(), f"{file}: {name}") for name in names]
-    parts.append("## Keys of a training page\n\n" + keys("Config"))
-    parts.append("## Keys of a probe's page\n\n" + keys("Probe"))
+    parts.append("## Keys of a training page\n\n" + keys("config.py", "Config"))
+    for root in ("Linear", "Finetune", "Knn", "Transfer"):
+        parts.append(f"## Keys of a page of `{root.lower()}`\n\n" + keys("protocols.py", root))
     return "\n".join(parts)
 
 
@@ -130,9 +131,9 @@ def above(node: ast.stmt, lines: list[str]) -> str:
     return " ".join(line.lstrip("# ") for line in lines[first : node.lineno - 1])
 
 
-def keys(root: str) -> str:
-    """A table of every key below a class of the schema: default and meaning, as the comments there say."""
-    text = (ROOT / "moco_jax" / "config.py").read_text()
+def keys(file: str, root: str) -> str:
+    """A table of every key below a class of a schema: default and meaning, as the comments there say."""
+    text = (ROOT / "moco_jax" / file).read_text()
     classes = {node.name: node for node in ast.parse(text).body if isinstance(node, ast.ClassDef)}
     rows = ["| key | default | meaning |", "|---|---|---|"]
     for field in classes[root].body:
