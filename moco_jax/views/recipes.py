@@ -268,7 +268,7 @@ def check(recipe: Recipe, channels: int, *, name: str = "given") -> None:
     """Raise ConfigError if an operation of the recipe does not fit images of that many channels."""
     unmet = _unmet(recipe, channels)
     if unmet:
-        fits = sorted(n for n, r in RECIPES.items() if not _unmet(r, channels))
+        fits = sorted(n for n, r in RECIPES.items() if len(r) == len(recipe) and not _unmet(r, channels))
         raise ConfigError(
             f"the {name} recipe uses {' and '.join(unmet)}, but the images have {channels}; "
             f"use one that fits: {' or '.join(fits)}"

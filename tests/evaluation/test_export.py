@@ -55,7 +55,7 @@ class Bench:
     def load(self, run):
         how = tiny.preprocessing(4, 1, resize=6)
         trained = frozen.FrozenEncoder(self.features, None, "fake", how, None)
-        return frozen.Loaded(trained, trained, self.config, 8, self.source, 20)
+        return frozen.Loaded(trained, trained, None, self.config, 8, self.source, 20, None)
 
     def open_split(self, data, split, *, name=None, data_dir=None):
         self.opened.append((name or data.dataset, split, data_dir or data.data_dir, data.channels))

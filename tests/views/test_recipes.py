@@ -85,7 +85,7 @@ def test_digits_keeps_a_sign_a_sign():
 @pytest.mark.parametrize("name", sorted(RECIPES))
 def test_a_recipe_is_refused_where_its_operations_do_not_fit(name, channels):
     """Colour never meets another number than 3, nor the loss of channels a single one; the error names what fits."""
-    least = {"digits": 1, "xray": 1, "bands": 2}
+    least = {"digits": 1, "xray": 1, "bands": 2, "supervised": 1, "supervised_digits": 1}
     if channels == 3 or channels >= least.get(name, 99):
         assert recipes.get(name, channels) is RECIPES[name]
         return
