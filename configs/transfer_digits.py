@@ -3,13 +3,11 @@
 Command    moco-jax transfer --config=transfer_digits --encoders=runs/digits
 """
 
-from moco_jax import protocols
+from moco_jax.pages import load
 
 
 def get_config():
     """The config page."""
-    config = protocols.page("transfer")
-    config.views.recipe = "supervised_digits"
-    config.fit.batch_size, config.fit.epochs, config.fit.least_steps = 64, 10, 60
-    config.fit.learning_rate, config.fit.head_learning_rate, config.fit.scratch_learning_rate = 0.03, 0.3, 0.1
+    config, tuned = load("transfer"), load("finetune_digits")
+    config.views, config.fit = tuned.views, tuned.fit
     return config

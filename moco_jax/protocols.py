@@ -68,7 +68,8 @@ class Fit:
     momentum: float = 0.9  # of SGD
     weight_decay: float = 1e-4  # added to every gradient as weight_decay * parameter
     schedule: str = "cosine"  # step or cosine, both constant within an epoch
-    milestones: tuple[int, ...] = ()  # step: epochs at which the rate falls to a tenth; cosine: none
+    milestones: tuple[int, ...] = ()  # step: epochs at which the rate falls; cosine: none
+    milestone_factor: float = 0.1  # step: what the rate is multiplied by at each milestone
     batch_norm: str = "train"  # train: statistics of the batch; frozen: running ones, which stay (never from scratch)
     group_size: int | None = None  # images that share batch statistics (None: as the encoder was trained)
 
@@ -144,4 +145,4 @@ def read(values: ConfigDict | dict[str, Any], kind: type[Protocol]) -> Protocol:
     return schema.read(kind, values)
 
 
-EXAMPLES = {"linear": "linear_digits", "finetune": "finetune_imagenet", "knn": "knn", "transfer": "transfer"}
+EXAMPLES = {"linear": "linear_digits", "finetune": "finetune", "knn": "knn", "transfer": "transfer"}

@@ -277,6 +277,41 @@ def test_every_page_of_an_evaluation_reads(name):
     assert isinstance(protocols.read(pages.load(name), kind), kind)
 
 
+def evaluation(name):
+    return protocols.read(pages.load(name), protocols.PROTOCOLS[name.split("_")[0]])
+
+
+def test_linear_imagenet_is_main_lincls():
+    """Every number of the original's evaluation, and its views."""
+    s = evaluation("linear_imagenet")
+    assert (s.learning_rates, s.momentum, s.weight_decay, s.batch_size, s.epochs) == ((30.0,), 0.9, 0.0, 256, 100)
+    assert (s.schedule, s.milestones, s.feature, s.test_every_epochs) == ("step", (60, 80), "backbone", 1)
+    assert (s.views.recipe, s.views.size, s.views.resize, s.data.test_split) == ("supervised", 224, 256, "validation")
+    (view,) = RECIPES[s.views.recipe]
+    assert (view.crop, view.ops) == (Crop((0.08, 1.0), (3 / 4, 4 / 3)), (HorizontalFlip(0.5),))
+    small = evaluation("linear_cifar10")
+    assert (small.learning_rates, small.epochs, small.weight_decay, small.views.size) == ((30.0,), 100, 0.0, None)
+
+
+def test_finetune_imagenet_is_as_published():
+    """The rates of MoCo v1's appendix; 1 % and 10 % of the labels as OpenSelfSup has them."""
+    whole, one, ten = (evaluation(f"finetune_imagenet{name}").fit for name in ("", "_1percent", "_10percent"))
+    assert (whole.learning_rate, whole.head_learning_rate, whole.scratch_learning_rate) == (0.03, 0.03, 0.1)
+    assert (whole.batch_size, whole.epochs, whole.milestones, whole.milestone_factor) == (256, 100, (30, 60, 90), 0.1)
+    assert (one.batch_size, one.epochs, one.milestones, one.milestone_factor) == (256, 20, (12, 16), 0.2)
+    assert (one.learning_rate, one.head_learning_rate, one.weight_decay, one.group_size) == (0.01, 0.1, 5e-4, 0)
+    assert ten == dataclasses.replace(one, weight_decay=1e-4)
+    labels = [evaluation(f"finetune_imagenet_{name}").labels for name in ("1percent", "10percent")]
+    assert labels == ["1%", "10%"]
+
+
+@pytest.mark.parametrize("name", ["", "_digits", "_cifar10"])
+def test_a_table_fine_tunes_as_the_page_of_fine_tuning_does(name):
+    """One set of rates and views for both commands."""
+    tuned, table = evaluation(f"finetune{name.replace('_cifar10', '')}"), evaluation(f"transfer{name}")
+    assert (table.fit, table.views) == (tuned.fit, tuned.views)
+
+
 def test_the_readme_example_is_a_config_that_reads():
     """The Python block of README.md up to training: its keys exist, and its numbers fit 300 images."""
     text = (Path(__file__).parents[1] / "README.md").read_text()

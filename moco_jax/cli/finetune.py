@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _finetune(argv: Sequence[str]) -> int:
-    page, named = flags.parse(argv, page="finetune_digits", named=NAMED, usage=USAGE)
+    page, named = flags.parse(argv, page="finetune", named=NAMED, usage=USAGE)
     settings = protocols.read(page, protocols.Finetune)
     flags.prepare_environment()
 

@@ -11,8 +11,8 @@ from moco_jax.reports import curves, page, pictures, runs, verdict
 
 USAGE = (
     "usage: moco-jax report RUN [RUN...] [--output=DIR] [--bands=3,2,1] [--map=pca] [--images=500]\n\n"
-    "Curves, view pairs, nearest neighbours, a map of features and the verdict of a run, finished or still going, or\n"
-    "of several side by side: PNG files and report.html, which holds all of them and opens without a server.\n"
+    "Curves, evaluations, view pairs, nearest neighbours, a map of features and the verdict of a run, finished or\n"
+    "still going, or of several side by side: PNG files and report.html, which holds them all, without a server.\n"
     "\n  moco-jax report runs/digits"
 )
 PLACES = {"RUN": "folder of a run; further ones are shown beside it"}
@@ -47,6 +47,7 @@ def _report(argv: Sequence[str]) -> int:
     shown = [curves.Shown(n, r, compare.learning_rates(r, begun=True)) for n, r in zip(labels, read, strict=True)]
     sections = [page.Section("Curves", *curves.pictures(shown))]
     for folder, each in zip(folders, shown, strict=True):
+        sections += _evaluations(folder, each, len(shown))
         title = "Images" if len(shown) == 1 else f"Images: {each.label}"
         sections.append(page.Section(title, *_images(folder, each, named, len(shown))))
     for section in sections:
@@ -77,6 +78,25 @@ def _choose_devices() -> None:
     flags.prepare_environment()
 
 
+def _evaluations(folder: Path, shown: curves.Shown, count: int) -> list[page.Section]:
+    """A section of what evaluations left in a run's folder, or none."""
+    from moco_jax.evaluation import found
+
+    blocks, made, label = [], [], _label(shown, count)
+    these, missing = found.of(folder)
+    for one in these:
+        blocks.append(page.words(one.name, one.text) if one.table is None else page.tabled(one.name, one.table))
+        if one.confusion is not None:
+            made.append(pictures.confusion(one.confusion, one.classes, one.name, label))
+    title = "Evaluations" if count == 1 else f"Evaluations: {shown.label}"
+    return [page.Section(title, made, missing, blocks)] if these or missing else []
+
+
+def _label(shown: curves.Shown, count: int) -> str:
+    """What tells the files of several runs apart."""
+    return "" if count == 1 else "-" + shown.label.replace("/", "-")
+
+
 def _images(
     folder: Path, shown: curves.Shown, named: dict[str, Any], count: int
 ) -> tuple[list[curves.Picture], dict[str, str]]:
@@ -87,7 +107,7 @@ def _images(
 
     run, everything = shown.run, (gallery.VIEWS, gallery.NEIGHBOURS, gallery.MAP)
     options = gallery.Options(named["bands"], named["map"], max(int(named["images"]) // count, 4))
-    label = "" if count == 1 else "-" + shown.label.replace("/", "-")
+    label = _label(shown, count)
     if run.objects.get("source"):
         why = f"the images are an object given from Python, {run.objects['source']!r}; a command cannot open them"
         return [], dict.fromkeys(everything, why)

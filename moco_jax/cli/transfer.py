@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _transfer(argv: Sequence[str]) -> int:
-    page, named = flags.parse(argv, page="transfer_digits", named=NAMED, usage=USAGE)
+    page, named = flags.parse(argv, page="transfer", named=NAMED, usage=USAGE)
     settings = protocols.read(page, protocols.Transfer)
     flags.prepare_environment()
 

@@ -22,12 +22,12 @@ def cosine(base: float, *, epochs: int, steps_per_epoch: int) -> Schedule:
     return rate
 
 
-def stepwise(base: float, *, milestones: tuple[int, ...], steps_per_epoch: int) -> Schedule:
-    """A tenth of the rate from each milestone on, in epochs (MoCo v1: 120 and 160 of 200)."""
+def stepwise(base: float, *, milestones: tuple[int, ...], steps_per_epoch: int, factor: float = 0.1) -> Schedule:
+    """`factor` times the rate from each milestone on, in epochs (MoCo v1: a tenth at 120 and 160 of 200)."""
 
     def rate(step: jax.Array) -> jax.Array:
         passed = jnp.sum(step // steps_per_epoch >= jnp.asarray(milestones, jnp.int32))
-        return base * jnp.asarray(0.1, _float()) ** passed
+        return base * jnp.asarray(factor, _float()) ** passed
 
     return rate
 
@@ -56,6 +56,7 @@ def named(
     epochs: int,
     steps_per_epoch: int,
     section: str,
+    factor: float = 0.1,
 ) -> Schedule:
     """The schedule of a name in SCHEDULES; ConfigError for another, and for milestones that do not go with it."""
     if name == "cosine":
@@ -67,7 +68,7 @@ def named(
     if name == "step":
         if not milestones:
             raise ConfigError(f"{section}schedule 'step' needs {section}milestones, such as (120, 160)")
-        return stepwise(base, milestones=milestones, steps_per_epoch=steps_per_epoch)
+        return stepwise(base, milestones=milestones, steps_per_epoch=steps_per_epoch, factor=factor)
     raise unknown(f"{section}schedule", name, SCHEDULES)
 
 

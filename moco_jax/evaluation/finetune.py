@@ -11,7 +11,6 @@ import numpy as np
 from moco_jax import loop, parallel, protocols
 from moco_jax.checkpoints.store import read_json, write_json
 from moco_jax.config import ConfigError, unknown
-from moco_jax.core import schedules
 from moco_jax.data import loader, sources
 from moco_jax.evaluation import classifier, few, fitting, intervals, labelled, metrics
 from moco_jax.evaluation import encoder as frozen
@@ -87,7 +86,7 @@ def check_fit(fit: protocols.Fit) -> None:
     for name in ("batch_size", "epochs"):
         if getattr(fit, name) < 1:
             raise ConfigError(f"fit.{name} must be 1 or more, not {getattr(fit, name)}")
-    for name in ("learning_rate", "head_learning_rate", "scratch_learning_rate", "weight_decay"):
+    for name in ("learning_rate", "head_learning_rate", "scratch_learning_rate", "weight_decay", "milestone_factor"):
         if not 0 <= getattr(fit, name) < math.inf:
             raise ConfigError(f"fit.{name} must be 0 or more, not {getattr(fit, name)}")
     for name in ("momentum", "layer_decay"):
@@ -102,7 +101,7 @@ def check_fit(fit: protocols.Fit) -> None:
             f"fit.least_steps {fit.least_steps} with fit.schedule={fit.schedule!r}: it must be 0 or more, and "
             "goes with 'cosine', which ends wherever training ends"
         )
-    _schedule(fit, fitting.Plan(np.zeros(0), 1, 1, fit.epochs))
+    fitting.schedule(fit, epochs=fit.epochs, steps_per_epoch=1, section="fit.")
 
 
 def check_encoder(fit: protocols.Fit, loaded: frozen.Loaded, *, scratch: bool) -> None:
@@ -167,7 +166,9 @@ def task_of(
             width=width,
             classes=fitter.pair.classes,
             rates=classifier.stage_rates(params, body=body, head=head, decay=decay),
-            schedule=_schedule(fit, planned),
+            schedule=fitting.schedule(
+                fit, epochs=planned.epochs, steps_per_epoch=planned.steps_per_epoch, section="fit."
+            ),
             momentum=fit.momentum,
             weight_decay=fit.weight_decay,
             frozen_statistics=fit.batch_norm == "frozen",
@@ -244,17 +245,6 @@ def _drawn(
         best = max(history, key=lambda at: history[at]["test_top1"])
         out["best"] = {"epoch": best // planned.steps_per_epoch, "top1": history[best]["test_top1"]}
     return out
-
-
-def _schedule(fit: protocols.Fit, planned: fitting.Plan) -> schedules.Schedule:
-    return schedules.named(
-        fit.schedule,
-        1.0,
-        milestones=fit.milestones,
-        epochs=planned.epochs,
-        steps_per_epoch=planned.steps_per_epoch,
-        section="fit.",
-    )
 
 
 def _backbone(tree: Any) -> Any:

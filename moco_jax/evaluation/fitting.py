@@ -1,6 +1,7 @@
 """A classifier fitted in a folder, from where it was left, or in memory; and what it is fitted to."""
 
 import dataclasses
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,6 +13,7 @@ import numpy as np
 from moco_jax import loop, parallel, protocols, views
 from moco_jax.checkpoints.store import Store, describe, exclusive
 from moco_jax.config import ConfigError
+from moco_jax.core import schedules
 from moco_jax.data import loader, sources
 from moco_jax.evaluation import classifier
 from moco_jax.evaluation.encoder import Loaded
@@ -59,6 +61,26 @@ def plan(rows: np.ndarray, *, batch_size: int, epochs: int, least_steps: int = 0
     size = min(batch_size, -(-len(rows) // unit) * unit)
     steps_per_epoch = -(-len(rows) // size)
     return Plan(rows, size, steps_per_epoch, max(epochs, -(-least_steps // steps_per_epoch)))
+
+
+def schedule(
+    settings: protocols.Linear | protocols.Fit, *, epochs: int, steps_per_epoch: int, section: str
+) -> schedules.Schedule:
+    """The schedule of a page, as a share of its rates; ConfigError for milestones that do not rise below `epochs`."""
+    points = (0, *settings.milestones, epochs)
+    if settings.milestones and any(b <= a for a, b in itertools.pairwise(points)):
+        raise ConfigError(
+            f"{section}milestones {settings.milestones} must rise from 1 on and lie below {section}epochs {epochs}"
+        )
+    return schedules.named(
+        settings.schedule,
+        1.0,
+        milestones=settings.milestones,
+        epochs=epochs,
+        steps_per_epoch=steps_per_epoch,
+        section=section,
+        factor=settings.milestone_factor if isinstance(settings, protocols.Fit) else 0.1,
+    )
 
 
 def images(loaded: Loaded, how: protocols.Views, source: sources.Source, *, seed: int, workers: int) -> Images:

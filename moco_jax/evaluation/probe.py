@@ -12,7 +12,6 @@ import numpy as np
 from moco_jax import loop, parallel, protocols
 from moco_jax.checkpoints.store import read_json, write_json
 from moco_jax.config import ConfigError, unknown
-from moco_jax.core import schedules
 from moco_jax.evaluation import classifier, few, fitting, labelled, metrics
 from moco_jax.evaluation import encoder as frozen
 from moco_jax.evaluation.features import extract
@@ -78,18 +77,7 @@ def check(settings: protocols.Linear) -> None:
         raise ConfigError(f"holdout must be a share from 0 to below 1, not {settings.holdout}")
     if settings.feature not in FEATURES:
         raise unknown("feature", settings.feature, FEATURES)
-    _schedule(settings, 1)
-
-
-def _schedule(settings: protocols.Linear, steps_per_epoch: int) -> schedules.Schedule:
-    return schedules.named(
-        settings.schedule,
-        1.0,
-        milestones=settings.milestones,
-        epochs=settings.epochs,
-        steps_per_epoch=steps_per_epoch,
-        section="",
-    )
+    fitting.schedule(settings, epochs=settings.epochs, steps_per_epoch=1, section="")
 
 
 def _probed(
@@ -128,7 +116,7 @@ def _probed(
         width=judged["test"].features.shape[1],
         classes=pair.classes,
         rates=settings.learning_rates,
-        schedule=_schedule(settings, planned.steps_per_epoch),
+        schedule=fitting.schedule(settings, epochs=planned.epochs, steps_per_epoch=planned.steps_per_epoch, section=""),
         momentum=settings.momentum,
         weight_decay=settings.weight_decay,
     )

@@ -66,7 +66,8 @@ def run(
     made = _table(task, found, reference=_names(encoders)[paths[0]])
     write_json(Path(workdir) / "table.json", table.to_json(made))
     (Path(workdir) / "table.csv").write_text(table.csv_text(made))
-    return f"{table.text(made)}\nnumbers in {workdir}/table.csv and table.json; also in `moco-jax report`"
+    shown = f"; `moco-jax report {paths[0]}` shows them" if Path(workdir).parent == Path(paths[0]) else ""
+    return f"{table.text(made)}\nnumbers in {workdir}/table.csv and table.json{shown}"
 
 
 def check(settings: protocols.Transfer, paths: Sequence[str]) -> None:

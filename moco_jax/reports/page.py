@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from moco_jax.config import flat
-from moco_jax.reports import runs, verdict
+from moco_jax.reports import runs, table, verdict
 from moco_jax.reports.curves import Picture, Shown
 
 STYLE = """
@@ -28,16 +28,18 @@ figure { margin: 0; background: var(--card); border: 1px solid var(--line); bord
 img { max-width: 100%; height: auto; background: #fff; border-radius: 3px; display: block; }
 figcaption { font-size: .85rem; color: var(--faint); margin-top: .4rem; }
 figcaption b { color: var(--ink); }
+pre { white-space: pre-wrap; font-size: .85rem; } caption { text-align: left; color: var(--faint); }
 .missing { color: var(--faint); font-size: .9rem; }
 """
 
 
 class Section(NamedTuple):
-    """A heading, pictures, and {title: why} of those that could not be made."""
+    """A heading, blocks of HTML, pictures, and {title: why} of those that could not be made."""
 
     title: str
     pictures: Sequence[Picture]
     missing: Mapping[str, str]
+    blocks: Sequence[str] = ()
 
 
 def write(folder: Path, shown: Sequence[Shown], sections: Sequence[Section]) -> list[Path]:
@@ -69,13 +71,23 @@ def page(shown: Sequence[Shown], sections: Sequence[Section]) -> str:
         parts += ["<h2>What the configs differ in</h2>", _table(differing)]
     for section in sections:
         wide = " wide" if section.title != "Curves" else ""
-        parts.append(f'<h2>{_safe(section.title)}</h2><div class="grid{wide}">')
+        parts += [f"<h2>{_safe(section.title)}</h2>", *section.blocks, f'<div class="grid{wide}">']
         parts += [_figure(p) for p in section.pictures]
         parts.append("</div>")
         parts += [
             f'<p class="missing">Missing: {_safe(name)}: {_safe(why)}.</p>' for name, why in section.missing.items()
         ]
     return "\n".join([*parts, "</main></body></html>", ""])
+
+
+def words(title: str, text: str) -> str:
+    """A block of a section: text as a terminal shows it."""
+    return f"<h3>{_safe(title)}</h3><pre>{_safe(text)}</pre>"
+
+
+def tabled(title: str, made: table.Table) -> str:
+    """A block of a section: a table of accuracies."""
+    return f"<h3>{_safe(title)}</h3>{table.html(made)}"
 
 
 def _verdict(s: Shown, several: bool) -> str:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 MANY = 20  # more labels than this are coloured by a scale, without a legend
+NUMBERED = 12  # more classes than this are a picture of shares without numbers
 
 
 def bands_of(text: str | None, channels: int) -> tuple[int, ...]:
@@ -103,6 +104,34 @@ def feature_map(points: "np.ndarray", marks: "np.ndarray | None", by: str, how: 
     alt = f"A map of {len(points)} images by {ways[how]} of their features, {coloured}."
     note = f"{len(points)} images of {name}; {ways[how]} of unit features, {coloured}."
     return Picture(f"map{label}", "Map of features", alt, note, png_of(figure))
+
+
+def confusion(counts: "np.ndarray", classes: Sequence[str], name: str, label: str) -> Picture:
+    """Counts (classes, classes), true by predicted, as shares of each true class; one without test images is blank."""
+    import numpy as np
+
+    held = counts.sum(1, keepdims=True)
+    shares = np.where(held > 0, counts / np.maximum(held, 1), np.nan)
+    side = 2.2 + 0.32 * min(len(classes), 24)
+    figure = new_figure(side + 0.6, side)
+    panel = figure.subplots()
+    shown = panel.imshow(shares, vmin=0, vmax=1, cmap="Blues")
+    figure.colorbar(shown, ax=panel, label="share of the true class", shrink=0.8)
+    panel.set(xlabel="predicted", ylabel="true")
+    if len(classes) <= MANY:
+        places = range(len(classes))
+        panel.set_xticks(places, classes, rotation=90, fontsize=7)
+        panel.set_yticks(places, classes, fontsize=7)
+    if len(classes) <= NUMBERED:
+        for i, j in np.argwhere(np.nan_to_num(shares) >= 0.005).tolist():
+            ink = "white" if shares[i, j] > 0.5 else "black"
+            panel.annotate(f"{100 * shares[i, j]:.0f}", (j, i), ha="center", va="center", fontsize=7, color=ink)
+    wrong = np.where(np.eye(len(classes), dtype=bool), -1.0, np.nan_to_num(shares))
+    i, j = divmod(int(wrong.argmax()), len(classes))
+    worst = f"most often mistaken: {classes[i]} for {classes[j]}, {wrong[i, j]:.1%}"
+    alt = f"Shares of each of {len(classes)} true classes by predicted class; {worst}."
+    note = f"Per cent of the test images of each true class; {worst}."
+    return Picture(f"confusion-{name}{label}", f"Confusion: {name}", alt, note, png_of(figure))
 
 
 def _hue(i: int, count: int) -> Any:

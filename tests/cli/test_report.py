@@ -7,6 +7,7 @@ import pytest
 
 from moco_jax import cli, config
 from moco_jax.cli import report
+from moco_jax.reports import table
 from tests.reports import written
 
 
@@ -38,6 +39,17 @@ def test_curves_alone_of_a_run_still_going(tmp_path, capsys):
         assert f"missing: Images: {title}: the images are an object given from Python, 'mine'" in out
     text = (folder / "report.html").read_text()
     assert "Missing: Map of features" in text and "Missing: Key consistency by age" in text
+
+
+def test_evaluations_stand_in_the_page(tmp_path, capsys):
+    """A table that `transfer` left in the run's folder."""
+    workdir = run(tmp_path, "a")
+    made = table.Table(["kNN"], [("pixels", [table.Cell(0.5, None, None, "")])], "top-1 on 9 images", [])
+    Path(workdir, "transfer").mkdir()
+    Path(workdir, "transfer", "table.json").write_text(json.dumps(table.to_json(made)))
+    assert cli.main(["report", workdir]) == 0
+    text = Path(workdir, "report", "report.html").read_text()
+    assert "<h2>Evaluations</h2>" in text and "<caption>top-1 on 9 images</caption>" in text
 
 
 def test_several_runs_side_by_side(tmp_path, capsys, monkeypatch):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from moco_jax.config import ConfigError, Optimizer
-from moco_jax.core.schedules import learning_rate
+from moco_jax.core.schedules import learning_rate, named
 
 
 def rates(optimizer, steps, *, epochs=200, steps_per_epoch=5, batch_size=256):
@@ -27,6 +27,14 @@ def test_step_falls_to_a_tenth_at_the_first_step_of_each_milestone():
     optimizer = Optimizer(0.03, schedule="step", milestones=(120, 160))
     got = rates(optimizer, [0, 599, 600, 799, 800, 999])
     np.testing.assert_allclose(got, [0.03, 0.03, 0.003, 0.003, 0.0003, 0.0003], rtol=1e-5)
+
+
+def test_step_falls_by_the_factor_that_is_asked_for():
+    """OpenSelfSup's few labels: a fifth at epochs 12 and 16 of 20."""
+    schedule = named("step", 1.0, milestones=(12, 16), epochs=20, steps_per_epoch=2, section="", factor=0.2)
+    np.testing.assert_allclose(
+        [float(schedule(np.int32(s))) for s in (23, 24, 32, 39)], [1, 0.2, 0.04, 0.04], rtol=1e-6
+    )
 
 
 def test_rate_is_scaled_with_the_batch_only_if_asked_for():

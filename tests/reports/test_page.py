@@ -11,7 +11,7 @@ from PIL import Image
 
 from moco_jax.config import ConfigError
 from moco_jax.evaluation.samples import Neighbours
-from moco_jax.reports import curves, page, pictures, runs
+from moco_jax.reports import curves, page, pictures, runs, table
 from tests.reports import written
 
 KEYS = {f"key_cosine_{p}": 1 - p / 200 for p in curves.SHARES} | {f"key_age_{p}": p / 10 for p in curves.SHARES}
@@ -198,3 +198,31 @@ def test_a_verdict_is_shown_with_what_to_do(tmp_path):
         '<div class="verdict trouble"><b>collapsed</b>' in text
         and "What to do: optimizer.learning_rate is 0.06" in text
     )
+
+
+def test_confusion_is_shares_of_the_true_class():
+    """Rows of counts as shares, the worst confusion in words, a class without test images blank."""
+    counts = np.array([[8, 2, 0], [1, 1, 2], [0, 0, 0]])
+    made = pictures.confusion(counts, ["cat", "dog", "fish"], "linear", "-a")
+    assert (made.name, made.title) == ("confusion-linear-a", "Confusion: linear")
+    assert "most often mistaken: dog for fish, 50.0%" in made.alt and "dog for fish" in made.note
+    assert Image.open(io.BytesIO(made.png)).width > 100
+
+
+def test_shares_of_a_confusion_are_drawn(monkeypatch):
+    """The matrix that is shown, and its numbers where they are worth one."""
+    figures = []
+    monkeypatch.setattr(pictures, "png_of", lambda figure: figures.append(figure) or b"")
+    pictures.confusion(np.array([[3, 1], [0, 0]]), ["a", "b"], "linear", "")
+    panel = figures[0].axes[0]
+    np.testing.assert_array_equal(panel.images[0].get_array().filled(np.nan), [[0.75, 0.25], [np.nan, np.nan]])
+    assert [text.get_text() for text in panel.texts] == ["75", "25"]
+
+
+def test_blocks_of_a_section_stand_above_its_pictures(tmp_path):
+    """Text as a terminal shows it and a table, both safe."""
+    made = table.Table(["kNN"], [("<me>", [table.Cell(0.5, None, None, "")])], "top-1", [])
+    section = page.Section("Evaluations", [], {}, [page.words("linear", "a < b"), page.tabled("transfer", made)])
+    text = page.page([shown(tmp_path, "a")], [section])
+    assert "<h3>linear</h3><pre>a &lt; b</pre>" in text and "<th>&lt;me&gt;</th>" in text
+    assert text.index("<h2>Evaluations</h2>") < text.index("<h3>linear</h3>")
