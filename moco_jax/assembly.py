@@ -111,7 +111,14 @@ def _resolved(config: Config, images: sources.Source, facts: sources.Facts) -> t
 
 def _recipe(given: Any, config: Config, facts: sources.Facts) -> Any:
     """The recipe that is given, or the config's; ConfigError for one that is not two views."""
-    recipe = views.recipes.get(config.views.recipe, facts.channels) if given is None else given
+    name = config.views.recipe
+    recipe = views.recipes.get(name, facts.channels) if given is None else given
+    if given is None and len(recipe) != 2:
+        pairs = sorted(n for n, r in views.recipes.RECIPES.items() if len(r) == 2)
+        raise ConfigError(
+            f"views.recipe={name!r} makes one view, for classifiers, and pretraining compares two: use one of "
+            f"{', '.join(pairs)}"
+        )
     if len(recipe) != 2 or not all(isinstance(view, views.recipes.ViewRecipe) for view in recipe):
         raise ConfigError(f"a recipe is two ViewRecipe, one for each view that is compared, not {recipe!r}")
     return recipe

@@ -190,6 +190,7 @@ def test_the_streamed_path_trains_the_same_images(whole, tmp_path, data_dir):
         ({"data": config.Data(mean=(0.1, 0.2), std=(1.0, 1.0))}, "data.mean has length 2 and images have 1 channel"),
         ({"optimizer": config.Optimizer(schedule="linear")}, "optimizer.schedule 'linear' is unknown"),
         ({"eval": config.Eval(k=500)}, "kNN has no labelled images for source 'mine'"),
+        ({"views": config.Views(recipe="supervised")}, "'supervised' makes one view, for classifiers, .* digits, "),
     ],
 )
 def test_what_cannot_be_run_ends_before_anything_is_written(change, message, tmp_path):

@@ -33,7 +33,7 @@ def finished(process):
 def test_two_processes_equal_one(tmp_path, float64):
     """Symmetric, own keys left out, groups over two devices of one process, a block over all four, eight steps.
 
-    Resident and streamed; batches, state, checkpoint, alarm and key consistency included.
+    Resident and streamed; batches, state, checkpoint, alarm, key consistency, a probe and fine-tuning included.
     """
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -64,3 +64,15 @@ def test_two_processes_equal_one(tmp_path, float64):
             one[-1]["step"] == 8 and one[-1]["key_age_100"] == 2 and one == [pytest.approx(r, abs=1e-10) for r in two]
         )
     assert tiny.distance(states["one/resident"], states["one/streamed"])[0] > 1e-3  # other crops: another run
+    for name in ("linear/trained", "finetune/draw_1"):
+        one, two = (losses(tmp_path / n / "resident" / name / "log.jsonl") for n in ("one", "two"))
+        assert len(one) > 3 and one == pytest.approx(two, abs=1e-10), name
+    for name in ("linear", "finetune"):
+        one, two = (json.loads((tmp_path / n / "resident" / name / "result.json").read_text()) for n in ("one", "two"))
+        del one["about"]["encoder"], two["about"]["encoder"]  # digests: the runs agree to rounding
+        assert one == two
+
+
+def losses(log):
+    """The losses that a log holds."""
+    return [r["loss"] for r in map(json.loads, log.read_text().splitlines()) if "loss" in r]

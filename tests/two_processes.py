@@ -7,12 +7,16 @@ os.environ.setdefault("NPROC", "32")
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax
+import numpy as np
 
 jax.config.update("jax_num_cpu_devices", int(sys.argv[2]))
 jax.config.update("jax_enable_x64", True)
 
-from moco_jax import config, parallel, pretrain
+from moco_jax import config, parallel, pretrain, protocols
+from moco_jax.data import opening
 from moco_jax.data.sources import ArraySource
+from moco_jax.evaluation import encoder as frozen
+from moco_jax.evaluation import finetune, probe
 from tests import tiny
 
 
@@ -33,8 +37,25 @@ def run_config(path: str) -> config.Config:
     )
 
 
+def evaluate(run: str) -> None:
+    """A linear probe on augmented views and two draws of fine-tuning, of the encoder of a run."""
+    labels = np.arange(len(tiny.images())) % 3
+    opening.open_split = lambda *_, **__: ArraySource(tiny.images(), labels, "tiny")  # type: ignore[assignment]
+
+    def load(path: str | os.PathLike[str]) -> frozen.Loaded:
+        return frozen.load(path, encoder=tiny.small_encoder(run_config("resident"), 3))
+
+    data = protocols.Labelled(dataset="tiny", test_split=None, test_share=0.25)
+    views = protocols.Views(recipe="supervised")
+    linear = protocols.Linear(batch_size=8, epochs=3, schedule="cosine", milestones=(), data=data, views=views)
+    print(probe.run(linear, run, os.path.join(run, "linear"), load=load))
+    fit = protocols.Fit(batch_size=8, epochs=2, group_size=None)
+    few = protocols.Finetune(labels="3", draws=2, data=data, views=views, fit=fit)
+    print(finetune.run(few, run, os.path.join(run, "finetune"), load=load))
+
+
 def main() -> None:
-    """A resident run and a streamed one, into folders of these names."""
+    """A resident run and a streamed one, into folders of these names, and evaluations of the first."""
     parallel.start()
     for path in ("resident", "streamed"):
         c = run_config(path)
@@ -42,6 +63,7 @@ def main() -> None:
         # A net whose compile is short: `test_invariance` has a ResNet.
         result = pretrain.train(c, os.path.join(sys.argv[1], path), source=source, encoder=tiny.small_encoder(c, 3))
         print(parallel.describe(), result.checkpoint)
+    evaluate(os.path.join(sys.argv[1], "resident"))
 
 
 if __name__ == "__main__":

@@ -155,7 +155,7 @@ def exclusive(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ConfigError(f"another process is training in {folder}; wait for it, or use another workdir") from None
+            raise ConfigError(f"another process is at work in {folder}; wait for it, or use another workdir") from None
         yield
 
 

@@ -29,5 +29,5 @@ def _evaluate(argv: Sequence[str]) -> int:
 
     from moco_jax.evaluation import probe
 
-    print(probe.run(settings, named["checkpoint"], named["workdir"] or f"{named['checkpoint']}/linear"))
-    return 0
+    run, workdir = named["checkpoint"], named["workdir"] or f"{named['checkpoint']}/linear"
+    return flags.evaluated(lambda: probe.run(settings, run, workdir))

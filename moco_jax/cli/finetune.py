@@ -29,5 +29,5 @@ def _finetune(argv: Sequence[str]) -> int:
 
     from moco_jax.evaluation import finetune
 
-    print(finetune.run(settings, named["checkpoint"], named["workdir"] or f"{named['checkpoint']}/finetune"))
-    return 0
+    run, workdir = named["checkpoint"], named["workdir"] or f"{named['checkpoint']}/finetune"
+    return flags.evaluated(lambda: finetune.run(settings, run, workdir))

@@ -104,6 +104,23 @@ def prepare_environment() -> None:
     os.environ.setdefault("NPROC", str(max(32, os.cpu_count() or 1)))
 
 
+def evaluated(evaluate: Callable[[], str]) -> int:
+    """What an evaluation says, said by one process of those that work on it together."""
+    from moco_jax import parallel
+
+    parallel.start()
+    say(evaluate())
+    return 0
+
+
+def say(text: str) -> None:
+    """Print, by one process of several."""
+    from moco_jax import parallel
+
+    if parallel.is_first_process():
+        print(text, flush=True)
+
+
 def _with_page_paths(argv: Sequence[str], page: str) -> list[str]:
     """argv with `--config=NAME` as `--config=PATH`, and the default page where none is given."""
     out, given = [], False

@@ -28,5 +28,5 @@ def _knn(argv: Sequence[str]) -> int:
 
     from moco_jax.evaluation import neighbours
 
-    print(neighbours.run(settings, named["checkpoint"], named["workdir"] or f"{named['checkpoint']}/knn"))
-    return 0
+    run, workdir = named["checkpoint"], named["workdir"] or f"{named['checkpoint']}/knn"
+    return flags.evaluated(lambda: neighbours.run(settings, run, workdir, say=flags.say))

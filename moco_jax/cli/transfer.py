@@ -12,7 +12,7 @@ USAGE = (
     "  moco-jax transfer --encoders=runs/mine --config.data.dataset=labelled.csv --config.labels=\"('5', '10%')\""
 )
 NAMED = {
-    "encoders": ("runs/digits", "folders of runs, separated by commas; the first is compared with each other row"),
+    "encoders": ("", "folders of runs, separated by commas; the first is compared with each other row"),
     "workdir": (None, "folder for the table; FIRST ENCODER/transfer where not given"),
 }
 
@@ -30,5 +30,5 @@ def _transfer(argv: Sequence[str]) -> int:
     from moco_jax.evaluation import transfer
 
     encoders = [path for path in named["encoders"].split(",") if path]
-    print(transfer.run(settings, encoders, named["workdir"] or f"{(encoders or ['.'])[0]}/transfer"))
-    return 0
+    workdir = named["workdir"] or f"{(encoders or ['.'])[0]}/transfer"
+    return flags.evaluated(lambda: transfer.run(settings, encoders, workdir, say=flags.say))

@@ -196,6 +196,9 @@ class Loaded(NamedTuple):
         return built
 
 
+Load = Callable[[str | Path], Loaded]  # from a path to an encoder
+
+
 def load(checkpoint: str | Path, *, encoder: Encoder | None = None) -> Loaded:
     """The newest checkpoint of a run's folder.
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from moco_jax import loop, parallel, protocols
-from moco_jax.checkpoints.store import read_json, write_json
+from moco_jax.checkpoints.store import read_json
 from moco_jax.config import ConfigError, unknown
 from moco_jax.data import loader, sources
 from moco_jax.evaluation import classifier, few, fitting, intervals, labelled, metrics
@@ -36,10 +36,20 @@ class Fitter(NamedTuple):
     scores: Callable[[Any, jax.Array], jax.Array]
 
 
-def run(settings: protocols.Finetune, checkpoint: str | Path, workdir: str | Path) -> str:
-    """The result as text; made once per checkpoint and settings, then read back from `workdir`."""
+def run(
+    settings: protocols.Finetune,
+    checkpoint: str | Path,
+    workdir: str | Path,
+    *,
+    load: frozen.Load | None = None,
+) -> str:
+    """The result as text; made once per checkpoint and settings, then read back from `workdir`.
+
+    `load` makes an encoder of the path (None: of a run's folder, `encoder.load`). Raises ConfigError for what cannot
+    be, before anything is trained.
+    """
     check(settings)
-    loaded = frozen.load(checkpoint).resized(size=settings.views.size, resize=settings.views.resize)
+    loaded = (load or frozen.load)(checkpoint).resized(size=settings.views.size, resize=settings.views.resize)
     check_encoder(settings.fit, loaded, scratch=settings.start == "scratch")
     pair = labelled.open_pair(
         settings.data, loaded.config.data, seed=settings.seed, own_source=loaded.source, like=loaded.values
@@ -60,7 +70,7 @@ def run(settings: protocols.Finetune, checkpoint: str | Path, workdir: str | Pat
             folder = Path(workdir) / f"draw_{draw}"
             found.append(_drawn(settings, fitter, network, rows, draw, folder, encoder=about["encoder"]))
         stored = {"about": about, "classes": pair.class_names, "test": pair.test_is, "draws": found}
-        write_json(path, stored)
+        fitting.keep(path, stored)
     return f"{text(stored)}\nencoder {loaded.trained.label}, {_origin(settings, loaded, checkpoint)}; numbers in {path}"
 
 
@@ -189,7 +199,7 @@ def plan(fitter: Fitter, rows: np.ndarray) -> fitting.Plan:
 def judged(fitter: Fitter, network: Network) -> np.ndarray:
     """Scores (Q, classes) of every test image, from centre views."""
     how, out = fitter.preprocessing, []
-    local = parallel.put_data(network)
+    local = parallel.local(parallel.put_data(network))  # processes judge apart
     views = loader.centered(
         fitter.pair.test.source, size=how.size, resize=how.resize, batch_size=256, workers=fitter.images.workers
     )

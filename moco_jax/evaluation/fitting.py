@@ -1,5 +1,6 @@
 """A classifier fitted in a folder, from where it was left, or in memory; and what it is fitted to."""
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from moco_jax import loop, parallel, protocols, views
-from moco_jax.checkpoints.store import Store, describe, exclusive
+from moco_jax.checkpoints.store import Store, describe, exclusive, write_json
 from moco_jax.config import ConfigError
 from moco_jax.core import schedules
 from moco_jax.data import loader, sources
@@ -146,7 +147,9 @@ def in_folder(
     """
     folder.mkdir(parents=True, exist_ok=True)
     about = describe(plain(settings), {"encoder": encoder})
-    with exclusive(folder), Store(folder / "checkpoints", keep=1) as store:
+    silent = not parallel.is_first_process()
+    held = contextlib.nullcontext() if silent else exclusive(folder)
+    with held, Store(folder / "checkpoints", keep=1) as store:
         step = store.latest() or 0
         if step:
             _same(store.about(step), about, folder)
@@ -164,7 +167,6 @@ def in_folder(
             log=planned.steps_per_epoch * max(planned.epochs // 10, 1),
             save=settings.save_every_epochs * planned.steps_per_epoch,
         )
-        silent = not parallel.is_first_process()
         with RunLog(
             folder, total_steps=planned.total, first_step=step, batch_size=planned.batch_size, silent=silent
         ) as log:
@@ -179,6 +181,7 @@ def in_folder(
                 evaluations=evaluations,
                 save=save,
             )
+        parallel.barrier("fitted")  # the log is whole, for every process to read
         return parallel.host(state)
 
 
@@ -210,6 +213,13 @@ def history(folder: Path) -> dict[int, dict[str, float]]:
         if numbers:
             found.setdefault(record["step"], {}).update(numbers)
     return found
+
+
+def keep(path: Path, content: dict[str, Any]) -> None:
+    """Write a result, by one process of several."""
+    if parallel.is_first_process():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, content)
 
 
 def plain(settings: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from moco_jax import protocols
-from moco_jax.checkpoints.store import read_json, write_json
+from moco_jax.checkpoints.store import read_json
 from moco_jax.config import ConfigError, unknown
 from moco_jax.evaluation import encoder as frozen
 from moco_jax.evaluation import fitting, knn, labelled
@@ -20,16 +20,22 @@ TINY = 1e-37  # the least temperature
 
 
 def run(
-    settings: protocols.Knn, checkpoint: str | Path, workdir: str | Path, *, say: Callable[[str], None] = print
+    settings: protocols.Knn,
+    checkpoint: str | Path,
+    workdir: str | Path,
+    *,
+    load: frozen.Load | None = None,
+    say: Callable[[str], None] = print,
 ) -> str:
     """The numbers as text; made once per checkpoint and settings, then read back from `workdir`/result.json.
 
-    `say` hears what it will take before anything but one batch is encoded. Raises ConfigError for a number that cannot
-    be, for more neighbours than train images, and for what `labelled.open_pair` refuses; RuntimeError where the encoder
-    is not bit for bit what the checkpoint holds afterwards.
+    `load` makes an encoder of the path (None: of a run's folder, `encoder.load`); `say` hears what it will take before
+    anything but one batch is encoded. Raises ConfigError for a number that cannot be, for more neighbours than train
+    images, and for what `labelled.open_pair` refuses; RuntimeError where the encoder is not bit for bit what the
+    checkpoint holds afterwards.
     """
     check(settings)
-    loaded = frozen.load(checkpoint)
+    loaded = (load or frozen.load)(checkpoint)
     pair = labelled.open_pair(settings.data, loaded.config.data, seed=0, own_source=loaded.source, like=loaded.values)
     if max(settings.k) > len(pair.train.labels):
         raise ConfigError(
@@ -43,11 +49,11 @@ def run(
     if stored is None or stored.get("about") != about:
         stored = {"about": about, "test": pair.test_is, **_measured(settings, loaded.trained, pair, say)}
         after = {frozen.digest(loaded.trained.network)}
-        after.add(frozen.stored_digest(checkpoint, loaded.step, loaded.trained.network))
+        if load is None:
+            after.add(frozen.stored_digest(checkpoint, loaded.step, loaded.trained.network))
         if after != {before}:
             raise RuntimeError("the encoder changed while it was evaluated; the result is not kept")
-        Path(workdir).mkdir(parents=True, exist_ok=True)
-        write_json(path, stored)
+        fitting.keep(path, stored)
     where = f"encoder {loaded.trained.label}, step {loaded.step} of {loaded.total_steps} of {checkpoint}"
     return f"{text(stored)}\n{where}, bit for bit as before; numbers in {path}"
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from moco_jax import loop, parallel, protocols
-from moco_jax.checkpoints.store import read_json, write_json
+from moco_jax.checkpoints.store import read_json
 from moco_jax.config import ConfigError, unknown
 from moco_jax.evaluation import classifier, few, fitting, labelled, metrics
 from moco_jax.evaluation import encoder as frozen
@@ -26,13 +26,20 @@ class Judged(NamedTuple):
     labels: np.ndarray  # (Q,)
 
 
-def run(settings: protocols.Linear, checkpoint: str | Path, workdir: str | Path) -> str:
+def run(
+    settings: protocols.Linear,
+    checkpoint: str | Path,
+    workdir: str | Path,
+    *,
+    load: frozen.Load | None = None,
+) -> str:
     """The result as text; made once per checkpoint and settings, then read back from `workdir`.
 
-    Raises RuntimeError where an encoder is not bit for bit what the checkpoint holds afterwards.
+    `load` makes an encoder of the path (None: of a run's folder, `encoder.load`). Raises RuntimeError where an encoder
+    is not bit for bit what the checkpoint holds afterwards.
     """
     check(settings)
-    loaded = frozen.load(checkpoint).resized(size=settings.views.size, resize=settings.views.resize)
+    loaded = (load or frozen.load)(checkpoint).resized(size=settings.views.size, resize=settings.views.resize)
     pair = labelled.open_pair(
         settings.data, loaded.config.data, seed=settings.seed, own_source=loaded.source, like=loaded.values
     )
@@ -49,10 +56,11 @@ def run(settings: protocols.Linear, checkpoint: str | Path, workdir: str | Path)
             folder = Path(workdir) / name.split()[0]
             stored["rows"][name] = _probed(settings, loaded, encoder, pair, folder)
         after = {frozen.digest(loaded.trained.network)}
-        after.add(frozen.stored_digest(checkpoint, loaded.step, loaded.trained.network))
+        if load is None:
+            after.add(frozen.stored_digest(checkpoint, loaded.step, loaded.trained.network))
         if after != {before}:
             raise RuntimeError("the encoder changed while it was evaluated; the result is not kept")
-        write_json(path, stored)
+        fitting.keep(path, stored)
     where = f"encoder {loaded.trained.label}, step {loaded.step} of {loaded.total_steps} of {checkpoint}"
     return f"{text(stored)}\n{where}, bit for bit as before; numbers in {path}"
 

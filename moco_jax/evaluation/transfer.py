@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from moco_jax import protocols
-from moco_jax.checkpoints.store import read_json, write_json
+from moco_jax import parallel, protocols
+from moco_jax.checkpoints.store import read_json
 from moco_jax.config import ConfigError
 from moco_jax.data import loader, sources
 from moco_jax.evaluation import encoder as frozen
@@ -20,7 +20,6 @@ from moco_jax.reports import table
 
 PIXELS, UNTRAINED, SCRATCH = "pixels", "untrained", "supervised from scratch"
 KNN, LINEAR, TUNE = "kNN", "linear", "fine-tune"
-Load = Callable[[str], frozen.Loaded]  # from a path to an encoder
 
 
 class Row(NamedTuple):
@@ -50,22 +49,24 @@ def run(
     paths: Sequence[str],
     workdir: str | Path,
     *,
-    load: Load = frozen.load,
+    load: frozen.Load | None = None,
     say: Callable[[str], None] = print,
 ) -> str:
     """The table as text; also WORKDIR/table.json and table.csv. A row that is there already is read back.
 
-    `load` makes an encoder of a path. Raises ConfigError for what cannot be, before anything is encoded.
+    `load` makes an encoder of a path (None: of a run's folder, `encoder.load`). Raises ConfigError for what cannot be,
+    before anything is encoded.
     """
     check(settings, paths)
     how = settings.views
-    encoders = {path: load(path).resized(size=how.size, resize=how.resize) for path in paths}
+    encoders = {path: (load or frozen.load)(path).resized(size=how.size, resize=how.resize) for path in paths}
     task = _task(settings, encoders, say)
     rows, folder = _rows(task, encoders), Path(workdir) / "rows"
     found = {row.name: _stored(row, task, folder, i + 1, len(rows)) for i, row in enumerate(rows)}
     made = _table(task, found, reference=_names(encoders)[paths[0]])
-    write_json(Path(workdir) / "table.json", table.to_json(made))
-    (Path(workdir) / "table.csv").write_text(table.csv_text(made))
+    fitting.keep(Path(workdir) / "table.json", table.to_json(made))
+    if parallel.is_first_process():
+        (Path(workdir) / "table.csv").write_text(table.csv_text(made))
     shown = f"; `moco-jax report {paths[0]}` shows them" if Path(workdir).parent == Path(paths[0]) else ""
     return f"{table.text(made)}\nnumbers in {workdir}/table.csv and table.json{shown}"
 
@@ -73,7 +74,9 @@ def run(
 def check(settings: protocols.Transfer, paths: Sequence[str]) -> None:
     """Raises ConfigError for a number that cannot be, and for no or equal encoders."""
     if not paths or len(set(paths)) < len(paths):
-        raise ConfigError(f"--encoders must name one or more different encoders, not {','.join(paths) or 'none'}")
+        raise ConfigError(
+            f"--encoders={','.join(paths)}: name one or more different ones, such as --encoders=runs/mine,runs/other"
+        )
     for name in ("draws", "k", "pixels", "resamples", "batch_size"):
         if getattr(settings, name) < 1:
             raise ConfigError(f"{name} must be 1 or more, not {getattr(settings, name)}")
@@ -143,8 +146,7 @@ def _stored(row: Row, task: Task, folder: Path, number: int, count: int) -> dict
     if stored is None or stored.get("about") != about:
         task.say(f"row {number} of {count}: {row.name}")
         stored = {"about": about, "columns": row.make()}
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(path, stored)
+        fitting.keep(path, stored)
     columns: dict[str, list[float]] = stored["columns"]
     return columns
 

@@ -115,7 +115,7 @@ def test_a_folder_is_held_by_one_run(tmp_path):
     """Two runs would delete each other's checkpoints; the hold ends with the run."""
     with (
         stores.exclusive(tmp_path),
-        pytest.raises(ConfigError, match="another process is training in"),
+        pytest.raises(ConfigError, match="another process is at work in"),
         stores.exclusive(tmp_path),
     ):
         pass

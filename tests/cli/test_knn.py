@@ -9,7 +9,7 @@ from moco_jax.evaluation import neighbours
 def test_flags_reach_the_evaluation(monkeypatch, capsys):
     """Each under its name; without any, the run of digits by the page as it is; the text is printed."""
     calls = []
-    monkeypatch.setattr(neighbours, "run", lambda *given: calls.append(given) or "the table")
+    monkeypatch.setattr(neighbours, "run", lambda *given, **_: calls.append(given) or "the table")
     assert cli.main(["knn"]) == 0
     flags = ("--config.k=(3, 7)", "--config.temperature=0.07", "--config.features=('head',)", "--config.bank=9")
     assert cli.main(["knn", "--checkpoint=a", "--workdir=b", "--config.data.dataset=set", *flags]) == 0
