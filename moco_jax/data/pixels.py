@@ -19,7 +19,7 @@ MAGIC = {
     b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG", b"\x93NUMPY": "npy",
     b"II*\0": "TIFF", b"MM\0*": "TIFF", b"II+\0": "TIFF", b"MM\0+": "TIFF",  # the last two: BigTIFF
 }  # fmt: skip
-COLOUR_SPACES = ("YCBCR", "CIELAB", "ICCLAB", "ITULAB")  # of TIFFs, whose numbers are no red, green and blue
+LAB = ("CIELAB", "ICCLAB", "ITULAB")  # colour spaces of TIFFs that Pillow does not convert
 PNG_CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}  # by the colour type of a 16-bit PNG
 TIFF_EXTRA = 'pip install "moco_jax[tiff]"'
 
@@ -84,7 +84,7 @@ def _checked(image: np.ndarray, where: str, channels: int | None) -> np.ndarray:
     if channels is not None and image.shape[2] != channels:
         raise ConfigError(
             f"{where} holds {image.dtype} of {image.shape[2]} channels, and data.channels={channels} converts 8-bit "
-            "pictures only; leave it out"
+            "gray, colour and palette pictures only; leave it out"
         )
     return image
 
@@ -130,7 +130,8 @@ def _npy(encoded: bytes, where: str) -> np.ndarray:
 def _tiff(encoded: bytes, where: str, channels: int | None) -> np.ndarray:
     """One image by tifffile, whatever its channels, planes and bits; by Pillow where 8 bits are to be converted.
 
-    Without a conversion values are as stored: where white is 0 (photometric MinIsWhite), it stays 0.
+    Without a conversion values are as stored: where white is 0 (photometric MinIsWhite), it stays 0. YCbCr inside JPEG
+    is a part of the compression, so that the image is RGB.
     """
     try:
         import tifffile
@@ -139,20 +140,30 @@ def _tiff(encoded: bytes, where: str, channels: int | None) -> np.ndarray:
     with tifffile.TiffFile(io.BytesIO(encoded)) as file:
         page = file.pages.first
         kind, count = tifffile.PHOTOMETRIC(page.photometric).name, page.samplesperpixel
-        if channels is None and kind in COLOUR_SPACES:
+        if kind in LAB:
+            raise ConfigError(f"{where} is a TIFF of {kind} colours, which are not converted here; store it as RGB")
+        foreign = kind == "YCBCR" and page.compression != tifffile.COMPRESSION.JPEG
+        if foreign and channels is None:
             raise ConfigError(f"{where} is a TIFF of {kind} colours; set data.channels=3 to have them as RGB")
-        plain = kind == "RGB" if channels == 3 else kind == "MINISBLACK"
-        convertible = (
-            page.dtype == np.uint8 and count <= 4 and channels is not None and (count != channels or not plain)
-        )
+        as_wanted = count == channels and not foreign and (count, kind) != (1, "MINISWHITE")
+        convertible = page.dtype == np.uint8 and count <= 4 and channels is not None and not as_wanted
         if page.dtype == np.bool_ or kind == "PALETTE" or convertible:
-            return _pillow(encoded, where, channels)
+            return _tiff_by_pillow(encoded, where, channels, f"{count} {kind} channel{'s' if count > 1 else ''}")
         image, axes = _one_image(file, where)
     if axes in ("SYX", "CYX"):  # band after band
         return np.moveaxis(image, 0, 2)
     if axes not in ("YX", "YXS", "YXC"):
         raise ConfigError(f"{where} is a TIFF of axes {axes} {image.shape}; an image has Y, X and perhaps channels")
     return image
+
+
+def _tiff_by_pillow(encoded: bytes, where: str, channels: int | None, held: str) -> np.ndarray:
+    """A TIFF of `held`, as Pillow converts it; ConfigError for one that only tifffile knows."""
+    try:
+        return _pillow(encoded, where, channels)
+    except UnidentifiedImageError:
+        change = "" if channels is None else f", or leave data.channels={channels} out"
+        raise ConfigError(f"{where} is a TIFF of {held}, no gray or colour: store it as gray or RGB{change}") from None
 
 
 def _one_image(file: Any, where: str) -> tuple[np.ndarray, str]:

@@ -39,7 +39,7 @@ class Look(NamedTuple):
     name: str
     format: str = ""
     size: tuple[int, int] = (0, 0)  # height, width
-    stored: Values | None = None  # None for a palette, whose numbers are no colours
+    stored: Values | None = None  # None for a palette or YCbCr, whose numbers are no colours
     rgb: Values | None = None  # as data.channels=3 converts it; None where it is not 8-bit
     digest: bytes = b""  # of the pixels: equal pictures in other files or formats are equal
     problem: str = ""
@@ -63,7 +63,7 @@ class Survey(NamedTuple):
     @property
     def kinds(self) -> "collections.Counter[str]":
         """How many images there are of each kind as stored."""
-        return collections.Counter(str(look.stored.kind) if look.stored else "palette uint8" for look in self.good)
+        return collections.Counter(_stored_as(look) for look in self.good)
 
     @property
     def duplicates(self) -> list[list[str]]:
@@ -85,8 +85,9 @@ class Survey(NamedTuple):
         found = ", ".join(f"{count} of {kind}" for kind, count in self.kinds.most_common())
         other = next(look for look in self.good if not look.rgb)
         raise ConfigError(
-            f"images of several kinds cannot be trained on together ({found}), and {other.name} is not 8-bit, so that "
-            "data.channels cannot make them alike: store all alike, or put them into folders of their own"
+            f"images of several kinds cannot be trained on together ({found}), and {other.name} is not 8-bit gray or "
+            "colour, so that data.channels cannot make them alike: store all alike, or put them into folders of their "
+            "own"
         )
 
 
@@ -98,6 +99,12 @@ class Summary(NamedTuple):
     high: float
     mean: tuple[float, ...]  # per channel, of stored values
     std: tuple[float, ...]
+
+
+def _stored_as(look: Look) -> str:
+    if look.stored:
+        return str(look.stored.kind)
+    return "palette or YCbCr uint8" if look.format == "TIFF" else "palette uint8"
 
 
 def survey(
@@ -131,7 +138,7 @@ def look_at_file(path: Path, name: str) -> Look:
     stored, problem = _read(path, name, None)
     if stored is not None and stored.dtype == np.uint8 and stored.shape[2] == 3:
         rgb = stored
-    elif stored is None or stored.dtype == np.uint8:  # what is refused as stored may be a palette
+    elif stored is None or stored.dtype == np.uint8:  # what is refused as stored may be a palette or YCbCr
         rgb, _ = _read(path, name, 3)
     shown = stored if stored is not None else rgb
     if shown is None:

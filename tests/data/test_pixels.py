@@ -171,6 +171,25 @@ def test_deep_images_are_not_converted(encoded, channels, message):
         pixels.decode(encoded, "x", channels=channels)
 
 
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("bands", [3, 4, 5])
+def test_bands_of_8_bits_are_left_alone_or_refused_as_bands(tifffile, bands, channels, planar):
+    """Three bands that no one calls RGB are the three channels asked for; others are refused, as bands of 8 bits."""
+    image = RNG.integers(0, 256, (6, 9, bands), dtype=np.uint8)
+    stored = image if planar == "contig" else np.moveaxis(image, 2, 0)
+    encoded = tiff(tifffile, stored, photometric="minisblack", planarconfig=planar)
+    assert_is(encoded, image)
+    if bands == channels:
+        assert_is(encoded, image, channels=channels)
+        return
+    with pytest.raises(
+        ConfigError, match=rf"x (is a TIFF of|holds uint8 of) {bands} .*channels={channels}.*out$"
+    ) as no:
+        pixels.decode(encoded, "x", channels=channels)
+    assert "no image" not in str(no.value) and "8-bit pictures" not in str(no.value)
+
+
 def test_unreadable_files_are_named(tmp_path):
     """A text, an empty file, a cut JPEG, a cut 16-bit PNG, a cut array, no file: one line with the path."""
     jpeg = io.BytesIO()
@@ -216,8 +235,24 @@ def test_colours_of_a_tiff_in_another_space_are_converted_or_refused(tmp_path):
         np.testing.assert_array_equal(
             pixels.read_file(tmp_path / "a.tif", channels=3), np.asarray(wanted.convert("RGB"))
         )
+    image.convert("LAB").save(tmp_path / "c.tif")
+    for channels in (None, 1, 3):  # no advice that leads from one refusal to the next
+        with pytest.raises(ConfigError, match=r"c.tif is a TIFF of CIELAB colours, .*; store it as RGB$"):
+            pixels.read_file(tmp_path / "c.tif", channels=channels)
     tifffile = pytest.importorskip("tifffile")
     ramp = np.arange(64, dtype=np.uint8).reshape(8, 8)
     tifffile.imwrite(tmp_path / "b.tif", ramp, photometric="miniswhite")
     assert_is((tmp_path / "b.tif").read_bytes(), ramp)
     assert_is((tmp_path / "b.tif").read_bytes(), 255 - ramp, channels=1)
+
+
+@pytest.mark.parametrize("subsampling", [(1, 1), (2, 2)])
+@pytest.mark.parametrize("channels", [None, 1, 3])
+def test_ycbcr_inside_jpeg_is_rgb(tifffile, subsampling, channels):
+    """A TIFF in JPEG holds YCbCr as any JPEG file does, and comes out as Pillow reads it, whatever data.channels."""
+    pytest.importorskip("imagecodecs", reason="imagecodecs is an extra")
+    y, x = np.mgrid[:64, :80]
+    image = np.stack([x * 3, y * 4, x + y], 2)  # smooth, as JPEG likes it
+    encoded = tiff(tifffile, image.astype(np.uint8), photometric="rgb", compression="jpeg", subsampling=subsampling)
+    with Image.open(io.BytesIO(encoded)) as truth:
+        assert_is(encoded, np.asarray(truth.convert("L" if channels == 1 else "RGB")), channels=channels)

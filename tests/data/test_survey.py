@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from moco_jax.config import ConfigError
-from moco_jax.data import survey
+from moco_jax.data import pixels, survey
 
 RNG = np.random.default_rng(0)
 
@@ -54,6 +54,30 @@ def test_one_kind_is_left_as_it_is(tmp_path):
     assert survey.summary(found, None).high == deep.max()
     with pytest.raises(ConfigError, match=r"several kinds .*1 of .*a\.png is not 8-bit"):
         written(tmp_path, {"b.png": deep.astype(np.uint8)}).channels()
+
+
+def test_what_data_channels_gives_is_what_was_looked_at(tmp_path):
+    """TIFFs of three bands, of YCbCr inside JPEG and of plain YCbCr: the statistics of RGB are of what is read then."""
+    tifffile = pytest.importorskip("tifffile", reason="tifffile is an extra")
+    pytest.importorskip("imagecodecs", reason="imagecodecs is an extra")
+    colour = RNG.integers(0, 256, (16, 16, 3), np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", colour, photometric="minisblack", planarconfig="contig")
+    tifffile.imwrite(tmp_path / "b.tif", colour, photometric="rgb", compression="jpeg")
+    Image.fromarray(colour).convert("YCbCr").save(tmp_path / "c.tif")
+    found = look(tmp_path)
+    assert dict(found.kinds) == {"3 channels uint8": 2, "palette or YCbCr uint8": 1} and found.channels() == 3
+    for one in found.looks:
+        np.testing.assert_array_equal(one.rgb.mean, pixels.read_file(tmp_path / one.name, channels=3).mean((0, 1)))
+
+
+def test_bands_of_8_bits_cannot_be_made_alike(tmp_path):
+    """Four bands beside colour: what is named is 8-bit, and the words say what it is not."""
+    tifffile = pytest.importorskip("tifffile", reason="tifffile is an extra")
+    bands = RNG.integers(0, 256, (6, 6, 4), np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", bands, photometric="minisblack", planarconfig="contig")
+    Image.fromarray(bands[..., :3]).save(tmp_path / "b.png")
+    with pytest.raises(ConfigError, match=r"a\.tif is not 8-bit gray or colour, so that"):
+        look(tmp_path).channels()
 
 
 def test_what_cannot_be_read_is_named_and_the_rest_is_counted(tmp_path):
