@@ -52,11 +52,11 @@ def _inspect(argv: Sequence[str]) -> int:
     print("\n".join(["training would be:", *(f"  {line}" for line in suggest.plan(images, page))]))
     if page_file is not None:
         if good is not None:
-            manifest = _write_manifest(page_file.with_suffix(".csv"), listing, good)
+            manifest = _write_manifest(_manifest_of(page_file), listing, good)
             images = dataclasses.replace(images, place={"manifest": manifest})
             page, why = suggest.suggest(images)
         header = f"MoCo on {path}: {images.records} images. Written by moco-jax inspect."
-        command = f"Command  moco-jax train --config={page_file} --workdir=runs/{page_file.stem}"
+        command = f"Command  moco-jax train --config={page_file} --workdir={_workdir(page_file.stem, path)}"
         _write(page_file, suggest.text(page, why, f"{header}\n\n{command}"))
         print(f"wrote {page_file}; next: {command.removeprefix('Command  ')}")
     return 0
@@ -109,6 +109,10 @@ def describe(path: str, listing: "Listing", found: "Survey") -> Iterator[str]:
     if found.bad:
         yield f"unreadable  {len(found.bad)} images:"
         yield from _some([look.problem for look in found.bad])
+    untaught = usable(listing, found)[1]
+    if untaught:
+        yield f"left out    {untaught.total()} images of classes without a readable training image:"
+        yield from _some([f"{name} {count}" for name, count in untaught.most_common()])
     twice = found.duplicates
     if twice:
         yield f"duplicates  {len(twice)} pictures are there more than once:"
@@ -139,15 +143,29 @@ def _some(lines: list[str]) -> Iterator[str]:
         yield f"  ... and {len(lines) - SHOWN} more"
 
 
+def usable(listing: "Listing", found: "Survey") -> "tuple[list[int], Counter[str]]":
+    """The records that a manifest may name, and by class how many others can be read.
+
+    Those are of classes that lost all their images in the training split: nothing would teach them.
+    """
+    from moco_jax.data import files
+
+    good = [i for i, one in enumerate(found.looks) if not one.problem]
+    labels = [-1] * len(found.looks) if listing.labels is None else listing.labels.tolist()
+    taught = {labels[i] for i in good if listing.splits[i] == files.TRAIN and labels[i] >= 0}
+    untaught = [i for i in good if taught and labels[i] >= 0 and labels[i] not in taught]
+    return sorted(set(good) - set(untaught)), Counter(listing.class_names[labels[i]] for i in untaught)
+
+
 def images_of(path: str, listing: "Listing", found: "Survey") -> tuple[Any, list[int] | None]:
-    """What a page is made for; and the records that can be read, None where all can.
+    """What a page is made for; and the records that it may use, None where all may be.
 
     The values are those of the training split.
     """
     from moco_jax import suggest
     from moco_jax.data import files, survey
 
-    good = [i for i, one in enumerate(found.looks) if not one.problem]
+    good, _ = usable(listing, found)
     train = survey.Survey([found.looks[i] for i in good if listing.splits[i] == files.TRAIN])
     if not train.looks:
         raise ConfigError(
@@ -162,7 +180,7 @@ def images_of(path: str, listing: "Listing", found: "Survey") -> tuple[Any, list
         channels=channels,
         shape=sizes.pop() if len(sizes) == 1 else None,
         shorter=sorted(min(one.size) for one in train.looks)[len(train.looks) // 2],
-        classes=len(listing.class_names),
+        classes=0 if listing.labels is None else len({listing.labels[i] for i in good} - {-1}),
         splits=Counter(listing.splits[i] for i in good),
         labelled=frozenset(s for s in set(listing.splits) if _all_labelled(listing, s)),
         grouped=_grouped(listing),
@@ -187,13 +205,26 @@ def _kind(path: str) -> str:
     return {".csv": "manifest", ".npy": "array"}.get(Path(path).suffix.lower(), "folder")
 
 
+def _workdir(name: str, path: str) -> str:
+    """runs/NAME from here; beside a folder of images that we are in, as pictures of a run would be taken for images."""
+    images = Path(path).expanduser().resolve()
+    workdir = Path("runs", name)
+    inside = images.is_dir() and workdir.resolve().is_relative_to(images)
+    return os.path.relpath(images.parent / workdir) if inside else str(workdir)
+
+
+def _manifest_of(page: Path) -> Path:
+    """What is written beside a page where some images cannot be read: not PAGE.csv, which may be the user's own."""
+    return page.with_name(f"{page.stem}_readable.csv")
+
+
 def _check_page(page: Path) -> None:
     """Raises ConfigError for a page that cannot be written, before an hour of reading."""
     if page.suffix != ".py":
         raise ConfigError(f"--write={page}: a config page is a Python file, such as {page.with_suffix('.py')}")
-    for file in (page, page.with_suffix(".csv")):  # a manifest is written where some images cannot be read
+    for file in (page, _manifest_of(page)):
         if file.exists():
-            raise ConfigError(f"--write={page}: {file} is there already; delete it, or give another name")
+            raise ConfigError(f"--write={page}: {file} is there already and is left alone; give another name")
     if not page.resolve().parent.is_dir():
         raise ConfigError(f"--write={page}: there is no folder {page.parent}")
     if not os.access(page.resolve().parent, os.W_OK):
@@ -201,12 +232,13 @@ def _check_page(page: Path) -> None:
 
 
 def _write_manifest(file: Path, listing: "Listing", good: list[int]) -> str:
-    """A manifest of the records that can be read; returns its path."""
+    """A manifest of some records; returns its path."""
     import csv
     import io
 
-    folder = file.resolve().parent
-    columns = {"path": [os.path.relpath((listing.root / listing.paths[i]).resolve(), folder) for i in good]}
+    folder, root = file.resolve().parent, listing.root.resolve()
+    # A link stays the record that it is: resolved, it would be named twice where its target is a record too.
+    columns = {"path": [os.path.relpath(root / listing.paths[i], folder) for i in good]}
     for name, ids, names in (
         ("label", listing.labels, listing.class_names),
         ("group", listing.groups, listing.group_names),
@@ -219,7 +251,7 @@ def _write_manifest(file: Path, listing: "Listing", good: list[int]) -> str:
     writer.writerow(columns)
     writer.writerows(zip(*columns.values(), strict=True))
     _write(file, text.getvalue())
-    print(f"wrote {file}: the {len(good)} images that can be read")
+    print(f"wrote {file}: the {len(good)} images that can be used")
     return str(file.resolve())
 
 

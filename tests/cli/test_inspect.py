@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from moco_jax import cli, config, pages
+from moco_jax.data import files
 
 RNG = np.random.default_rng(0)
 
@@ -50,14 +51,14 @@ def test_the_page_that_it_writes_leaves_out_what_cannot_be_read(photos, tmp_path
     page = tmp_path / "mine.py"
     assert cli.main(["inspect", str(photos), f"--write={page}"]) == 0
     c = config.read(pages.load(str(page)))
-    assert c.data.folder is None and c.data.manifest == str(tmp_path / "mine.csv") and c.data.channels == 3
+    assert c.data.folder is None and c.data.manifest == str(tmp_path / "mine_readable.csv") and c.data.channels == 3
     assert c.eval.split == "val" and c.eval.every_epochs > 0
-    with open(tmp_path / "mine.csv") as file:
+    with open(tmp_path / "mine_readable.csv") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 44 and not any("short" in row["path"] for row in rows)
     assert {row["path"].split("/")[0] for row in rows} == {"photos"}  # relative, so that both may move together
     assert {(row["split"], row["label"]) for row in rows} == {(s, n) for s in ("train", "val") for n in ("cat", "dog")}
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["mine.csv", "mine.py", "photos"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["mine.py", "mine_readable.csv", "photos"]
 
 
 @pytest.mark.parametrize(
@@ -68,7 +69,7 @@ def test_the_page_that_it_writes_leaves_out_what_cannot_be_read(photos, tmp_path
         (["{tmp}/photos", "--write={tmp}/mine.txt"], "a config page is a Python file"),
         (["{tmp}/photos", "--write={tmp}/no/mine.py"], "there is no folder"),
         (["{tmp}/photos", "--write={tmp}/there.py"], "there.py is there already"),
-        (["{tmp}/photos", "--write={tmp}/own.py"], "own.csv is there already"),
+        (["{tmp}/photos", "--write={tmp}/own.py"], "own_readable.csv is there already"),
         (["{tmp}/photos", "--workers=0"], "--workers must be 1 or more"),
         (["{tmp}/one"], "1 images are too few"),
     ],
@@ -77,16 +78,18 @@ def test_bad_input_ends_in_one_line_and_nothing_written(tmp_path, capsys, argv, 
     """Status 1, one line, no file."""
     (tmp_path / "empty").mkdir()
     (tmp_path / "there.py").write_text("mine")
-    (tmp_path / "own.csv").write_text("path,patient")
+    (tmp_path / "own_readable.csv").write_text("path,patient")
     image(tmp_path / "one/a.png")
     for i in range(20):
         image(tmp_path / f"photos/{i}.png")
     before = sorted(p for p in tmp_path.rglob("*"))
     assert cli.main(["inspect", *(a.format(tmp=tmp_path) for a in argv)]) == 1
     error = capsys.readouterr().err
-    assert words in error and error.count("\n") == 1
+    assert words in error and error.count("\n") == 1 and "delete" not in error
     assert sorted(p for p in tmp_path.rglob("*")) == before
-    assert (tmp_path / "there.py").read_text() == "mine" and (tmp_path / "own.csv").read_text() == "path,patient"
+    assert (tmp_path / "there.py").read_text() == "mine" and (
+        tmp_path / "own_readable.csv"
+    ).read_text() == "path,patient"
 
 
 def test_labels_count_where_every_image_of_a_split_has_one(tmp_path):
@@ -109,3 +112,62 @@ def test_what_cannot_be_trained_on_together_is_still_described(tmp_path, capsys)
     said = capsys.readouterr()
     assert "18 images" in said.out and "1 channel uint16 1" in said.out and "empty.png" in said.out
     assert "deep.png is not 8-bit" in said.err
+
+
+def test_a_page_may_have_the_name_of_the_user_s_own_manifest(tmp_path):
+    """Nothing is written in its place, whether or not some of its images can be read."""
+    for i in range(20):
+        image(tmp_path / f"{i}.png")
+    own = "path\n" + "".join(f"{i}.png\n" for i in range(20))
+    for name, cut in (("whole", ""), ("cut", "20.png\n")):
+        (tmp_path / "20.png").write_bytes(b"")
+        (tmp_path / f"{name}.csv").write_text(own + cut)
+        assert cli.main(["inspect", f"{tmp_path}/{name}.csv", f"--write={tmp_path}/{name}.py"]) == 0
+        assert (tmp_path / f"{name}.csv").read_text() == own + cut
+        read = config.read(pages.load(f"{tmp_path}/{name}.py")).data.manifest
+        assert read == f"{tmp_path}/{name}{'_readable' if cut else ''}.csv"
+
+
+def test_the_manifest_keeps_links_as_records_of_their_own(tmp_path):
+    """A link beside its target, in a folder reached by a link: each by its own path, as often as it is there."""
+    for i in range(20):
+        image(tmp_path / f"real/{i}.png")
+    (tmp_path / "real/again.png").symlink_to("0.png")
+    (tmp_path / "real/bad.png").write_bytes(b"")
+    (tmp_path / "photos").symlink_to("real")
+    assert cli.main(["inspect", f"{tmp_path}/photos", f"--write={tmp_path}/mine.py"]) == 0
+    listing = files.list_manifest(tmp_path / "mine_readable.csv")
+    assert sorted(listing.paths) == sorted(f"real/{name}.png" for name in ("again", *range(20)))
+
+
+def test_a_class_that_lost_its_training_images_is_left_out_and_said(tmp_path, capsys):
+    """The only training image of c is empty: its two of val go too, else the manifest would be refused."""
+    for i in range(20):
+        image(tmp_path / f"p/train/{'ab'[i % 2]}/{i}.png")
+    for name in "abcc":
+        image(tmp_path / f"p/val/{name}/{len(list(tmp_path.rglob('*')))}.png")
+    (tmp_path / "p/train/c").mkdir()
+    (tmp_path / "p/train/c/0.png").write_bytes(b"")
+    assert cli.main(["inspect", f"{tmp_path}/p", f"--write={tmp_path}/mine.py"]) == 0
+    out = capsys.readouterr().out
+    assert "left out    2 images of classes without a readable training image:\n  c 2\n" in out
+    listing = files.list_manifest(tmp_path / "mine_readable.csv")
+    assert (listing.class_names, len(listing.paths)) == (["a", "b"], 22)
+    page = (tmp_path / "mine.py").read_text()
+    assert "2 labelled images that training never sees" in page
+    assert config.read(pages.load(f"{tmp_path}/mine.py")).eval.k == 10  # 20 images of two classes, not of three
+
+
+@pytest.mark.parametrize(
+    ("here", "path", "workdir"),
+    [("p", ".", "../runs/mine"), ("p/a", "..", "../../runs/mine"), (".", "p", "runs/mine"), ("p", "../q", "runs/mine")],
+)
+def test_the_workdir_that_it_prints_lies_outside_of_the_images(tmp_path, monkeypatch, capsys, here, path, workdir):
+    """Inside a folder of images, and below it, the run goes beside that folder; elsewhere where we are."""
+    for i in range(20):
+        image(tmp_path / f"p/a/{i}.png")
+        image(tmp_path / f"q/{i}.png")
+    monkeypatch.chdir(tmp_path / here)
+    assert cli.main(["inspect", path, "--write=mine.py"]) == 0
+    assert f"--config=mine.py --workdir={workdir}\n" in capsys.readouterr().out
+    assert f"--workdir={workdir}\n" in (tmp_path / here / "mine.py").read_text()
