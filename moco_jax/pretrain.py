@@ -11,7 +11,7 @@ from moco_jax import checks, gallery, parallel
 from moco_jax.assembly import Parts, assemble, batches_of
 from moco_jax.checkpoints.store import Store, describe, exclusive, read_json, write_json
 from moco_jax.config import Config, ConfigError, read_stored, to_json
-from moco_jax.data import loader, order, sources
+from moco_jax.data import loader, opening, order, sources
 from moco_jax.evaluation.consistency import key_consistency
 from moco_jax.evaluation.leak import leak_alarm
 from moco_jax.evaluation.monitor import knn_monitor
@@ -197,9 +197,15 @@ def check_folder(parts: Parts, workdir: str | Path) -> int:
     """The newest checkpoint's step, 0 for none; raises ConfigError where the folder holds another run than `parts`."""
     if "://" in str(workdir):
         raise ConfigError(f"workdir {workdir} is no folder of this file system; mount the bucket and give its path")
-    folder = parts.config.data.folder
-    if folder and Path(folder).expanduser().resolve() in (Path(workdir).resolve(), *Path(workdir).resolve().parents):
-        raise ConfigError(f"--workdir={workdir} lies in data.folder {folder}: its pictures would be taken for images")
+    data, labelled = parts.config.data, parts.config.eval
+    own = data.folder and Path(data.folder).expanduser().resolve()
+    judged = labelled.data and opening.folder_of(labelled.data, labelled.data_dir or data.data_dir)
+    for key, folder in (("data.folder", own), ("eval.data", judged)):
+        if folder and Path(workdir).resolve().is_relative_to(folder):
+            raise ConfigError(
+                f"--workdir={workdir} lies in {key} {folder}: its pictures would be taken for images; give a --workdir "
+                "outside of it"
+            )
     workdir, stored, step, hint = Path(workdir), None, None, ""
     if (workdir / "checkpoints").is_dir():
         with Store(workdir / "checkpoints", read_only=True) as store:

@@ -113,12 +113,17 @@ def test_an_array_knows_its_images_by_their_shape(tmp_path):
 
 
 def test_a_run_may_not_lie_among_the_images_that_it_reads(photos, tmp_path):
-    """Its pictures would be taken for images: neither in the folder nor below it; beside it is fine."""
-    before = sorted(photos.rglob("*"))
-    for workdir in (photos, photos / "runs/a"):
-        with pytest.raises(ConfigError, match="lies in data.folder"):
-            pretrain.train(page(photos), workdir)
-    assert sorted(photos.rglob("*")) == before
+    """Its pictures would be taken for images: neither in a folder that it reads nor below it; beside it is fine."""
+    others = shutil.copytree(photos, tmp_path / "others")
+    c = page(photos, eval=config.Eval(every_epochs=1, data=str(others), split="val", k=3, batch_size=8))
+    before = sorted(tmp_path.rglob("*"))
+    for key, folder in (("data.folder", photos), ("eval.data", others)):
+        for workdir in (folder, folder / "runs/a"):
+            said = rf"^--workdir={workdir} lies in {key} {folder}: .*; give a --workdir outside of it$"
+            with pytest.raises(ConfigError, match=said):
+                pretrain.train(c, workdir)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert pretrain.check_folder(assembly.assemble(c), tmp_path / "othersrun") == 0
 
 
 def test_a_file_that_cannot_be_read_says_how_to_go_on_without_it(photos, tmp_path):

@@ -112,6 +112,12 @@ def open_split(data: Data, split: str, *, name: str | None = None, data_dir: str
     return of_listing(listing, split, name=where, channels=data.channels, groups_matter=data.pairs == "same_group")
 
 
+def folder_of(name: str, data_dir: str | None) -> Path | None:
+    """The folder whose images a text names, as `open_split` takes it; None where it names no folder that is there."""
+    path = Path(name).expanduser()
+    return path.resolve() if path.is_dir() and _kind(name, data_dir)[0] == "folder" else None
+
+
 def of_listing(
     listing: files.Listing, split: str, *, name: str, channels: int | None = None, groups_matter: bool = False
 ) -> FileSource:

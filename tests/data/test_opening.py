@@ -209,6 +209,8 @@ def test_a_text_names_what_is_there(photos, tmp_path, monkeypatch):
         (tmp_path / "digits" / "k").mkdir(parents=True, exist_ok=True)
         picture(tmp_path / "digits" / "k" / "1.png")
         assert opening._kind(name, str(tmp_path / "data"))[0] == ("dataset" if name == "digits" else "folder")
+    folders = [opening.folder_of(n, str(tmp_path / "data")) for n in ("digits", "./digits", "m.csv", "./nope", "nope")]
+    assert folders == [None, (tmp_path / "digits").resolve(), None, None, None]
 
 
 @pytest.mark.parametrize(
