@@ -81,7 +81,7 @@ def test_a_folder_trains_is_monitored_moves_and_is_probed(photos, tmp_path):
         ({"folder": "absent"}, {}, "absent' is not there"),
         ({"path": "resident"}, {}, "differ in size, so they cannot be resident"),
         ({"dataset": "digits"}, {}, "set --config.data.dataset=None"),
-        ({"range": (300.0, 400.0)}, {}, r"data.range \(300.0, 400.0\) clips everything but"),
+        ({"range": (300.0, 400.0)}, {}, r"data.range \(300.0, 400.0\) leaves everything outside but"),
     ],
 )
 def test_what_cannot_be_run_ends_before_anything_is_written(photos, tmp_path, monkeypatch, data, evaluation, message):

@@ -9,7 +9,7 @@ from moco_jax import config
 from moco_jax.config import ConfigError
 from moco_jax.data.pixels import DTYPES
 
-INSIDE = 0.01  # share of the values that must lie within data.range: fewer are a mistake, whatever the background
+INSIDE = 0.01  # share of the values off the ends of data.range that must lie within it: fewer are a mistake
 SAMPLE = 64  # images that `facts` looks at
 
 
@@ -187,7 +187,7 @@ def facts(source: Source, data: config.Data) -> Facts:
 
     Raises ConfigError for an object that is no source, an empty one, mixed channels or dtypes, mean or std not of one
     value per channel, 16-bit or float images without `data.range` (naming the range measured), and a `data.range` that
-    lies on one side of every value.
+    nearly every value lies outside of, whatever lies on its ends.
     """
     if not isinstance(source, Source):
         raise ConfigError(
@@ -257,10 +257,13 @@ def _range(data: config.Data, sample: list[np.ndarray]) -> tuple[float, float]:
         )
     if not data.range[0] < data.range[1]:
         raise ConfigError(f"data.range must rise, not {data.range}")
-    inside = np.mean([((image >= data.range[0]) & (image <= data.range[1])).mean() for image in sample])
-    if inside < INSIDE or high <= data.range[0] or low >= data.range[1]:
+    # A value on an end of the range, as a background of zeros is on that of (0, 255), does not show that it fits.
+    inside = np.mean([((image > data.range[0]) & (image < data.range[1])).mean() for image in sample])
+    outside = np.mean([((image < data.range[0]) | (image > data.range[1])).mean() for image in sample])
+    if inside < INSIDE * (inside + outside) or high <= data.range[0] or low >= data.range[1]:
         raise ConfigError(
-            f"data.range {data.range} clips everything but {inside:.1%} of the values: {measured}; give their span"
+            f"data.range {data.range} leaves everything outside but {inside:.1%} of the values: {measured}; give their "
+            "span"
         )
     return data.range
 

@@ -82,18 +82,36 @@ def test_a_range_beside_every_value_is_refused():
     images[1, 0, 0] = 900
     for limits in ((900.0, 2000.0), (0.0, 300.0)):
         with pytest.raises(
-            ConfigError, match=rf"data.range \({limits[0]}, {limits[1]}\) clips everything but .* hold 300 to 900"
+            ConfigError,
+            match=rf"data.range \({limits[0]}, {limits[1]}\) leaves everything outside but .* hold 300 to 900",
         ):
             sources.facts(sources.ArraySource(images), data(range=limits))
     for limits in ((899.0, 2000.0), (0.0, 301.0)):
         assert sources.facts(sources.ArraySource(images), data(range=limits))[4:6] == limits
 
 
-def test_a_range_that_clips_nearly_everything_is_refused():
+def test_a_background_on_an_end_of_the_range_does_not_speak_for_it():
+    """Scans before zeros, or before the highest value, and the range of 8 bits; but what lies inside does."""
+    images = np.zeros((2, 10, 10, 1), np.uint16)
+    images[:, :3] = RNG.integers(1000, 5000, (2, 3, 10, 1))
+    for scans, limits in ((images, (0.0, 255.0)), (65535 - images, (65280.0, 65535.0))):
+        with pytest.raises(ConfigError, match=r"leaves everything outside but 0.0% of the values: 2 images measured"):
+            sources.facts(sources.ArraySource(scans), data(range=limits))
+    images[0, 0, 0] = 65535  # one hot pixel cut off, and much inside
+    sparse = np.zeros((2, 40, 40, 1), np.uint16)
+    sparse[0, 0, :5] = 100  # 0.2 % of all, none outside
+    mask = np.where(images > 0, 65535, 0).astype(np.uint16)
+    for scans, limits in ((images, (0.0, 5000.0)), (sparse, (0.0, 255.0)), (mask, (0.0, 65535.0))):
+        assert sources.facts(sources.ArraySource(scans), data(range=limits))[4:6] == limits
+
+
+def test_a_range_that_leaves_nearly_everything_outside_is_refused():
     """One value in a thousand inside is a mistake; one in fifty, as an object before a background, is none."""
     images = np.full((1, 100, 100, 1), 40000, np.uint16)
     images[0, :10, 0] = 50
-    with pytest.raises(ConfigError, match=r"data.range \(0.0, 100.0\) clips everything but 0.1% .* hold 50 to 40000"):
+    with pytest.raises(
+        ConfigError, match=r"data.range \(0.0, 100.0\) leaves everything outside but 0.1% .* hold 50 to 40000"
+    ):
         sources.facts(sources.ArraySource(images), data(range=(0.0, 100.0)))
     images[0, :2] = 50
     assert sources.facts(sources.ArraySource(images), data(range=(0.0, 100.0)))[4:6] == (0.0, 100.0)
