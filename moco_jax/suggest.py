@@ -131,16 +131,18 @@ def _choose_training(images: Images, choose: Any, page: ConfigDict) -> None:
 
 
 def _choose_evaluation(images: Images, size: int, choose: Any) -> None:
-    held_out = next((s for s in files.HELD_OUT if images.splits.get(s)), None)
-    if held_out and {files.TRAIN, held_out} <= images.labelled:
-        choose("eval.split", held_out, f"{images.splits[held_out]} labelled images that training never sees")
+    held_out = [s for s in files.HELD_OUT if images.splits.get(s)]
+    unlabelled = [s for s in (files.TRAIN, *held_out) if s not in images.labelled]
+    judged = next((s for s in held_out if s not in unlabelled), None)
+    if judged and files.TRAIN not in unlabelled:
+        choose("eval.split", judged, f"{images.splits[judged]} labelled images that training never sees")
         choose("eval.k", min(200, max(images.records // max(images.classes, 1), 1)), "about the images of a class")
         choose("eval.resize", size * 8 // 7, "as 256 for 224")
     else:
-        why = f"no labels in {held_out or files.TRAIN}" if held_out or not images.labelled else "no split val or test"
+        why = f"no labels in {' and '.join(unlabelled)}" if unlabelled else "no split val or test"
         choose("eval.every_epochs", 0, why)
         if held_out:
-            choose("eval.split", held_out, "images that training never sees, for the neighbours in a report")
+            choose("eval.split", held_out[0], "images that training never sees, for the neighbours in a report")
 
 
 def plan(images: Images, page: ConfigDict) -> Iterator[str]:

@@ -79,6 +79,26 @@ def test_monitoring_needs_labels_and_a_split_to_judge_on():
     assert (c.eval.every_epochs > 0, c.eval.split, c.eval.resize) == (True, "val", 256)
 
 
+def test_the_split_to_judge_on_is_the_first_one_with_labels():
+    """test, where val has no labels; and where kNN stays off, the splits that lack labels are named, and no others."""
+    splits = {"train": 5000, "val": 100, "test": 50}
+    images = dataclasses.replace(PHOTOS, classes=10, splits=splits)
+    page, why = suggest.suggest(dataclasses.replace(images, labelled=frozenset({"train", "test"})))
+    assert page.eval.split == "test" and page.eval.every_epochs > 0 and why["eval.split"].startswith("50 labelled")
+    for labelled, named in (
+        ({"val"}, "train and test"),
+        ({"val", "test"}, "train"),
+        ({"train"}, "val and test"),
+        (set(), "train and val and test"),
+    ):
+        page, why = suggest.suggest(dataclasses.replace(images, labelled=frozenset(labelled)))
+        assert (page.eval.every_epochs, page.eval.split) == (0, "val")
+        assert why["eval.every_epochs"] == f"no labels in {named}"
+    _, why = suggest.suggest(dataclasses.replace(PHOTOS, labelled=frozenset({"train"})))
+    assert why["eval.every_epochs"] == "no split val or test"
+    assert suggest.suggest(PHOTOS)[1]["eval.every_epochs"] == "no labels in train"
+
+
 def test_the_text_is_the_page(tmp_path):
     """Every key of the schema is written, with its meaning, and the file loads back to the very same config."""
     page, why = suggest.suggest(PHOTOS)
