@@ -154,15 +154,17 @@ def _folder(workdir: Path, about: dict[str, Any]) -> Iterator[None]:
     """The run's folder, held by this run, with config.json; raises ConfigError where it cannot be written.
 
     A new folder goes again where the run ends in a ConfigError before its first checkpoint, such as an image unlike
-    the others that only turns up in training: what the error asks to change would make it another run.
+    the others that only turns up in training: what the error asks to change would make it another run. One that was
+    there, and empty, stays and is empty again.
     """
     if not parallel.is_first_process():
         yield
         return
-    made = not workdir.exists()
     with contextlib.ExitStack() as held:
         try:
+            made = not workdir.exists()
             workdir.mkdir(parents=True, exist_ok=True)
+            empty = not any(workdir.iterdir())
             held.enter_context(exclusive(workdir))
             write_json(workdir / "config.json", about)
         except OSError as error:
@@ -171,8 +173,11 @@ def _folder(workdir: Path, about: dict[str, Any]) -> Iterator[None]:
         try:
             yield
         except ConfigError:
-            if made and not any((workdir / "checkpoints").glob("[0-9]*")):
-                shutil.rmtree(workdir)
+            if empty and not any((workdir / "checkpoints").glob("[0-9]*")):
+                for path in list(workdir.iterdir()):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+                if made:
+                    workdir.rmdir()
             raise
 
 

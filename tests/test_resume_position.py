@@ -70,15 +70,21 @@ def test_a_complete_run_enters_no_loop(calls, tmp_path):
 
 
 def test_an_error_of_the_users_leaves_a_folder_only_where_it_holds_a_checkpoint(calls, tmp_path):
-    """Before the first one a new folder goes again; what was saved, what was there, and a crash's traces all stay."""
+    """Before the first one a new folder goes again, an empty one is empty again; what was saved, what was there, and a
+    crash's traces all stay."""
     calls["error"] = ConfigError("record 70 has 1 channel")
     with pytest.raises(ConfigError, match="record 70"):
         go(tmp_path / "new")
     assert not (tmp_path / "new").exists()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match="record 70"):
+        go(tmp_path / "empty")
+    assert list((tmp_path / "empty").iterdir()) == []  # else the run that the error asks for would be another one
     (tmp_path / "there").mkdir()
+    (tmp_path / "there/notes.txt").write_text("mine")
     with pytest.raises(ConfigError, match="record 70"):
         go(tmp_path / "there")
-    assert (tmp_path / "there/config.json").is_file()
+    assert (tmp_path / "there/config.json").is_file() and (tmp_path / "there/notes.txt").read_text() == "mine"
     calls["saves"] = (4,)
     with pytest.raises(ConfigError, match="record 70"):
         go(tmp_path / "saved")
