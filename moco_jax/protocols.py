@@ -58,7 +58,7 @@ class Linear:
 class Fit:
     """How a whole network is trained on labels."""
 
-    batch_size: int = 256  # G, over all devices; the tail of an epoch is padded, and counts for nothing
+    batch_size: int = 256  # G, over all devices; what fills up an epoch's tail counts in trained batch norm alone
     epochs: int = 100  # passes over the labelled images
     least_steps: int = 0  # few labels are passed over more often, until there were that many steps (cosine only)
     learning_rate: float = 0.01  # of the backbone's last stage, and of all below it where layer_decay is 1

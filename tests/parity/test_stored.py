@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 STORED = {
+    "data/probe.npz": "56006400d5c197c8",
     "fb_golden/inputs.py": "38c61b27c3c62e8a",
     "fb_golden/lr_schedules.npz": "a92e63f876adfe9f",
     "fb_golden/v1_r18.npz": "9dc01ecf354e551c",
