@@ -66,7 +66,7 @@ def test_two_processes_equal_one(tmp_path, float64):
     assert tiny.distance(states["one/resident"], states["one/streamed"])[0] > 1e-3  # other crops: another run
     for name in ("linear/trained", "finetune/draw_1"):
         one, two = (losses(tmp_path / n / "resident" / name / "log.jsonl") for n in ("one", "two"))
-        assert len(one) > 3 and one == pytest.approx(two, abs=1e-10), name
+        assert len(one) >= 3 and one == pytest.approx(two, abs=1e-10), name
     for name in ("linear", "finetune"):
         one, two = (json.loads((tmp_path / n / "resident" / name / "result.json").read_text()) for n in ("one", "two"))
         del one["about"]["encoder"], two["about"]["encoder"]  # digests: the runs agree to rounding

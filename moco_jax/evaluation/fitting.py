@@ -47,7 +47,7 @@ class Images(NamedTuple):
 
 
 def plan(rows: np.ndarray, *, batch_size: int, epochs: int, least_steps: int = 0, group_size: int = 1) -> Plan:
-    """A plan for a batch of that size, or of the least number of whole groups that holds all rows, if that is less.
+    """A plan for batches of that size, also where there are fewer rows: what a step computes depends on no devices.
 
     There are more epochs than that where `least_steps` takes more. Every device gets whole groups of `group_size`
     images, or a group whole devices. Raises ConfigError where it cannot be.
@@ -59,9 +59,8 @@ def plan(rows: np.ndarray, *, batch_size: int, epochs: int, least_steps: int = 0
             f"batch_size {batch_size} over {devices} devices does not give them whole groups of {group_size or 1} "
             f"images; use a multiple of {unit}"
         )
-    size = min(batch_size, -(-len(rows) // unit) * unit)
-    steps_per_epoch = -(-len(rows) // size)
-    return Plan(rows, size, steps_per_epoch, max(epochs, -(-least_steps // steps_per_epoch)))
+    steps_per_epoch = -(-len(rows) // batch_size)
+    return Plan(rows, batch_size, steps_per_epoch, max(epochs, -(-least_steps // steps_per_epoch)))
 
 
 def schedule(

@@ -266,7 +266,7 @@ def _notes(task: Task) -> list[str]:
     if settings.finetune:
         fit = settings.fit
         notes.append(
-            f"{TUNE} and {SCRATCH}: {fit.epochs} epochs, batches of {fit.batch_size} or all images, views "
+            f"{TUNE} and {SCRATCH}: {fit.epochs} epochs, batches of {fit.batch_size} images, views "
             f"{settings.views.recipe or 'centre'}, rates {fit.learning_rate:g} (body), {fit.head_learning_rate:g} "
             f"(head), {fit.scratch_learning_rate:g} (scratch), the last epoch"
         )

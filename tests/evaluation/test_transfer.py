@@ -48,8 +48,8 @@ def test_without_fine_tuning_there_is_no_supervised_row(bench, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "paths", "message"),
     [
-        ({}, (), "--encoders must name one or more"),
-        ({}, ("a", "a"), "--encoders must name"),
+        ({}, (), "name one or more different"),
+        ({}, ("a", "a"), "name one or more different"),
         ({"k": 61}, ("a",), "k 61 neighbours, but there are 60 train images"),
         ({"labels": ("5", "all")}, ("a",), "all labels are columns of their own"),
         ({"labels": ("30",)}, ("a",), "labels 30: class 0 has 20"),
