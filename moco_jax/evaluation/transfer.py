@@ -174,9 +174,13 @@ def _of_features(task: Task, features: logistic.Features) -> dict[str, list[floa
         temperature=settings.temperature,
     )
     linear = functools.partial(logistic.correct, features, labels, penalty=settings.penalty)
-    columns = {KNN: _bits(predicted == labels[1]), LINEAR: _bits(linear(task.everything))}
+    columns = {
+        KNN: _said(task, KNN, _bits(predicted == labels[1])),
+        LINEAR: _said(task, LINEAR, _bits(linear(task.everything))),
+    }
     for spec, draws in task.few.items():
-        columns[f"{LINEAR}, {_words(spec)}"] = [float(linear(rows).mean()) for rows in draws]
+        column = f"{LINEAR}, {_words(spec)}"
+        columns[column] = _said(task, column, [float(linear(rows).mean()) for rows in draws])
     return columns
 
 
@@ -187,11 +191,11 @@ def _tuned(task: Task, loaded: frozen.Loaded, start: frozen.FrozenEncoder, *, sc
         settings.fit, settings.views, loaded, task.pair, seed=settings.seed, workers=settings.data.workers
     )
     fitted = functools.partial(finetune.fitted, fitter, start.network, seed=settings.seed, scratch=scratch)
-    columns = {TUNE: _bits(fitted(task.everything, draw=0).argmax(1) == labels)}
+    columns = {TUNE: _said(task, TUNE, _bits(fitted(task.everything, draw=0).argmax(1) == labels))}
     for spec, draws in task.few.items():
-        columns[f"{TUNE}, {_words(spec)}"] = [
-            float(np.mean(fitted(rows, draw=draw).argmax(1) == labels)) for draw, rows in enumerate(draws)
-        ]
+        column = f"{TUNE}, {_words(spec)}"
+        right = [float(np.mean(fitted(rows, draw=draw).argmax(1) == labels)) for draw, rows in enumerate(draws)]
+        columns[column] = _said(task, column, right)
     return columns
 
 
@@ -275,6 +279,12 @@ def _notes(task: Task) -> list[str]:
 
 def _words(spec: str) -> str:
     return f"{spec} per class" if spec.isdigit() else spec
+
+
+def _said(task: Task, column: str, values: list[float]) -> list[float]:
+    """The values of a column, which may have taken long, once their mean is told."""
+    task.say(f"  {column}: {np.mean(values):.1%}")
+    return values
 
 
 def _bits(right: np.ndarray) -> list[float]:

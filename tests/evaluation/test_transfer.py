@@ -3,14 +3,20 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
 
 from moco_jax.config import ConfigError
-from moco_jax.evaluation import transfer
+from moco_jax.evaluation import few, finetune, labelled, transfer
+from moco_jax.evaluation.features import extract
 from moco_jax.protocols import Fit, Transfer
 from tests.evaluation import small
 
-SETTINGS = Transfer(labels=("2", "5"), draws=3, k=5, resamples=50, fit=Fit(batch_size=16, epochs=2))
+FIT = Fit(
+    batch_size=16, epochs=2, least_steps=30, learning_rate=0.02, head_learning_rate=0.3, scratch_learning_rate=0.1
+)
+SETTINGS = Transfer(labels=("2", "5"), draws=3, k=5, resamples=50, fit=FIT)
 
 
 @pytest.fixture
@@ -34,15 +40,47 @@ def test_every_row_and_column_is_there_and_rows_are_read_back(bench, tmp_path):
     assert cells["fine-tune"]["mean"] is None and cells["linear, 2 per class"]["half_width"] > 0
     assert cells["kNN"]["difference"]["draws"] == 50 and cells["linear, 5 per class"]["difference"]["draws"] == 3
     assert len((tmp_path / "table.csv").read_text().splitlines()) == 1 + 4 + 4 + 7 + 3
-    assert len(said) == 4 and run(bench, tmp_path) == (text, [])
+    assert [s for s in said if s.startswith("row")][2] == "row 3 of 4: a" and run(bench, tmp_path) == (text, [])
     (tmp_path / "rows" / "untrained.json").unlink()
-    assert run(bench, tmp_path) == (text, ["row 2 of 4: untrained"])
+    again, said = run(bench, tmp_path)
+    assert again == text and said[0] == "row 2 of 4: untrained" and all(s.startswith("  ") for s in said[1:])
 
 
 def test_without_fine_tuning_there_is_no_supervised_row(bench, tmp_path):
     """And other settings are computed anew."""
     _, said = run(bench, tmp_path, dataclasses.replace(SETTINGS, finetune=False, labels=("2",)))
-    assert len(said) == 3
+    assert len([s for s in said if s.startswith("row")]) == 3
+
+
+def test_cells_are_what_their_names_say(bench, tmp_path):
+    """Linear ones by hand from each network's features on the same draws; whole networks from their own starts."""
+    run(bench, tmp_path)
+    found = {p.stem: json.loads(p.read_text())["columns"] for p in (tmp_path / "rows").iterdir()}
+    train, test = bench.splits["train"], bench.splits["test"]
+    labels = train.labels(), test.labels()
+    drawn = [few.rows(labels[0], "2", seed=0, draw=draw) for draw in range(3)]
+    loaded = bench.load("a")
+    for name, encoder in (("untrained", loaded.untrained), ("a", loaded.trained)):
+        features = [extract(encoder, source, batch_size=30, workers=1)["backbone"] for source in (train, test)]
+        accuracies = []
+        for rows in drawn:
+            center, scale = features[0][rows].mean(0), features[0][rows].std(0)
+            fitted = LogisticRegression(max_iter=2000).fit((features[0][rows] - center) / scale, labels[0][rows])
+            accuracies.append(np.mean(fitted.predict((features[1] - center) / scale) == labels[1]))
+        assert found[name]["linear, 2 per class"] == pytest.approx(accuracies)
+    pair = labelled.open_pair(SETTINGS.data, bench.config.data, seed=0)
+    fitter = finetune.prepare(SETTINGS.fit, SETTINGS.views, loaded, pair, seed=0, workers=2)
+    for name, start in (("a", loaded.trained), ("supervised_from_scratch", loaded.untrained)):
+        accuracies = []
+        for draw, rows in enumerate(drawn):
+            scores = finetune.fitted(fitter, start.network, rows, seed=0, draw=draw, scratch=name != "a")
+            accuracies.append(np.mean(scores.argmax(1) == labels[1]))
+        assert found[name]["fine-tune, 2 per class"] == pytest.approx(accuracies)
+        assert len(set(accuracies)) > 1  # each draw is one of its own
+    cells = {row["name"]: row["cells"] for row in json.loads((tmp_path / "table.json").read_text())["rows"]}
+    column = json.loads((tmp_path / "table.json").read_text())["columns"].index("linear, 2 per class")
+    few_means = [np.mean(found[name]["linear, 2 per class"]) for name in ("a", "untrained")]
+    assert cells["untrained"][column]["difference"]["mean"] == pytest.approx(few_means[0] - few_means[1])
 
 
 @pytest.mark.parametrize(
