@@ -1,5 +1,6 @@
 """The labelled images of an evaluation: what a classifier is fitted to, what it is judged on, and that they differ."""
 
+import hashlib
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +28,17 @@ class Pair(NamedTuple):
     classes: int
     class_names: list[str]
     test_is: str  # in words
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what decides a result besides settings and encoder: names, labels and groups of both sides."""
+        out = hashlib.sha256()
+        for split in (self.train, self.test):
+            names = sources.names_of(split.source)
+            out.update("\n".join([split.source.name, *(names or ())]).encode())
+            for values in (split.labels, split.groups):
+                out.update(b"-" if values is None else np.ascontiguousarray(values, np.int64).tobytes())
+        return out.hexdigest()
 
 
 def open_pair(
