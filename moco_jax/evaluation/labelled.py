@@ -35,7 +35,7 @@ class Pair(NamedTuple):
         out = hashlib.sha256()
         for split in (self.train, self.test):
             names = sources.names_of(split.source)
-            out.update("\n".join([split.source.name, *(names or ())]).encode())
+            out.update("\n".join([split.source.name, *(names or ())]).encode("utf-8", "surrogateescape"))
             for values in (split.labels, split.groups):
                 out.update(b"-" if values is None else np.ascontiguousarray(values, np.int64).tobytes())
         return out.hexdigest()
