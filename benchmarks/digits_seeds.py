@@ -15,6 +15,7 @@ import numpy as np
 
 from moco_jax import config, pages, protocols
 from moco_jax.cli import flags
+from moco_jax.reports import table
 
 NAMED = {
     "seeds": ("0,1,2,3,4", "training seeds"),
@@ -24,9 +25,9 @@ NAMED = {
 
 
 def one(page: Any, seed: int, workdir: Path) -> dict[str, Any]:
-    """Rows of the table of one training seed."""
+    """{row: {column: cell}} of the table of one training seed."""
     from moco_jax import pretrain
-    from moco_jax.evaluation import intervals, transfer
+    from moco_jax.evaluation import transfer
 
     page.seed = seed
     run = workdir / str(seed)
@@ -34,34 +35,24 @@ def one(page: Any, seed: int, workdir: Path) -> dict[str, Any]:
     asked = pages.load("transfer_digits")
     asked.labels, asked.draws, asked.finetune = ("10",), 20, False
     print(transfer.run(protocols.read(asked, protocols.Transfer), [str(run)], run / "transfer"), flush=True)
-    rows: dict[str, Any] = {}
-    found = {
-        name: json.loads((run / "transfer" / "rows" / f"{file}.json").read_text())["columns"]
-        for name, file in (("pixels", "pixels"), ("untrained", "untrained"), ("trained", str(seed)))
-    }
-    for name, columns in found.items():
-        few, trained = (c["linear, 10 per class"] for c in (columns, found["trained"]))
-        difference = None if name == "trained" else intervals.paired(trained, few)._asdict()
-        rows[name] = {
-            "few_mean": float(np.mean(few)),
-            "all": float(np.mean(columns["linear"])),
-            "difference": difference,
-        }
-    return rows
+    made = table.from_json(json.loads((run / "transfer" / "table.json").read_text()))
+    cells = {name: dict(zip(made.columns, row, strict=True)) for name, row in made.rows}
+    return {"trained" if name == str(seed) else name: row for name, row in cells.items()}
 
 
 def summary(tables: list[dict[str, Any]]) -> dict[str, Any]:
     """Mean and spread over the seeds: accuracy with few labels and with all, and the difference to the last row."""
     out: dict[str, Any] = {}
     for name in tables[0]:
-        few = [t[name]["few_mean"] for t in tables]
+        few, everything = ([t[name][column] for t in tables] for column in ("linear, 10 per class", "linear"))
+        means = [cell.mean for cell in few]
         out[name] = {
-            "few_mean": float(np.mean(few)),
-            "few_std": float(np.std(few, ddof=1)) if len(few) > 1 else 0.0,
-            "few_by_seed": few,
-            "all_mean": float(np.mean([t[name]["all"] for t in tables])),
-            "all_by_seed": [t[name]["all"] for t in tables],
-            "differences": [t[name]["difference"] for t in tables],
+            "few_mean": float(np.mean(means)),
+            "few_std": float(np.std(means, ddof=1)) if len(means) > 1 else 0.0,
+            "few_by_seed": means,
+            "all_mean": float(np.mean([cell.mean for cell in everything])),
+            "all_by_seed": [cell.mean for cell in everything],
+            "differences": [cell.difference for cell in few],
         }
     return out
 

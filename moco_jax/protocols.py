@@ -116,11 +116,10 @@ class Transfer:
     temperature: float = 0.1  # kNN: weight of a neighbour: exp(similarity / temperature)
     penalty: float = 1.0  # linear: C of scikit-learn's LogisticRegression, on standardised features
     pixels: int = 32  # side to which centre views are resized for the row of pixels, if they are larger
-    resamples: int = 1000  # paired resamples of the test images, for intervals where nothing is drawn
     finetune: bool = True  # also columns of fine-tuning, and a row that is supervised from scratch
     batch_size: int = 256  # images encoded per call; the tail is padded and cut off again
     data: Labelled = field(default_factory=Labelled)
-    views: Views = field(default_factory=Views)  # of fine-tuning and supervised training
+    views: Views = field(default_factory=Views)  # size and resize of all rows; recipe and path of whole networks
     fit: Fit = field(default_factory=Fit)
 
 

@@ -271,16 +271,18 @@ def text(result: dict[str, Any]) -> str:
     """The result for a terminal."""
     settings, found = result["about"]["settings"], result["draws"]
     how = "supervised from scratch" if settings["start"] == "scratch" else "fine-tuned"
-    over = intervals.over_draws([d["last"]["top1"] for d in found])
-    half = "" if over.half_width is None else f" ± {100 * over.half_width:.2f} (95 % interval over {len(found)} draws)"
+    count = found[0]["last"]["count"]
+    over = intervals.over_draws([d["last"]["top1"] for d in found], count)
+    what = f"{count:,} test images" + (f" and {len(found)} draws" if len(found) > 1 else "")
+    half = f" ± {100 * (over.half_width or 0):.2f} (95 % interval over {what})"
     lines = [
         f"{how} on {settings['labels']} labels ({found[0]['train']:,} images): top-1 {over.mean:.2%}{half}, last epoch"
     ]
     if len(found) == 1:
         lines.append(metrics.summary(found[0]["last"], result["classes"]))
     if "best" in found[0]:
-        best = intervals.over_draws([d["best"]["top1"] for d in found])
-        lines.append(f"  best epoch, chosen on the test split: {best.mean:.2%}")
+        best = float(np.mean([d["best"]["top1"] for d in found]))
+        lines.append(f"  best epoch, chosen on the test split: {best:.2%}")
     views = settings["views"]["recipe"] or "centre views"
     lines.append(
         f"({len(found)} draw{'s' if len(found) > 1 else ''}, seed {settings['seed']}; views: {views}; judged on "

@@ -1,10 +1,8 @@
-"""Means with 95 % intervals: over draws of labels, and over resamples of the test images."""
+"""Means with 95 % intervals over what was drawn: labels to fit to, and images (or groups of them) to be judged on."""
 
 from typing import NamedTuple
 
 import numpy as np
-
-CHUNK = 50  # resamples drawn at once
 
 
 class Interval(NamedTuple):
@@ -12,43 +10,54 @@ class Interval(NamedTuple):
 
     mean: float
     half_width: float | None
-    draws: int
 
 
-def over_draws(values: list[float]) -> Interval:
-    """Student's t over the values of independent draws."""
+def share(right: np.ndarray, groups: np.ndarray | None) -> Interval:
+    """The share of right answers (R, Q), of R draws of labels on Q test images that belong to groups (Q,).
+
+    Another draw of labels, and other test images, would give another share: the variance of the mean over draws and
+    that over images are added, each by Student's t, which counts what belongs to both twice and so errs to the wide
+    side. Images of a group are not independent: groups are what is counted. One draw tells nothing of draws. Two images
+    more, one right and one wrong, are assumed (Agresti and Coull), so that no perfect score is certain.
+    """
+    return _mean(np.asarray(right, np.float64), groups, (0.0, 1.0))
+
+
+def difference(ours: np.ndarray, theirs: np.ndarray, groups: np.ndarray | None) -> Interval:
+    """`share` of ours (R, Q) minus theirs on the same draws and images, so that what both find hard counts for nothing.
+
+    One image more that is right for one alone is assumed for each of both.
+    """
+    return _mean(np.subtract(ours, theirs, dtype=np.float64), groups, (-1.0, 1.0))
+
+
+def over_draws(shares: list[float], count: int) -> Interval:
+    """As `share`, where of `count` test images the share that is right is all that is known: at most binomial."""
+    found = np.asarray(shares, np.float64)  # (R,)
+    mean = float((found.mean() * count + 1) / (count + 2))
+    images = _t(count) * np.sqrt(mean * (1 - mean) / count)
+    return Interval(float(found.mean()), float(np.hypot(_of_draws(found), images)))
+
+
+def _mean(values: np.ndarray, groups: np.ndarray | None, assumed: tuple[float, float]) -> Interval:
+    """The mean of (R, Q) values and its interval, with two `assumed` images more."""
+    mean, images = float(values.mean()), values.mean(0)  # (Q,)
+    _, group = np.unique(np.arange(len(images)) if groups is None else groups, return_inverse=True)
+    count = int(group.max()) + 1
+    if count < 2:
+        return Interval(mean, None)
+    totals = np.append(np.bincount(group, images - mean), np.subtract(assumed, mean))  # (groups + 2,)
+    of_images = _t(count) * np.sqrt(count / (count - 1) * np.sum(totals**2)) / len(images)
+    return Interval(mean, float(np.hypot(_of_draws(values.mean(1)), of_images)))
+
+
+def _of_draws(means: np.ndarray) -> float:
+    """Half the width of Student's interval over the means (R,) of draws; 0 for one."""
+    return 0.0 if len(means) < 2 else float(_t(len(means)) * means.std(ddof=1) / np.sqrt(len(means)))
+
+
+def _t(count: int) -> float:
+    """Student's 97.5 % point for a mean of that many."""
     from scipy import stats
 
-    found = np.asarray(values, np.float64)
-    if len(found) < 2:
-        return Interval(float(found.mean()), None, len(found))
-    half = stats.t.ppf(0.975, len(found) - 1) * found.std(ddof=1) / np.sqrt(len(found))
-    return Interval(float(found.mean()), float(half), len(found))
-
-
-def paired(ours: list[float], theirs: list[float]) -> Interval:
-    """Ours minus theirs over the same draws."""
-    return over_draws(np.subtract(ours, theirs).tolist())
-
-
-def resampled(values: np.ndarray, groups: np.ndarray | None, *, resamples: int, seed: int) -> Interval:
-    """The mean of (Q,) values and half the 95 % percentile interval of `resamples` bootstrap means.
-
-    Test images are drawn with replacement, whole groups (Q,) where those are given, as images of one patient are not
-    independent. Equal seeds draw the same images, whatever the values.
-    """
-    _, group = np.unique(np.arange(len(values)) if groups is None else groups, return_inverse=True)
-    sums, sizes = np.bincount(group, values), np.bincount(group)  # (groups,)
-    rng, means = np.random.default_rng(seed), []
-    for start in range(0, resamples, CHUNK):
-        drawn = rng.integers(len(sums), size=(min(CHUNK, resamples - start), len(sums)))
-        means.append(sums[drawn].sum(1) / sizes[drawn].sum(1))
-    low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
-    return Interval(float(np.mean(values)), float(high - low) / 2, resamples)
-
-
-def paired_resampled(
-    ours: np.ndarray, theirs: np.ndarray, groups: np.ndarray | None, *, resamples: int, seed: int
-) -> Interval:
-    """Ours minus theirs on the same resamples of the test images."""
-    return resampled(np.subtract(ours, theirs), groups, resamples=resamples, seed=seed)
+    return float(stats.t.ppf(0.975, count - 1))

@@ -23,7 +23,7 @@ def test_every_kind_is_found_by_the_name_of_its_folder(bench, tmp_path):
     probe.run(linear, "run", tmp_path / "linear")
     finetune.run(protocols.Finetune(labels="4", draws=2, fit=FIT), "run", tmp_path / "few")
     neighbours.run(protocols.Knn(k=(5,)), "run", tmp_path / "knn", say=lambda _: None)
-    table = protocols.Transfer(labels=("2",), draws=2, k=3, resamples=10, finetune=False)
+    table = protocols.Transfer(labels=("2",), draws=2, k=3, finetune=False)
     transfer.run(table, ["run"], tmp_path / "transfer", say=lambda _: None)
     (few, knn, line, tabled), missing = found.of(tmp_path)
     assert missing == {}

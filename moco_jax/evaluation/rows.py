@@ -1,0 +1,148 @@
+"""The rows of a transfer table: who is right about which test image, column by column, kept as they are made."""
+
+import functools
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from moco_jax import protocols
+from moco_jax.checkpoints.store import read_json
+from moco_jax.data import loader, sources
+from moco_jax.evaluation import encoder as frozen
+from moco_jax.evaluation import finetune, fitting, knn, labelled, logistic
+from moco_jax.evaluation.features import extract
+
+KNN, LINEAR, TUNE = "kNN", "linear", "fine-tune"
+
+
+class Question(NamedTuple):
+    """What all rows are asked."""
+
+    settings: protocols.Transfer
+    pair: labelled.Pair
+    few: dict[str, list[np.ndarray]]  # {"5": the train images of every draw}
+    say: Callable[[str], None]
+
+    def draws(self) -> dict[str, list[np.ndarray]]:
+        """The train images of every draw by the ending of a column's name: all labels first."""
+        endings = {spec: f", {spec} per class" if spec.isdigit() else f", {Path(spec).name}" for spec in self.few}
+        return {"": [np.arange(len(self.pair.train.labels))]} | {endings[spec]: rows for spec, rows in self.few.items()}
+
+
+class Column(NamedTuple):
+    """One way to be asked."""
+
+    depends: dict[str, Any]  # what decides its numbers, besides the row and the images
+    right: Callable[[], list[np.ndarray]]  # for each draw of labels: which test images (Q,) are right
+
+
+class Row(NamedTuple):
+    """One line of the table."""
+
+    name: str
+    identity: str  # what decides its numbers: a digest of the network
+    columns: dict[str, Column]
+    network: frozen.FrozenEncoder | None = None  # what has to be the same afterwards
+
+
+def of_features(question: Question, get: Callable[[sources.Source], np.ndarray]) -> dict[str, Column]:
+    """kNN and linear columns on features get(source) -> (N, D), made when the first of them is."""
+    settings, pair = question.settings, question.pair
+    labels = pair.train.labels, pair.test.labels
+
+    @functools.cache
+    def features() -> logistic.Features:
+        return get(pair.train.source), get(pair.test.source)
+
+    def neighbours() -> list[np.ndarray]:
+        bank, queries = features()
+        how = functools.partial(knn.classify, classes=pair.classes, k=settings.k, temperature=settings.temperature)
+        return [how(bank, labels[0], queries) == labels[1]]
+
+    def linear(draws: list[np.ndarray]) -> list[np.ndarray]:
+        return [logistic.correct(features(), labels, rows, penalty=settings.penalty) for rows in draws]
+
+    columns = {KNN: Column({"k": settings.k, "temperature": settings.temperature}, neighbours)}
+    for ending, draws in question.draws().items():
+        about = {"penalty": settings.penalty, "labels": _digest(draws)}
+        columns[LINEAR + ending] = Column(about, functools.partial(linear, draws))
+    return columns
+
+
+def of_networks(question: Question, loaded: frozen.Loaded, *, scratch: bool) -> dict[str, Column]:
+    """Columns of whole networks, trained from the encoder or, `scratch`, from what it was before its training."""
+    settings, labels = question.settings, question.pair.test.labels
+    start = (loaded.untrained if scratch else loaded.trained).network
+
+    @functools.cache
+    def fitter() -> finetune.Fitter:
+        return finetune.prepare(
+            settings.fit, settings.views, loaded, question.pair, seed=settings.seed, workers=settings.data.workers
+        )
+
+    def tuned(draws: list[np.ndarray]) -> list[np.ndarray]:
+        fitted = functools.partial(finetune.fitted, fitter(), start, seed=settings.seed, scratch=scratch)
+        return [fitted(rows, draw=draw).argmax(1) == labels for draw, rows in enumerate(draws)]
+
+    columns = {}
+    for ending, draws in question.draws().items():
+        about = {"fit": fitting.plain(settings.fit), "recipe": settings.views.recipe, "path": settings.views.path}
+        about |= {"seed": settings.seed, "labels": _digest(draws)}
+        columns[TUNE + ending] = Column(about, functools.partial(tuned, draws))
+    return columns
+
+
+def encoded(question: Question, encoder: frozen.FrozenEncoder, source: sources.Source) -> np.ndarray:
+    """Backbone features (N, D)."""
+    settings = question.settings
+    return extract(encoder, source, batch_size=settings.batch_size, workers=settings.data.workers)["backbone"]
+
+
+def pixels(question: Question, encoder: frozen.FrozenEncoder, source: sources.Source) -> np.ndarray:
+    """Values of centre views in a row (N, S * S * C), at most `pixels` wide."""
+    how, side = encoder.preprocessing, min(question.settings.pixels, encoder.preprocessing.size)
+    resize, workers = round(how.resize * side / how.size), question.settings.data.workers
+    views = loader.centered(source, size=side, resize=resize, batch_size=256, workers=workers)
+    return np.concatenate([rows[:real].reshape(real, -1).astype(np.float32) for rows, real in views])
+
+
+def kept(row: Row, question: Question, folder: Path, *, number: str) -> dict[str, np.ndarray]:
+    """{column: which test images are right (R, Q)} of a row; a column that was made of the same is read back.
+
+    Raises RuntimeError where the row's encoder is not what it was.
+    """
+    path = folder / f"{file_of(row.name)}.json"
+    stored = read_json(path) or {}
+    count, said, before = len(question.pair.test.labels), False, row.network and frozen.digest(row.network.network)
+    for name, column in row.columns.items():
+        about = {"identity": row.identity, "data": question.pair.digest, **json.loads(json.dumps(column.depends))}
+        if stored.get(name, {}).get("about") == about:
+            continue
+        if not said:
+            question.say(f"row {number}: {row.name}")
+            said = True
+        right = np.stack(column.right())  # (R, Q)
+        if row.network and frozen.digest(row.network.network) != before:
+            raise RuntimeError(f"the encoder {row.name} changed while it was evaluated; the column is not kept")
+        stored[name] = {"about": about, "right": [np.packbits(r).tobytes().hex() for r in right]}
+        fitting.keep(path, stored)
+        question.say(f"  {name}: {right.mean():.1%}")
+    return {name: np.stack([_bits(text, count) for text in stored[name]["right"]]) for name in row.columns}
+
+
+def file_of(name: str) -> str:
+    """A row's name as that of a file."""
+    return re.sub(r"[^\w.-]+", "_", name)
+
+
+def _digest(draws: list[np.ndarray]) -> str:
+    return hashlib.sha256(b"".join(rows.astype(np.int64).tobytes() + b"|" for rows in draws)).hexdigest()
+
+
+def _bits(text: str, count: int) -> np.ndarray:
+    return np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8), count=count).astype(bool)
