@@ -40,6 +40,8 @@ def run(
     how = settings.views
     encoders = {path: loaded.resized(size=how.size, resize=how.resize) for path, loaded in encoders.items()}
     question = _question(settings, encoders, say)
+    if settings.finetune:
+        say(_announced(question, len(paths) + 1))
     lines, folder = _rows(question, encoders), Path(workdir) / "rows"
     found = {
         row.name: kept(row, question, folder, number=f"{i} of {len(lines)}") for i, row in enumerate(lines, start=1)
@@ -124,6 +126,17 @@ def _question(settings: protocols.Transfer, encoders: dict[str, frozen.Loaded], 
         for spec in settings.labels
     }
     return Question(settings, pair, draws, say)
+
+
+def _announced(question: Question, networks: int) -> str:
+    """What takes the time, in numbers that a first image rate turns into hours."""
+    fit, draws = question.settings.fit, [rows for draws in question.draws().values() for rows in draws]
+    how = {"batch_size": fit.batch_size, "epochs": fit.epochs, "least_steps": fit.least_steps}
+    images = networks * fit.batch_size * sum(fitting.plan(rows, **how).total for rows in draws)
+    return (
+        f"whole networks: {networks} x {len(draws)} fits, {images:,} training images in all "
+        "(--config.finetune=False leaves them out)"
+    )
 
 
 def _names(paths: Sequence[str]) -> dict[str, str]:

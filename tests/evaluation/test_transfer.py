@@ -48,10 +48,14 @@ def test_every_row_and_column_is_there_and_rows_are_read_back(bench, tmp_path):
     assert cells["fine-tune"]["mean"] is None and cells["linear, 2 per class"]["half_width"] > 0
     assert cells["kNN"]["half_width"] > 0 and cells["linear, 5 per class"]["difference"]["half_width"] > 0
     assert len((tmp_path / "table.csv").read_text().splitlines()) == 1 + 4 + 4 + 7 + 3
-    assert [s for s in said if s.startswith("row")][2] == "row 3 of 4: a" and run(bench, tmp_path) == (text, [])
+    # two networks; all 60 labels take 8 epochs of 4 batches for 30 steps, 6 and 15 labels 30 of one
+    work = f"whole networks: 2 x 7 fits, {2 * 16 * (8 * 4 + 6 * 30):,} training images in all"
+    assert said[0].startswith(work) and said[1] == "row 1 of 4: pixels"
+    assert [s for s in said if s.startswith("row")][2] == "row 3 of 4: a"
+    assert run(bench, tmp_path) == (text, said[:1])
     (tmp_path / "rows" / "untrained.json").unlink()
     again, said = run(bench, tmp_path)
-    assert again == text and said[0] == "row 2 of 4: untrained" and all(s.startswith("  ") for s in said[1:])
+    assert again == text and said[1] == "row 2 of 4: untrained" and all(s.startswith("  ") for s in said[2:])
 
 
 FEATURES = dataclasses.replace(SETTINGS, finetune=False, labels=("2",))
