@@ -56,6 +56,12 @@ class FileSource:
     def groups(self) -> np.ndarray | None:
         return self.group
 
+    def origin(self) -> sources.Origin:
+        """Paths from the root of the file system, so that a manifest of a folder's images names the same ones."""
+        real = functools.cache(os.path.realpath)  # of folders, as there are fewer
+        parts = (os.path.split(os.path.join(self.root, path)) for path in self.paths)
+        return sources.Origin("files", [os.path.join(real(folder), name) for folder, name in parts])
+
     @functools.cached_property
     def _first(self) -> np.ndarray:
         return self._decoded(0)
@@ -76,6 +82,7 @@ class ArrayFile:
     name: str
     images: np.ndarray  # (M, H, W, C), mapped
     places: np.ndarray  # (N,) which of them
+    path: str = ""
 
     @property
     def classes(self) -> None:
@@ -91,6 +98,9 @@ class ArrayFile:
 
     def labels(self) -> None:
         return None
+
+    def origin(self) -> sources.Origin:
+        return sources.Origin(os.path.realpath(os.path.expanduser(self.path)), self.places.tolist())
 
 
 def open_split(data: Data, split: str, *, name: str | None = None, data_dir: str | None = None) -> sources.Source:
@@ -110,6 +120,19 @@ def open_split(data: Data, split: str, *, name: str | None = None, data_dir: str
         return open_array(where, split)
     listing = files.list_folder(where) if kind == "folder" else files.list_manifest(where)
     return of_listing(listing, split, name=where, channels=data.channels, groups_matter=data.pairs == "same_group")
+
+
+def own_split(data: Data, *, name: str | None = None, data_dir: str | None = None) -> sources.Source | None:
+    """The images that a run trained on, `data.split`, to be compared with those of `name` (as in `open_split`).
+
+    None where `name` cannot hold any of them, and where they are not there any more.
+    """
+    try:
+        if name is not None and not _may_share(data, name, data_dir):
+            return None
+        return open_split(data, data.split)
+    except (ConfigError, OSError):
+        return None
 
 
 def folder_of(name: str, data_dir: str | None) -> Path | None:
@@ -153,7 +176,7 @@ def open_array(path: str, split: str) -> ArrayFile:
     images = images[..., None] if images.ndim == 3 else images
     ranges = _ranges(split, {files.TRAIN: len(images)}, path)
     places = np.unique(np.concatenate([np.arange(*ends) for _, *ends in ranges]))
-    return ArrayFile(f"{path} ({split})", images, places)
+    return ArrayFile(f"{path} ({split})", images, places, path)
 
 
 def chosen(listing: files.Listing, split: str, *, name: str, groups_matter: bool = False) -> np.ndarray:
@@ -217,6 +240,16 @@ def _origin(data: Data) -> tuple[str, str]:
     named = " and ".join(f"data.{kind}={value!r}" for kind, value in given.items())
     rest = " ".join(f"--config.data.{kind}=None" for kind in list(given)[:-1])
     raise ConfigError(f"{named}: images come from one of them; set {rest}")
+
+
+def _may_share(data: Data, name: str, data_dir: str | None) -> bool:
+    """Whether what a text names is of the data set, or like the run's own `data` in files."""
+    (kind, own), (other_kind, other) = _origin(data), _kind(name, data_dir or data.data_dir)
+    if "dataset" not in (kind, other_kind):
+        return True
+    bases = {re.split("[/:]", text)[0] for text in (own, other)}
+    folders = {os.path.realpath(tfds.data_folder(folder)) for folder in (data.data_dir, data_dir or data.data_dir)}
+    return len(bases) == len(folders) == 1
 
 
 def _kind(name: str, data_dir: str | None) -> tuple[str, str]:

@@ -1,6 +1,7 @@
 """What a source of images is, how one is read, and what a run has to know of it."""
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -21,8 +22,8 @@ class ReadError(RuntimeError):
 class Source(Protocol):
     """Images by number: what `opening.open_split` returns, and all that a user's own object has to offer.
 
-    It may also have `names() -> list of str`, `groups() -> (len,) integers`, `class_names` and
-    `group_names`, lists of str or None.
+    It may also have `names() -> list of str`, `groups() -> (len,) integers`, `origin() -> Origin or None`, and
+    `class_names` and `group_names`, lists of str or None.
     """
 
     @property
@@ -38,6 +39,13 @@ class Source(Protocol):
 
     def labels(self) -> np.ndarray | None:
         """(len,) integers, or None if there are none."""
+
+
+class Origin(NamedTuple):
+    """Where records come from: the same place (len,) of the same whole is the same image, by whatever split."""
+
+    whole: str
+    places: Sequence[int] | Sequence[str]
 
 
 class Facts(NamedTuple):
@@ -102,6 +110,10 @@ class Subset:
         names = names_of(self.source)
         return [str(i) if names is None else names[i] for i in self.rows.tolist()]
 
+    def origin(self) -> Origin | None:
+        found = origin_of(self.source)
+        return None if found is None else Origin(found.whole, [found.places[i] for i in self.rows.tolist()])
+
 
 def read(source: Source, index: int, *, like: np.ndarray | None = None) -> np.ndarray:
     """Image `index`, (H, W, C); ConfigError for other channels or dtype than `like` has. Errors name the record."""
@@ -146,6 +158,24 @@ def names_of(source: Source) -> list[str] | None:
     """The name of every record, such as its file's path; None where a source has no method `names`."""
     names = getattr(source, "names", None)
     return None if names is None else names()
+
+
+def origin_of(source: Source) -> Origin | None:
+    """Where a source's records come from, its names where it has no method `origin`; None where it cannot tell."""
+    method = getattr(source, "origin", None)
+    if method is not None:
+        return method()
+    names = names_of(source)
+    return None if names is None else Origin("names", names)
+
+
+def shared(source: Source, other: Source) -> np.ndarray | None:
+    """Records (n,) of `source`, rising, that `other` holds too; None where one of them cannot tell."""
+    ours, theirs = origin_of(source), origin_of(other)
+    if ours is None or theirs is None:
+        return None
+    held = set(theirs.places) if ours.whole == theirs.whole else set()
+    return np.array([i for i, place in enumerate(ours.places) if place in held], np.int64)
 
 
 def groups_of(source: Source) -> np.ndarray | None:

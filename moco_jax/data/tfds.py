@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -28,6 +29,8 @@ class TfdsSource:
     features: Any  # tfds.features.FeaturesDict
     channels: int | None
     class_names: list[str] | None = None
+    whole: str = ""  # the folder of the data set
+    places: tuple[range, ...] = ()  # as `_places`
 
     def __len__(self) -> int:
         return len(self.records)
@@ -50,6 +53,9 @@ class TfdsSource:
             records = self.records.__getitems__(keys)  # type: ignore[attr-defined]
             found[start : start + CHUNK] = [parse(record)["label"] for record in records]
         return found
+
+    def origin(self) -> sources.Origin | None:
+        return sources.Origin(self.whole, [*itertools.chain(*self.places)]) if self.places else None
 
     @functools.cached_property
     def _first(self) -> np.ndarray:
@@ -93,7 +99,8 @@ def open_source(dataset: str, split: str, *, data_dir: str | None = None, channe
     label = _feature(features, "label")
     classes, names = getattr(label, "num_classes", None), getattr(label, "names", None)
     records = _records(builder, dataset, split, folder)
-    return TfdsSource(f"{dataset}/{split}", classes, records, features, channels, names)
+    whole, places = os.path.realpath(builder.data_path), _places(builder, split)
+    return TfdsSource(f"{dataset}/{split}", classes, records, features, channels, names, whole, places)
 
 
 def is_known(dataset: str, folder: str) -> bool:
@@ -155,3 +162,14 @@ def _records(builder: Any, dataset: str, split: str, folder: str) -> Sequence[by
         splits = ", ".join(f"{name} ({info.num_examples} images)" for name, info in builder.info.splits.items())
         reason = str(error).split("\n")[0]
         raise ConfigError(f"split {split!r} of {dataset!r} holds no images ({reason}); its splits: {splits}") from error
+
+
+def _places(builder: Any, split: str) -> tuple[range, ...]:
+    """Where the records of a text in the split language stand when all splits of the data set stand in a row."""
+    counts = {name: info.num_examples for name, info in builder.info.splits.items()}
+    starts = dict(zip(counts, itertools.accumulate(counts.values(), initial=0), strict=False))
+    parts = [
+        (starts[p.splitname], p.from_ or 0, counts[p.splitname] if p.to is None else p.to)
+        for p in tfds.core.ReadInstruction.from_spec(split).to_absolute(builder.info.splits)
+    ]
+    return tuple(range(start + first, start + end) for start, first, end in parts)

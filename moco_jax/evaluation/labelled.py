@@ -58,6 +58,7 @@ def open_pair(
     if data.workers < 1:
         raise ConfigError(f"data.workers must be 1 or more, not {data.workers}")
     train = _open(data, run, data.train_split)
+    opened = train.source
     if data.test_split is None:
         if not 0 < data.test_share < 1:
             raise ConfigError(f"data.test_share must lie between 0 and 1, not {data.test_share}")
@@ -68,7 +69,10 @@ def open_pair(
     else:
         test = _open(data, run, data.test_split)
         test_is = f"split {data.test_split}"
-        _check_apart(train, test, data)
+    _check_images(train, test, data)
+    _check_groups(train, test, data)
+    if not own_source:
+        test_is += _pretrained(test.source, data, run, opened)
     classes = int(max(train.labels.max(), test.labels.max())) + 1
     names = sources.class_names_of(train.source)
     names = list(map(str, range(classes))) if names is None else list(names)
@@ -99,21 +103,34 @@ def _part(split: Split, rows: np.ndarray) -> Split:
     return Split(sources.Subset(split.source, rows), split.labels[rows], groups)
 
 
-def _check_apart(train: Split, test: Split, data: protocols.Labelled) -> None:
-    """No image, and no group, on both sides."""
-    names = [sources.names_of(s.source) for s in (train, test)]
-    if names[0] is not None and names[1] is not None:
-        both = set(names[0]) & set(names[1])
-        if both:
-            raise ConfigError(
-                f"{len(both)} images are on both sides, such as {min(both)}: name other splits as data.train_split and "
-                "data.test_split, or data.test_split=None to set a share apart"
-            )
-    elif data.train_split == data.test_split:
+def _check_images(train: Split, test: Split, data: protocols.Labelled) -> None:
+    """No image on both sides, as far as the sources can tell."""
+    both = sources.shared(test.source, train.source)
+    if both is None and data.train_split == data.test_split:
         raise ConfigError(
             f"data.train_split and data.test_split are both {data.train_split!r}; data.test_split=None sets a "
             "share apart"
         )
+    if both is not None and len(both):
+        raise ConfigError(
+            f"{len(both)} images are on both sides, such as {sources.record(test.source, int(both[0]))} of the "
+            f"{len(test.labels)} test images: name splits that share none as data.train_split and data.test_split, or "
+            "one without repeats as data.train_split and data.test_split=None, which sets a share of it apart"
+        )
+
+
+def _pretrained(test: sources.Source, data: protocols.Labelled, run: Data, opened: sources.Source) -> str:
+    """In words, how many test images the encoder saw without labels; "" for none, and where that cannot be known."""
+    same = data.dataset is None and data.train_split == run.split
+    own = opened if same else opening.own_split(run, name=data.dataset, data_dir=data.data_dir)
+    seen = None if own is None else sources.shared(test, own)
+    if seen is None or not len(seen):
+        return ""
+    return f"; {len(seen):,} of its {len(test):,} images were pretrained on, without labels"
+
+
+def _check_groups(train: Split, test: Split, data: protocols.Labelled) -> None:
+    """No group on both sides, unless that is allowed."""
     if train.groups is None or test.groups is None or data.shared_groups:
         return
     shared = _named(train) & _named(test)

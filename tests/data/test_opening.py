@@ -240,3 +240,37 @@ def test_labels_of_a_part_are_no_labels(tmp_path):
     listing = files.list_folder(tmp_path)
     assert opening.of_listing(listing, "train", name="x").labels().tolist() == [0, 1]
     assert opening.of_listing(listing, "train+val", name="x").labels() is None
+
+
+def test_a_file_is_the_same_by_whatever_way_it_was_opened(photos, tmp_path, monkeypatch):
+    """Folder, manifest, a relative path, a linked folder; the places of an array file."""
+    folder = photos[0]
+    rows = ["path,label", "photos/train/a/1.png,x", f"{folder}/train/b/2.png,y"]
+    (tmp_path / "m.csv").write_text("\n".join(rows))
+    (tmp_path / "link").symlink_to(folder)
+    train = opening.open_split(of(folder=folder), "train")
+    assert sources.shared(train, opening.open_split(of(manifest=tmp_path / "m.csv"), "train")).tolist() == [0, 3]
+    assert len(sources.shared(train, opening.open_split(of(folder=tmp_path / "link"), "train"))) == 4
+    assert len(sources.shared(train, opening.open_split(of(folder=folder), "val"))) == 0
+    monkeypatch.chdir(tmp_path)
+    assert len(sources.shared(train, opening.open_split(of(folder="photos"), "train+val"))) == 4
+    np.save(tmp_path / "x.npy", np.zeros((9, 4, 4), np.uint8))
+    tail, head = opening.open_array("x.npy", "train[5:]"), opening.open_array(str(tmp_path / "x.npy"), "train[:7]")
+    assert sources.shared(tail, head).tolist() == [0, 1]
+
+
+def test_a_runs_own_images_are_opened_where_others_may_be_among_them(photos, tmp_path, digits_dir):
+    """Files beside files, a data set beside the same one in the same folder; None where they are gone, or cannot be."""
+    folder = photos[0]
+    run = dataclasses.replace(of(folder=folder), split="val")
+    assert opening.own_split(run).names() == ["val/b/1.png"]
+    assert opening.own_split(run, name=str(folder)).name == f"{folder} (val)"
+    assert opening.own_split(run, name="digits", data_dir=digits_dir) is None
+    digits = Data(dataset="digits", data_dir=digits_dir, split="train[:7]")
+    assert len(opening.own_split(digits, name="digits:1.0.0")) == 7
+    assert opening.own_split(digits, name="digits", data_dir=str(tmp_path / "other")) is None
+    assert opening.own_split(digits, name=str(folder)) is None
+    assert not (tmp_path / "other").exists()  # nothing is prepared to be compared
+    for image in folder.rglob("*.png"):
+        image.unlink()
+    assert opening.own_split(run) is None is opening.own_split(of(folder=tmp_path / "gone"))

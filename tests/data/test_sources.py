@@ -181,3 +181,28 @@ def test_groups_are_one_integer_per_image_or_none():
     wrong.groups = lambda: ["a", "b", "c"]
     with pytest.raises(ConfigError, match="3 images and groups <U1"):
         sources.groups_of(wrong)
+
+
+class Placed(sources.ArraySource):
+    """Arrays that tell where they are from."""
+
+    def __init__(self, whole, places):
+        super().__init__(np.zeros((len(places), 2, 2, 1), np.uint8))
+        self.where = sources.Origin(whole, places)
+
+    def origin(self):
+        return self.where
+
+
+def test_shared_records_are_those_of_the_same_place():
+    """Of the same whole alone; a subset keeps the places of its rows; names stand in; who cannot tell says None."""
+    ours, theirs = Placed("x", [5, 6, 7, 8]), Placed("x", [8, 1, 6])
+    assert sources.shared(ours, theirs).tolist() == [1, 3] and sources.shared(theirs, ours).tolist() == [0, 2]
+    assert sources.shared(ours, Placed("y", [8, 1, 6])).tolist() == []
+    part = sources.Subset(ours, np.array([3, 0]))
+    assert part.origin() == ("x", [8, 5]) and sources.shared(part, theirs).tolist() == [0]
+    silent = sources.ArraySource(np.zeros((3, 2, 2, 1), np.uint8))
+    assert sources.shared(silent, ours) is None is sources.shared(ours, silent)
+    assert sources.Subset(silent, np.array([0])).origin() is None
+    silent.names = lambda: ["a", "b", "c"]
+    assert sources.origin_of(silent).places == ["a", "b", "c"]

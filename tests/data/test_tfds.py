@@ -51,6 +51,21 @@ def test_sub_splits_partition_a_split(digits_dir):
         np.testing.assert_array_equal(whole[i], part[j])
 
 
+@pytest.mark.parametrize(
+    "split", ["train[10%:]+test[:5]", "all", "train[-3:]", "test[2:5]+train[:3]", "train[7:]+train[:9]"]
+)
+def test_places_are_those_among_all_records(digits_dir, split):
+    """A record's place is where it stands among all splits in a row, whatever the text that it was opened by."""
+    every = reader.open_source("digits", "train+test", data_dir=digits_dir)
+    source = reader.open_source("digits", split, data_dir=f"{digits_dir}/../{pathlib.Path(digits_dir).name}")
+    whole, places = source.origin()
+    assert whole == sources.origin_of(every).whole and len(places) == len(source)
+    assert sources.origin_of(every).places == list(range(1797))
+    np.testing.assert_array_equal(source.labels(), every.labels()[places])
+    for i in (0, 2, len(source) - 1):
+        np.testing.assert_array_equal(source[i], every[places[i]])
+
+
 def test_iteration_ends(digits_dir):
     """A number out of range is an IndexError, Python's sign of the end, negative ones included."""
     source = reader.open_source("digits", "test[:3]", data_dir=digits_dir)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from moco_jax.config import ConfigError, Data
-from moco_jax.data import opening
+from moco_jax.data import digits, opening
 from moco_jax.data.sources import ArraySource
 from moco_jax.evaluation import labelled
 from moco_jax.evaluation.encoder import Values
@@ -59,11 +59,60 @@ def test_a_group_on_both_sides_is_refused_unless_asked_for(splits):
 
 def test_images_on_both_sides_are_refused(splits):
     """By their names, and by equal splits where they have none."""
-    with pytest.raises(ConfigError, match="60 images are on both sides, such as train/0.png"):
+    with pytest.raises(ConfigError, match=r"60 images are on both sides, such as record 0 \(train/0.png\)"):
         open_pair(test_split="train")
     splits["train"] = ArraySource(splits["train"].images, splits["train"].given)
     with pytest.raises(ConfigError, match="are both 'train'"):
         open_pair(test_split="train")
+
+
+@pytest.fixture(scope="module")
+def digits_dir(tmp_path_factory):
+    """A TFDS folder that holds the digits."""
+    folder = str(tmp_path_factory.mktemp("tfds"))
+    digits.prepare(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "count"),
+    [
+        ("train", "train[:300]", 300),
+        ("train[:1000]", "train[500:]", 500),
+        ("train+test", "test", 297),
+        ("train[:4]+train", None, 4),  # named twice: a copy on either side
+    ],
+)
+def test_images_on_both_sides_are_refused_for_tfds(digits_dir, train, test, count):
+    """By the places in the data set that the splits stand for; the number is that of images, not of names."""
+    run = Data(dataset="digits", data_dir=digits_dir)
+    found = r"\d" if test is None else count  # which of the copies are set apart is by the seed
+    with pytest.raises(
+        ConfigError, match=f"^{found} images are on both sides, such as record .*: name splits that share"
+    ):
+        labelled.open_pair(Labelled(train_split=train, test_split=test, test_share=0.5), run, seed=0)
+
+
+def test_images_that_were_pretrained_on_are_counted(digits_dir, tmp_path):
+    """Where the run's own split holds test images, whether the data were named or not; not where it holds none."""
+
+    def words(run, **changes):
+        data = Data(dataset="digits", data_dir=digits_dir, split=run)
+        own = changes.pop("own_source", "")
+        return labelled.open_pair(Labelled(**changes), data, seed=0, own_source=own).test_is
+
+    seen = "of its 300 images were pretrained on, without labels"
+    named = {"dataset": "digits", "data_dir": digits_dir}
+    half = {"train_split": "train[:1000]", "test_split": "train[1200:]"}
+    assert words("train", test_split=None) == f"20% of train set apart by class, seed 0; 300 {seen}"
+    assert words("train[:1300]", **half) == f"split train[1200:]; 100 {seen}"
+    assert words("train[:1300]", **half, **named) == f"split train[1200:]; 100 {seen}"
+    assert words("train", **named) == words("train") == "split test"
+    assert words("train", **half, **named, own_source="mine") == "split train[1200:]"
+    assert words("train[:1300]+train", **half) == f"split train[1200:]; 300 {seen}"  # each counts once
+    digits.prepare(str(tmp_path))  # another data set
+    assert words("train", test_split=None, dataset="digits", data_dir=str(tmp_path)).endswith("by class, seed 0")
+    assert words("gone", **half) == "split train[1200:]"
 
 
 def test_what_cannot_be_judged_is_refused(splits):
