@@ -1,7 +1,9 @@
 """Which labels are used: all, a few per class, a share, or those of a published list; and which are held out."""
 
 import re
+import warnings
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +11,15 @@ import numpy as np
 from moco_jax.config import ConfigError
 
 FORMS = "all, a number per class such as 10, a share such as 1%, or a text file with the name of one image per line"
+MOST_PARTS = 100  # that groups are dealt into
 
 
 def rows(labels: np.ndarray, spec: str, *, seed: int, draw: int, names: Sequence[str] | None = None) -> np.ndarray:
     """The records (n,), rising, whose labels are used: a function of (seed, draw), so the same for every encoder.
 
     "10" draws as many of each class, "1%" the share of each class (rounded, at least one), a file names the records
-    by `names` or by their last part. Raises ConfigError for fewer labels than asked for, names that are not there, and
-    any other text.
+    by `names` or by their last part. Raises ConfigError for fewer labels
+    than asked for, names that are not there, and any other text.
     """
     if spec == "all":
         return np.arange(len(labels))
@@ -42,29 +45,76 @@ def rows(labels: np.ndarray, spec: str, *, seed: int, draw: int, names: Sequence
 def holdout(labels: np.ndarray, groups: np.ndarray | None, share: float, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Records that are kept, and a share that is set apart, both rising: classes alike in both, groups whole.
 
-    The share is rounded to one part in a whole number. Raises ConfigError where a class, or the groups, are too few.
+    Of images it is the share to a whole image, with every class on both sides. Groups are dealt into n parts alike in
+    classes, and m of them are set apart, as m / n is nearest to the share; every class is kept. Raises ConfigError
+    where a class, or the groups, are too few.
     """
     if share == 0:
         return np.arange(len(labels)), np.zeros(0, np.int64)
-    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+    apart = _images_apart(labels, share, seed) if groups is None else _groups_apart(labels, groups, share, seed)
+    return np.flatnonzero(~apart), np.flatnonzero(apart)
 
-    parts = round(1 / share)
-    counts = np.bincount(labels)
-    fewest = int(counts[counts > 0].min())
-    if parts < 2 or (groups is None and fewest < 2):
-        raise ConfigError(f"a share of {share:g} cannot be set apart: the smallest class has {fewest} images")
-    if groups is not None and len(np.unique(groups)) < parts:
+
+def _images_apart(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """(N,) bool, the images that are set apart."""
+    classes, counts = np.unique(labels, return_counts=True)
+    total, poorest = round(share * len(labels)), int(counts.argmin())
+    smallest = f"class {classes[poorest]} has {counts[poorest]}"
+    if counts[poorest] < 2:
+        raise ConfigError(f"a share of {share:g} cannot be set apart: {smallest} image, and one on each side is needed")
+    least, most = len(classes), len(labels) - len(classes)
+    if not least <= total <= most:
         raise ConfigError(
-            f"a share of {share:g} takes {parts} groups or more, and there are {len(np.unique(groups))}: use a larger "
-            "share"
+            f"a share of {share:g} of {len(labels)} images is {total}, too few on one side for an image of each of "
+            f"{least} classes ({smallest}): use a share from {least / len(labels):.4g} to {most / len(labels):.4g}"
         )
-    if groups is None:
-        splitter = StratifiedKFold(min(parts, fewest), shuffle=True, random_state=seed)
-        kept, held = next(splitter.split(labels, labels))
-    else:
-        splitter = StratifiedGroupKFold(parts, shuffle=True, random_state=seed)
-        kept, held = next(splitter.split(labels, labels, groups))
-    return np.sort(kept), np.sort(held)
+    rng, apart = np.random.default_rng(seed), np.zeros(len(labels), bool)
+    for c, taken in zip(classes, _taken(counts, total), strict=True):
+        apart[rng.permutation(np.flatnonzero(labels == c))[:taken]] = True
+    return apart
+
+
+def _taken(counts: np.ndarray, total: int) -> np.ndarray:
+    """(C,) how many of each class are set apart, `total` in all: equal shares but for whole images and none emptied."""
+    equal = counts * total / counts.sum()
+    taken = np.clip(np.floor(equal).astype(int), 1, counts - 1)
+    while missing := total - taken.sum():
+        step = np.sign(missing)
+        free = (taken + step >= 1) & (taken + step < counts)
+        taken[np.where(free, step * (equal - taken), -np.inf).argmax()] += step
+    return taken
+
+
+def _groups_apart(labels: np.ndarray, groups: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """(N,) bool, the images of the groups that are set apart."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    classes, counts = np.unique(labels, return_counts=True)
+    there = len(np.unique(groups))
+    parts = min(there, int(counts.max()), MOST_PARTS)
+    near = Fraction(share).limit_denominator(parts)
+    if not 0 < near < 1:
+        raise ConfigError(
+            f"a share of {share:g} cannot be set apart by whole groups: {there} of them, with up to {counts.max()} "
+            f"images of a class, make {parts} parts, and it is nearer to {'all' if near else 'none'} of these: use one "
+            "nearer to a half"
+        )
+    part = np.empty(len(labels), int)
+    with warnings.catch_warnings():  # of a class smaller than the number of parts: `choices` sees to what matters
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
+        splitter = StratifiedGroupKFold(near.denominator, shuffle=True, random_state=seed)
+        for i, (_, held) in enumerate(splitter.split(labels, labels, groups)):
+            part[held] = i
+    turns = [(part - i) % near.denominator < near.numerator for i in range(near.denominator)]
+    choices = [apart for apart in turns if apart.any() and len(np.unique(labels[~apart])) == len(classes)]
+    if not choices:
+        spread = [len(np.unique(groups[labels == c])) for c in classes]
+        rarest = int(np.argmin(spread))
+        raise ConfigError(
+            f"a share of {share:g} of {there} groups cannot be set apart so that every class is kept: class "
+            f"{classes[rarest]} is in {spread[rarest]} of them; use a smaller share or another seed, or name the splits"
+        )
+    return min(choices, key=lambda apart: abs(apart.mean() - share))
 
 
 def _listed(path: Path, names: Sequence[str] | None) -> np.ndarray:

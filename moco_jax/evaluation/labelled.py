@@ -65,7 +65,7 @@ def open_pair(
         kept, held = few.holdout(train.labels, train.groups, data.test_share, seed=seed)
         train, test = _part(train, kept), _part(train, held)
         how = "by whole groups" if train.groups is not None else "by class"
-        test_is = f"{len(held) / (len(kept) + len(held)):.0%} of {data.train_split} set apart {how}, seed {seed}"
+        test_is = f"{100 * len(held) / (len(kept) + len(held)):.3g}% of {data.train_split} set apart {how}, seed {seed}"
     else:
         test = _open(data, run, data.test_split)
         test_is = f"split {data.test_split}"

@@ -1,5 +1,7 @@
 """Which labels are used: balanced, repeatable, never more than there are."""
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -62,12 +64,70 @@ def test_what_is_held_out_is_alike_and_apart():
     assert few.holdout(LABELS, None, 0.0, seed=0)[1].size == 0
 
 
-def test_groups_are_held_out_whole():
-    """No group on both sides."""
-    groups = np.arange(100) // 4
-    kept, held = few.holdout(LABELS, groups, 0.2, seed=0)
-    assert not set(groups[kept]) & set(groups[held]) and 10 <= len(held) <= 30
-    with pytest.raises(ConfigError, match="takes 5 groups or more, and there are 2"):
-        few.holdout(LABELS, np.arange(100) // 50, 0.2, seed=0)
-    with pytest.raises(ConfigError, match="the smallest class has 1 images"):
+@pytest.mark.parametrize("share", [0.02, 0.2996, 0.3, 0.333, 0.4, 0.75, 0.97])
+def test_the_share_is_kept_to_one_image(share):
+    """Whatever it is, and however small a class: every class is on both sides, and in proportion but for an image."""
+    labels = np.repeat([0, 1, 5], [700, 297, 3])
+    kept, held = few.holdout(labels, None, share, seed=0)
+    assert len(held) == round(share * 1000) and len(kept) + len(held) == 1000
+    counts = np.bincount(labels[held])[[0, 1, 5]]
+    assert 1 <= counts[2] <= 2 and (abs(counts - share * np.array([700, 297, 3])) < 2).all()
+
+
+@pytest.mark.parametrize(("counts", "share", "taken"), [([19, 11, 10], 0.25, [5, 3, 2]), ([96, 2, 2], 0.03, [1, 1, 1])])
+def test_what_is_left_of_an_image_goes_where_most_is_missing(counts, share, taken):
+    """4.75, 2.75 and 2.5 are 5, 3 and 2; what a small class has too many, a large one has too few."""
+    labels = np.repeat([0, 1, 2], counts)
+    assert np.bincount(labels[few.holdout(labels, None, share, seed=0)[1]]).tolist() == taken
+
+
+def test_a_class_that_cannot_be_on_both_sides_is_refused():
+    """By its number where it has one image; by the shares that would do where there are more classes than places."""
+    with pytest.raises(ConfigError, match="class 1 has 1 image, and one on each side"):
         few.holdout(np.array([0, 0, 1]), None, 0.5, seed=0)
+    many = np.repeat(np.arange(10), 4)
+    for share, taken in ((0.2, 8), (0.8, 32)):
+        with pytest.raises(
+            ConfigError, match=rf"of 40 images is {taken}, .* of 10 classes \(class 0 has 4\): .* from 0.25 to 0.75"
+        ):
+            few.holdout(many, None, share, seed=0)
+    for share in (0.25, 0.75):
+        assert set(np.bincount(many[few.holdout(many, None, share, seed=0)[1]])) == {round(4 * share)}
+
+
+@pytest.mark.parametrize("share", [0.02, 0.2, 0.3, 0.4, 0.75])
+def test_groups_are_held_out_whole(share):
+    """No group on both sides, near to the share, classes alike; other groups by another seed."""
+    labels, groups = np.tile(LABELS, 10), np.arange(1000) // 4
+    kept, held = few.holdout(labels, groups, share, seed=0)
+    assert not set(groups[kept]) & set(groups[held]) and len(kept) + len(held) == 1000
+    assert abs(len(held) / 1000 - share) < 0.01
+    np.testing.assert_allclose(np.bincount(labels[held]) / len(held), [0.5, 0.3, 0.2], atol=0.1)
+    assert set(held) != set(few.holdout(labels, groups, share, seed=1)[1])
+
+
+def test_groups_come_as_near_as_they_are_large():
+    """Of three equal groups one is nearest to a fifth; of two none is, which is refused; so is all of them."""
+    labels = np.tile([0, 1], 30)
+    assert len(few.holdout(labels, np.arange(60) // 20, 0.2, seed=0)[1]) == 20
+    for share, which in ((0.2, "none"), (0.8, "all")):
+        with pytest.raises(ConfigError, match=f"2 of them, .* make 2 parts, and it is nearer to {which} of these"):
+            few.holdout(labels, np.arange(60) // 30, share, seed=0)
+    with pytest.raises(ConfigError, match="40 of them, with up to 4 images of a class, make 4 parts"):
+        few.holdout(np.arange(40) % 10, np.arange(40), 0.05, seed=0)
+    sizes = np.repeat(np.arange(5), [40, 15, 15, 15, 15])
+    for seed in range(5):  # 15 of 100 are nearer to a fifth than 40 are
+        assert len(few.holdout(np.arange(100) % 2, sizes, 0.2, seed=seed)[1]) == 15
+
+
+def test_every_class_is_kept_where_groups_are_held_out():
+    """One that a single group has is never set apart, by any seed, and nothing warns; two such groups are refused."""
+    labels, groups = np.tile([0, 1], 50), np.arange(100) // 10
+    labels[:3] = 2  # fewer than parts, of which scikit-learn would warn
+    for seed in range(20):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            kept, held = few.holdout(labels, groups, 0.2, seed=seed)
+        assert set(labels[kept]) == {0, 1, 2} and len(held) == 20
+    with pytest.raises(ConfigError, match="of 2 groups .* every class is kept: class 0 is in 1 of them"):
+        few.holdout(np.repeat([0, 1], 10), np.repeat([0, 1], 10), 0.5, seed=0)
