@@ -18,12 +18,13 @@ def rows(labels: np.ndarray, spec: str, *, seed: int, draw: int, names: Sequence
     """The records (n,), rising, whose labels are used: a function of (seed, draw), so the same for every encoder.
 
     "10" draws as many of each class, "1%" the share of each class (rounded, at least one), a file names the records
-    by `names` or by their last part. Raises ConfigError for fewer labels
+    by `names` or by their last part (one that is called like a number is ./10). Raises ConfigError for fewer labels
     than asked for, names that are not there, and any other text.
     """
     if spec == "all":
         return np.arange(len(labels))
-    if Path(spec).is_file():
+    number = re.fullmatch(r"\d+(\.\d+)?%?", spec) is not None  # and no file, even where one of that name is here
+    if not number and Path(spec).is_file():
         return _listed(Path(spec), names)
     share = re.fullmatch(r"(\d+(?:\.\d+)?)%", spec)
     if not share and not re.fullmatch(r"[1-9]\d*", spec):

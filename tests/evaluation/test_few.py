@@ -42,6 +42,20 @@ def test_a_file_lists_names_or_their_last_part(tmp_path):
         few.rows(LABELS, str(path), seed=0, draw=0)
 
 
+@pytest.mark.parametrize("spec", ["5", "10%", "0"])
+def test_a_number_is_a_number_whatever_files_there_are(tmp_path, monkeypatch, spec):
+    """A file of that name in the current folder is taken by ./NAME alone."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / spec).write_text("7\n")
+    names = [str(i) for i in range(100)]
+    np.testing.assert_array_equal(few.rows(LABELS, f"./{spec}", seed=0, draw=0, names=names), [7])
+    if spec == "0":
+        with pytest.raises(ConfigError, match="labels '0' is none of"):
+            few.rows(LABELS, spec, seed=0, draw=0, names=names)
+    else:
+        assert len(few.rows(LABELS, spec, seed=0, draw=0, names=names)) in (15, 10)
+
+
 @pytest.mark.parametrize("spec", ["", "0", "-1", "ten", "1.5", "0%", "101%", "all "])
 def test_other_texts_are_refused(spec):
     """With the forms there are, or the bounds of a share."""
