@@ -31,13 +31,17 @@ class Pair(NamedTuple):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of what decides a result besides settings and encoder: names, labels and groups of both sides."""
+        """SHA-256 of what decides a result besides settings and encoder: images, labels and groups of both sides.
+
+        Images are told by the split's name and their own, or else by their places in the data set, not by their pixels.
+        """
         out = hashlib.sha256()
         for split in (self.train, self.test):
-            names = sources.names_of(split.source)
-            out.update("\n".join([split.source.name, *(names or ())]).encode("utf-8", "surrogateescape"))
-            for values in (split.labels, split.groups):
-                out.update(b"-" if values is None else np.ascontiguousarray(values, np.int64).tobytes())
+            origin, names = sources.origin_of(split.source), sources.names_of(split.source)
+            told = names if names is not None else () if origin is None else origin.places
+            texts = "\0".join([split.source.name, str(len(split.labels)), *map(str, told)])
+            for part in (texts.encode("utf-8", "surrogateescape"), _bytes(split.labels), _bytes(split.groups)):
+                out.update(len(part).to_bytes(8, "little") + part)  # so that none runs into the next
         return out.hexdigest()
 
 
@@ -96,6 +100,10 @@ def _open(data: protocols.Labelled, run: Data, split: str) -> Split:
     if names is not None and names == sources.class_names_of(source):
         groups = None  # folders of classes: every one is a group of its own, and is on both sides
     return Split(source, labels, groups)
+
+
+def _bytes(numbers: np.ndarray | None) -> bytes:
+    return b"-" if numbers is None else np.ascontiguousarray(numbers, np.int64).tobytes()
 
 
 def _part(split: Split, rows: np.ndarray) -> Split:

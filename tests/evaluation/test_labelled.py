@@ -1,5 +1,7 @@
 """Train and test images: labels on both sides, nothing shared, of the encoder's kind."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -145,3 +147,74 @@ def test_folders_of_classes_are_no_groups(splits):
         splits[name].class_names = splits[name].group_names = ["a", "b", "c"]
     pair = open_pair()
     assert pair.train.groups is None and pair.class_names == ["a", "b", "c"]
+
+
+def test_the_digest_changes_with_what_is_judged(splits):
+    """With a label, a name, a group, a split's name, the sides and the share set apart; not by opening it again."""
+    train, test = splits["train"], splits["test"]
+
+    def digest(**changes):
+        splits["train"] = small.Named(train.images, changes.get("labels", train.given), changes.get("name", "train"))
+        splits["train"].grouped = changes.get("groups")
+        splits["train"].names = lambda: [f"train/{i + changes.get('first', 0)}.png" for i in range(60)]
+        splits["test"] = changes.get("test", test)
+        return open_pair(shared_groups=True).digest
+
+    other = np.array(train.given)
+    other[[0, 1]] = other[[1, 0]]
+    unnamed = [ArraySource(test.images, test.given, name) for name in ("a", "b")]
+    fewer = ArraySource(test.images[:27], test.given[:27], "a")
+    found = [
+        digest(),
+        digest(labels=other),
+        digest(name="elsewhere"),
+        digest(first=1),
+        digest(groups=np.arange(60) // 6),
+        digest(groups=np.arange(60) // 5),
+        *(digest(test=source) for source in (*unnamed, fewer)),
+    ]
+    assert len(set(found)) == len(found) and digest() == found[0]
+    apart = [labelled.open_pair(Labelled(test_split=None), Data(), seed=seed).digest for seed in (0, 1, 0)]
+    assert apart[0] == apart[2] != apart[1]
+    pair = open_pair()
+    assert pair._replace(train=pair.test, test=pair.train).digest != pair.digest
+
+
+def test_the_digest_of_a_data_set_is_of_places(digits_dir):
+    """The same images of digits under the same name, and others of equal labels under it."""
+    run = Data(dataset="digits", data_dir=digits_dir)
+    first, again = (labelled.open_pair(Labelled(train_split="train[:900]"), run, seed=0) for _ in range(2))
+    assert first.digest == again.digest
+    moved = dataclasses.replace(first.train.source, places=(range(1, 901),))
+    assert first._replace(train=first.train._replace(source=moved)).digest != first.digest
+
+
+@pytest.mark.parametrize(
+    ("test_split", "message"),
+    [("test[5:5]", "split 'test.5:5.' of 'digits' holds no images"), ("val", "holds no images")],
+)
+def test_a_split_without_images_is_refused(digits_dir, test_split, message):
+    """On one line, with the splits that there are."""
+    with pytest.raises(ConfigError, match=f"{message}.*train .1500 images., test .297 images.$"):
+        labelled.open_pair(Labelled(test_split=test_split), Data(dataset="digits", data_dir=digits_dir), seed=0)
+
+
+def test_a_test_split_like_no_train_split_is_refused(splits):
+    """No images, or those of another kind than the encoder's, on the test side alone; one line each."""
+    test = splits["test"]
+    splits["test"] = ArraySource(test.images[:0], test.given[:0], name="none")
+    with pytest.raises(ConfigError, match="^none holds no images$"):
+        open_pair()
+    splits["test"] = ArraySource(np.repeat(test.images, 3, axis=3), test.given, name="colour")
+    with pytest.raises(
+        ConfigError, match="^colour holds uint8 images of 3 channels, and the encoder takes uint8 of 1.*$"
+    ):
+        open_pair()
+    splits["test"] = ArraySource(test.images.astype(np.float32), test.given, name="floats")
+    with pytest.raises(
+        ConfigError, match="^floats holds float32 images of 1 channels, and the encoder takes uint8 .*$"
+    ):
+        open_pair()
+    splits["train"] = ArraySource(splits["train"].images, np.zeros(60, int), name="one")
+    with pytest.raises(ConfigError, match="^one holds one class alone; a classifier needs two or more$"):
+        open_pair(test_split=None)
