@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from moco_jax.config import ConfigError, Data
-from moco_jax.data import digits, opening
+from moco_jax.data import digits, opening, sources
 from moco_jax.data.sources import ArraySource
 from moco_jax.evaluation import labelled
 from moco_jax.evaluation.encoder import Values
@@ -157,6 +157,8 @@ def test_the_digest_changes_with_what_is_judged(splits):
         splits["train"] = small.Named(train.images, changes.get("labels", train.given), changes.get("name", "train"))
         splits["train"].grouped = changes.get("groups")
         splits["train"].names = lambda: [f"train/{i + changes.get('first', 0)}.png" for i in range(60)]
+        where = changes.get("where", "/here")
+        splits["train"].origin = lambda: sources.Origin("files", [f"{where}/{i}" for i in range(60)])
         splits["test"] = changes.get("test", test)
         return open_pair(shared_groups=True).digest
 
@@ -174,6 +176,7 @@ def test_the_digest_changes_with_what_is_judged(splits):
         *(digest(test=source) for source in (*unnamed, fewer)),
     ]
     assert len(set(found)) == len(found) and digest() == found[0]
+    assert digest(where="/moved") == found[0]  # names, not where a folder lies
     apart = [labelled.open_pair(Labelled(test_split=None), Data(), seed=seed).digest for seed in (0, 1, 0)]
     assert apart[0] == apart[2] != apart[1]
     pair = open_pair()
