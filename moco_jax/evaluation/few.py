@@ -14,6 +14,11 @@ FORMS = "all, a number per class such as 10, a share such as 1%, or a text file 
 MOST_PARTS = 100  # that groups are dealt into
 
 
+def is_list(spec: str) -> bool:
+    """Whether a text names a file of names: a number or a share is none, even where a file of that name is here."""
+    return re.fullmatch(r"\d+(\.\d+)?%?", spec) is None and Path(spec).is_file()
+
+
 def rows(labels: np.ndarray, spec: str, *, seed: int, draw: int, names: Sequence[str] | None = None) -> np.ndarray:
     """The records (n,), rising, whose labels are used: a function of (seed, draw), so the same for every encoder.
 
@@ -23,8 +28,7 @@ def rows(labels: np.ndarray, spec: str, *, seed: int, draw: int, names: Sequence
     """
     if spec == "all":
         return np.arange(len(labels))
-    number = re.fullmatch(r"\d+(\.\d+)?%?", spec) is not None  # and no file, even where one of that name is here
-    if not number and Path(spec).is_file():
+    if is_list(spec):
         return _listed(Path(spec), names)
     share = re.fullmatch(r"(\d+(?:\.\d+)?)%", spec)
     if not share and not re.fullmatch(r"[1-9]\d*", spec):

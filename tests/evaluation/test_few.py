@@ -48,6 +48,7 @@ def test_a_number_is_a_number_whatever_files_there_are(tmp_path, monkeypatch, sp
     monkeypatch.chdir(tmp_path)
     (tmp_path / spec).write_text("7\n")
     names = [str(i) for i in range(100)]
+    assert few.is_list(f"./{spec}") and not few.is_list(spec) and not few.is_list("./absent")
     np.testing.assert_array_equal(few.rows(LABELS, f"./{spec}", seed=0, draw=0, names=names), [7])
     if spec == "0":
         with pytest.raises(ConfigError, match="labels '0' is none of"):
