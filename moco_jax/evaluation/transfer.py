@@ -121,7 +121,7 @@ def _question(settings: protocols.Transfer, encoders: dict[str, frozen.Loaded], 
     draws = {
         spec: [
             few.rows(pair.train.labels, spec, seed=settings.seed, draw=draw, names=names)
-            for draw in range(1 if Path(spec).is_file() else settings.draws)
+            for draw in range(1 if few.is_list(spec) else settings.draws)
         ]
         for spec in settings.labels
     }
@@ -193,7 +193,7 @@ def _caption(question: Question, reference: str) -> str:
 
 def _notes(question: Question, reference: str) -> list[str]:
     settings, what = question.settings, "test images" if question.pair.test.groups is None else "groups of test images"
-    listed = [Path(spec).name for spec in settings.labels if Path(spec).is_file()]
+    listed = [Path(spec).name for spec in settings.labels if few.is_list(spec)]
     once = f"; one run on the list{'s' if len(listed) > 1 else ''} {', '.join(listed)}" if listed else ""
     notes = [
         f"95 % intervals over {what} and, with few labels, over {settings.draws} draws of labels, the same for every "
