@@ -238,7 +238,7 @@ def _drawn(
         return {"test_top1": float(np.mean(found.argmax(1) == labels))}
 
     every = settings.test_every_epochs * planned.steps_per_epoch
-    state = fitting.in_folder(
+    state, history = fitting.in_folder(
         task,
         step,
         fitting.batches(fitter.images, planned, seed=settings.seed + SPACING * draw, workers=fitter.images.workers),
@@ -250,7 +250,6 @@ def _drawn(
         evaluations=[loop.Evaluation(every, evaluate)],
     )
     out = {"last": metrics.of(judged(fitter, state.online), labels, fitter.pair.classes), "train": len(rows)}
-    history = fitting.history(folder) if every else {}
     if history:
         best = max(history, key=lambda at: history[at]["test_top1"])
         out["best"] = {"epoch": best // planned.steps_per_epoch, "top1": history[best]["test_top1"]}

@@ -20,6 +20,8 @@ from moco_jax.evaluation import classifier
 from moco_jax.evaluation.encoder import Loaded
 from moco_jax.logs import RunLog
 
+History = dict[int, dict[str, Any]]  # {step: numbers of evaluations}: saved with the state, as a log may be cut short
+
 
 class Plan(NamedTuple):
     """How many steps, over which records, in batches of how many."""
@@ -139,26 +141,33 @@ def in_folder(
     settings: Any,
     encoder: str,
     evaluations: Sequence[loop.Evaluation],
-) -> Any:
-    """The state after all steps of a mapped step and data in place, on the host; saved on the way, and continued.
+) -> tuple[Any, History]:
+    """The state after all steps of a mapped step and data in place, on the host, and what evaluations gave.
 
-    Raises ConfigError where the folder holds another evaluation: other settings, or another encoder (its digest).
+    Both are saved on the way, and continued: wherever a process was stopped, the numbers are those of one go. Raises
+    ConfigError where the folder holds another evaluation: other settings, or another encoder (its digest).
     """
     folder.mkdir(parents=True, exist_ok=True)
     about = describe(plain(settings), {"encoder": encoder})
     silent = not parallel.is_first_process()
     held = contextlib.nullcontext() if silent else exclusive(folder)
+    history: History = {}
     with held, Store(folder / "checkpoints", keep=1) as store:
         step = store.latest() or 0
         if step:
-            _same(store.about(step), about, folder)
-        state = store.restore(step, parallel.abstract(task.init)) if step else parallel.born(task.init)
-        if step == planned.total:
-            return parallel.host(state)
+            stored = store.about(step)
+            _same(stored, about, folder)
+            history |= {int(at): numbers for at, numbers in stored["history"].items()}
+            state = store.restore(step, parallel.abstract(task.init))
+        else:
+            state = parallel.born(task.init)
+            if not silent:  # of a process that was stopped before its first checkpoint
+                (folder / "log.jsonl").unlink(missing_ok=True)
 
         def save(step: int, state: Any) -> None:
             parallel.check_identical(state)
-            store.save(step, parallel.everywhere(state), about)
+            found = {str(at): numbers for at, numbers in history.items()}
+            store.save(step, parallel.everywhere(state), about | {"history": found})
 
         cadence = loop.Cadence(
             planned.total,
@@ -166,22 +175,36 @@ def in_folder(
             log=planned.steps_per_epoch * max(planned.epochs // 10, 1),
             save=settings.save_every_epochs * planned.steps_per_epoch,
         )
+        noted = [e._replace(evaluator=_noted(e.evaluator, history)) for e in evaluations]
         with RunLog(
             folder, total_steps=planned.total, first_step=step, batch_size=planned.batch_size, silent=silent
         ) as log:
-            state = loop.run(
-                step_fn,
-                state,
-                from_step(step),
-                data,
-                first_step=step,
-                cadence=cadence,
-                log=log,
-                evaluations=evaluations,
-                save=save,
-            )
-        parallel.barrier("fitted")  # the log is whole, for every process to read
-        return parallel.host(state)
+            for due in (e for e in noted if step and cadence.due(step, e.every)):  # the loop saves before it evaluates
+                log.write({"step": step, **due.evaluator(state)})
+            if step < planned.total:
+                state = loop.run(
+                    step_fn,
+                    state,
+                    from_step(step),
+                    data,
+                    first_step=step,
+                    cadence=cadence,
+                    log=log,
+                    evaluations=noted,
+                    save=save,
+                )
+        return parallel.host(state), history
+
+
+def _noted(evaluator: loop.Evaluator, history: History) -> loop.Evaluator:
+    """The evaluator, which also puts its numbers into `history`, under the state's step."""
+
+    def evaluate(state: Any) -> Mapping[str, float | str]:
+        found = evaluator(state)
+        history.setdefault(int(parallel.host(state.step)), {}).update(found)
+        return found
+
+    return evaluate
 
 
 def in_memory(
@@ -201,17 +224,6 @@ def in_memory(
             save=lambda *_: None,
         )
     return parallel.host(state)
-
-
-def history(folder: Path) -> dict[int, dict[str, float]]:
-    """The numbers of evaluations by step, as the folder's log holds them; the last word on a step counts."""
-    found: dict[int, dict[str, float]] = {}
-    for line in (folder / "log.jsonl").read_text().splitlines():
-        record = json.loads(line)
-        numbers = {k: v for k, v in record.items() if k.startswith(("test_", "held_"))}
-        if numbers:
-            found.setdefault(record["step"], {}).update(numbers)
-    return found
 
 
 def keep(path: Path, content: dict[str, Any]) -> None:

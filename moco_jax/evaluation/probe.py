@@ -129,7 +129,7 @@ def _probed(
         weight_decay=settings.weight_decay,
     )
     every = (settings.test_every_epochs or settings.epochs) * planned.steps_per_epoch
-    state = fitting.in_folder(
+    state, history = fitting.in_folder(
         task,
         parallel.map_step(task.step),
         fitting.batches(seen, planned, seed=settings.seed, workers=settings.data.workers),
@@ -140,7 +140,7 @@ def _probed(
         encoder=frozen.digest(encoder.network),
         evaluations=[loop.Evaluation(every, functools.partial(_judge, judged, settings.learning_rates))],
     )
-    return _result(settings, state, judged["test"], fitting.history(folder), planned, pair)
+    return _result(settings, state, judged["test"], history, planned, pair)
 
 
 def _judge(judged: dict[str, Judged], rates: tuple[float, ...], state: Any) -> dict[str, float]:
@@ -166,7 +166,7 @@ def _result(
     settings: protocols.Linear,
     state: Any,
     test: Judged,
-    history: dict[int, dict[str, float]],
+    history: fitting.History,
     planned: fitting.Plan,
     pair: labelled.Pair,
 ) -> dict[str, Any]:
@@ -186,7 +186,7 @@ def _result(
     return out | ({"held": _best(history, rates, "held", planned)} if settings.holdout else {})
 
 
-def _best(history: dict[int, dict[str, float]], rates: tuple[float, ...], by: str, planned: fitting.Plan) -> Any:
+def _best(history: fitting.History, rates: tuple[float, ...], by: str, planned: fitting.Plan) -> Any:
     """The epoch and rate with the best accuracy `by` test or held-out labels, and the test accuracy there."""
     step, rate = max(
         ((step, rate) for step in sorted(history) for rate in rates), key=lambda at: history[at[0]][_key(by, at[1])]

@@ -25,7 +25,7 @@ def test_it_learns_from_an_encoder_and_from_scratch(bench, tmp_path):
     few = dataclasses.replace(SETTINGS, labels="10", draws=2)
     text = finetune.run(few, "runs/a", tmp_path / "few")
     found = json.loads((tmp_path / "few" / "result.json").read_text())
-    assert [d["train"] for d in found["draws"]] == [30, 30] and "95 % interval over 2 draws" in text
+    assert [d["train"] for d in found["draws"]] == [30, 30] and "30 test images and 2 draws" in text
     assert "chosen on the test split" in text and all(d["last"]["count"] == 30 for d in found["draws"])
     assert finetune.run(few, "runs/a", tmp_path / "few") == text
     scratch = dataclasses.replace(SETTINGS, start="scratch", test_every_epochs=0)

@@ -89,6 +89,25 @@ def test_a_stopped_probe_goes_on_where_it_was(bench, tmp_path, monkeypatch):
         probe.run(dataclasses.replace(AUGMENTED, seed=1), "runs/a", tmp_path / "stopped")
 
 
+@pytest.mark.parametrize("call", [5, 12])
+def test_a_probe_that_was_stopped_while_it_was_judged_goes_on(bench, tmp_path, monkeypatch, call):
+    """At a checkpoint in the middle and after the last one: the best epoch is still that of all."""
+    probe.run(SETTINGS, "runs/a", tmp_path / "whole")
+    judge, count = probe._judge, [0]
+
+    def stopping(*given):
+        count[0] += 1
+        if count[0] == call:
+            raise KeyboardInterrupt
+        return judge(*given)
+
+    monkeypatch.setattr(probe, "_judge", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        probe.run(SETTINGS, "runs/a", tmp_path / "stopped")
+    probe.run(SETTINGS, "runs/a", tmp_path / "stopped")
+    assert result(tmp_path / "whole") == result(tmp_path / "stopped")
+
+
 def test_an_equal_question_is_read_back(bench, tmp_path):
     """The second call encodes and writes nothing."""
     text = probe.run(SETTINGS, "runs/a", tmp_path)
