@@ -14,10 +14,9 @@ from moco_jax.config import ConfigError
 from moco_jax.data import opening, sources
 from moco_jax.data.sources import Source
 from moco_jax.evaluation import encoder as frozen
-from moco_jax.evaluation.features import extract
+from moco_jax.evaluation.features import FEATURES, extract
 
 TABLES = ("class_names", "group_names")  # by number, not by image
-FEATURES = ("backbone", "head")  # pooled, and what the loss compares
 
 Writer = Callable[[BinaryIO, dict[str, np.ndarray]], None]
 

@@ -8,6 +8,8 @@ from moco_jax.data import loader
 from moco_jax.data.sources import Source
 from moco_jax.evaluation.encoder import FrozenEncoder
 
+FEATURES = ("backbone", "head")  # pooled, and what the loss compares
+
 
 def extract(
     encoder: FrozenEncoder,

@@ -9,10 +9,9 @@ import jax
 import numpy as np
 
 from moco_jax import loop, parallel, protocols
-from moco_jax.checkpoints.store import read_json
 from moco_jax.config import ConfigError, unknown
 from moco_jax.data import loader, sources
-from moco_jax.evaluation import classifier, few, fitting, intervals, labelled, metrics
+from moco_jax.evaluation import classifier, few, fitting, intervals, kept, labelled, metrics
 from moco_jax.evaluation import encoder as frozen
 from moco_jax.models.encoder import Encoder
 from moco_jax.state import Network
@@ -43,10 +42,11 @@ def run(
     *,
     load: frozen.Load | None = None,
 ) -> str:
-    """The result as text; made once per checkpoint and settings, then read back from `workdir`.
+    """The result as text; made once, then read back from `workdir`.
 
     `load` makes an encoder of the path (None: of a run's folder, `encoder.load`). Raises ConfigError for what cannot
-    be, before anything is trained.
+    be, before anything is trained, and for a folder of another evaluation; RuntimeError where an encoder changed
+    meanwhile (`kept.result`).
     """
     check(settings)
     loaded = (load or frozen.load)(checkpoint).resized(size=settings.views.size, resize=settings.views.resize)
@@ -60,18 +60,19 @@ def run(
         few.rows(pair.train.labels, settings.labels, seed=settings.seed, draw=draw, names=names)
         for draw in range(settings.draws)
     ]
-    about = {"settings": fitting.plain(settings), "step": loaded.step, "encoder": frozen.digest(network)}
-    path = Path(workdir) / "result.json"
-    stored = read_json(path)
-    if stored is None or stored.get("about") != about:
+    about = kept.question(settings, loaded, network, pair, drawn)
+
+    def make() -> dict[str, Any]:
         fitter = prepare(settings.fit, settings.views, loaded, pair, seed=settings.seed, workers=settings.data.workers)
-        found = []
-        for draw, rows in enumerate(drawn):
-            folder = Path(workdir) / f"draw_{draw}"
-            found.append(_drawn(settings, fitter, network, rows, draw, folder, encoder=about["encoder"]))
-        stored = {"about": about, "classes": pair.class_names, "test": pair.test_is, "draws": found}
-        fitting.keep(path, stored)
-    return f"{text(stored)}\nencoder {loaded.trained.label}, {_origin(settings, loaded, checkpoint)}; numbers in {path}"
+        found = [
+            _drawn(settings, fitter, network, rows, draw, Path(workdir) / f"draw_{draw}", about)
+            for draw, rows in enumerate(drawn)
+        ]
+        return {"classes": pair.class_names, "test": pair.test_is, "draws": found}
+
+    stored = kept.result(about, workdir, make, network, loaded, checkpoint=checkpoint if load is None else None)
+    where = f"{loaded.trained.label}, {_origin(settings, loaded, checkpoint)}"
+    return f"{text(stored)}\n{kept.origin(stored, workdir, where)}"
 
 
 def check(settings: protocols.Finetune) -> None:
@@ -224,8 +225,7 @@ def _drawn(
     rows: np.ndarray,
     draw: int,
     folder: Path,
-    *,
-    encoder: str,
+    about: dict[str, Any],
 ) -> dict[str, Any]:
     """What one draw of labels gives: JSON-ready."""
     planned = plan(fitter, rows)
@@ -245,8 +245,8 @@ def _drawn(
         fitter.data,
         planned,
         folder,
-        settings=settings,
-        encoder=encoder,
+        about=about,
+        save_every_epochs=settings.save_every_epochs,
         evaluations=[loop.Evaluation(every, evaluate)],
     )
     out = {"last": metrics.of(judged(fitter, state.online), labels, fitter.pair.classes), "train": len(rows)}

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from moco_jax import loop, parallel, protocols, views
-from moco_jax.checkpoints.store import Store, describe, exclusive, write_json
+from moco_jax.checkpoints.store import Store, describe, exclusive, read_json, write_json
 from moco_jax.config import ConfigError
 from moco_jax.core import schedules
 from moco_jax.data import loader, sources
@@ -21,6 +21,9 @@ from moco_jax.evaluation.encoder import Loaded
 from moco_jax.logs import RunLog
 
 History = dict[int, dict[str, Any]]  # {step: numbers of evaluations}: saved with the state, as a log may be cut short
+FREE = ("data.data_dir", "data.workers", "save_every_epochs", "queries", "bank")  # settings that change no number
+BEGUN = "evaluation.json"  # what a folder of checkpoints answers; written before the first of them
+WORDS = {"encoder": "another encoder", "data": "other images or labels", "drawn": "other labels used"}
 
 
 class Plan(NamedTuple):
@@ -35,6 +38,11 @@ class Plan(NamedTuple):
     def total(self) -> int:
         """Steps in all."""
         return self.epochs * self.steps_per_epoch
+
+    def cadence(self, save_every_epochs: int) -> loop.Cadence:
+        """When the loop logs and saves."""
+        log = self.steps_per_epoch * max(self.epochs // 10, 1)
+        return loop.Cadence(self.total, 1, log=log, save=save_every_epochs * self.steps_per_epoch)
 
 
 class Images(NamedTuple):
@@ -138,43 +146,37 @@ def in_folder(
     planned: Plan,
     folder: Path,
     *,
-    settings: Any,
-    encoder: str,
+    about: dict[str, Any],
+    save_every_epochs: int,
     evaluations: Sequence[loop.Evaluation],
 ) -> tuple[Any, History]:
     """The state after all steps of a mapped step and data in place, on the host, and what evaluations gave.
 
     Both are saved on the way, and continued: wherever a process was stopped, the numbers are those of one go. Raises
-    ConfigError where the folder holds another evaluation: other settings, or another encoder (its digest).
+    ConfigError where the folder holds another evaluation than `about`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    about = describe(plain(settings), {"encoder": encoder})
     silent = not parallel.is_first_process()
     held = contextlib.nullcontext() if silent else exclusive(folder)
-    history: History = {}
+    cadence, history = planned.cadence(save_every_epochs), History()
     with held, Store(folder / "checkpoints", keep=1) as store:
         step = store.latest() or 0
+        stored = store.about(step) if step else {"config": read_json(folder / BEGUN) or about}
+        check_same(stored["config"], about, folder)
         if step:
-            stored = store.about(step)
-            _same(stored, about, folder)
             history |= {int(at): numbers for at, numbers in stored["history"].items()}
             state = store.restore(step, parallel.abstract(task.init))
         else:
             state = parallel.born(task.init)
+            keep(folder / BEGUN, about)
             if not silent:  # of a process that was stopped before its first checkpoint
                 (folder / "log.jsonl").unlink(missing_ok=True)
 
         def save(step: int, state: Any) -> None:
             parallel.check_identical(state)
             found = {str(at): numbers for at, numbers in history.items()}
-            store.save(step, parallel.everywhere(state), about | {"history": found})
+            store.save(step, parallel.everywhere(state), describe(about, {}) | {"history": found})
 
-        cadence = loop.Cadence(
-            planned.total,
-            1,
-            log=planned.steps_per_epoch * max(planned.epochs // 10, 1),
-            save=settings.save_every_epochs * planned.steps_per_epoch,
-        )
         noted = [e._replace(evaluator=_noted(e.evaluator, history)) for e in evaluations]
         with RunLog(
             folder, total_steps=planned.total, first_step=step, batch_size=planned.batch_size, silent=silent
@@ -238,13 +240,27 @@ def plain(settings: Any) -> Any:
     return json.loads(json.dumps(dataclasses.asdict(settings)))
 
 
-def _same(stored: Mapping[str, Any], about: Mapping[str, Any], folder: Path) -> None:
-    if stored["objects"] != about["objects"]:
-        raise ConfigError(f"{folder} holds an evaluation of another encoder; delete it, or give another --workdir")
-    old, new = stored["config"], about["config"]
-    changed = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
+def check_same(stored: Mapping[str, Any], asked: Mapping[str, Any], folder: Path) -> None:
+    """Raises ConfigError naming all but FREE in which the evaluation that a folder holds is not the one asked for."""
+    old, new = _flat(stored), _flat(asked)
+    changed = [
+        WORDS.get(key, f"{key} {old.get(key)!r} -> {new.get(key)!r}")
+        for key in sorted(old.keys() | new.keys())
+        if key not in FREE and old.get(key) != new.get(key)
+    ]
+    if old.get("protocol") != new.get("protocol"):
+        changed = [f"protocol {old.get('protocol')!r} -> {new.get('protocol')!r}"]
     if changed:
         raise ConfigError(
-            f"{folder} holds an evaluation with other settings ({', '.join(changed)}); delete it, or give another "
-            "--workdir"
+            f"{folder} holds another evaluation: {', '.join(changed)}; use another --workdir, delete that folder, or "
+            f"undo the change (only {', '.join(FREE)} may change)"
         )
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"data.workers": value}; the section of settings has no name of its own."""
+    out: dict[str, Any] = {}
+    for key, value in tree.items():
+        inner = "" if key == "settings" else f"{prefix}{key}."
+        out |= _flat(value, inner) if isinstance(value, dict) else {prefix + key: value}
+    return out

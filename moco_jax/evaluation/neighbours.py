@@ -9,13 +9,11 @@ from typing import Any
 import numpy as np
 
 from moco_jax import protocols
-from moco_jax.checkpoints.store import read_json
 from moco_jax.config import ConfigError, unknown
 from moco_jax.evaluation import encoder as frozen
-from moco_jax.evaluation import fitting, knn, labelled
-from moco_jax.evaluation.features import extract
+from moco_jax.evaluation import kept, knn, labelled
+from moco_jax.evaluation.features import FEATURES, extract
 
-FEATURES = ("backbone", "head")
 TINY = 1e-37  # the least temperature
 
 
@@ -27,12 +25,12 @@ def run(
     load: frozen.Load | None = None,
     say: Callable[[str], None] = print,
 ) -> str:
-    """The numbers as text; made once per checkpoint and settings, then read back from `workdir`/result.json.
+    """The numbers as text; made once, then read back from `workdir`/result.json.
 
     `load` makes an encoder of the path (None: of a run's folder, `encoder.load`); `say` hears what it will take before
     anything but one batch is encoded. Raises ConfigError for a number that cannot be, for more neighbours than train
-    images, and for what `labelled.open_pair` refuses; RuntimeError where the encoder is not bit for bit what the
-    checkpoint holds afterwards.
+    images, for what `labelled.open_pair` refuses and for a folder of another evaluation; RuntimeError where the encoder
+    changed meanwhile (`kept.result`).
     """
     check(settings)
     loaded = (load or frozen.load)(checkpoint)
@@ -42,20 +40,15 @@ def run(
             f"k {max(settings.k)} neighbours, but the bank, {pair.train.source.name}, holds {len(pair.train.labels)} "
             "images; use that many or fewer"
         )
-    before = frozen.digest(loaded.trained.network)
-    about = {"settings": fitting.plain(settings), "step": loaded.step, "encoder": before}
-    path = Path(workdir) / "result.json"
-    stored = read_json(path)
-    if stored is None or stored.get("about") != about:
-        stored = {"about": about, "test": pair.test_is, **_measured(settings, loaded.trained, pair, say)}
-        after = {frozen.digest(loaded.trained.network)}
-        if load is None:
-            after.add(frozen.stored_digest(checkpoint, loaded.step, loaded.trained.network))
-        if after != {before}:
-            raise RuntimeError("the encoder changed while it was evaluated; the result is not kept")
-        fitting.keep(path, stored)
-    where = f"encoder {loaded.trained.label}, step {loaded.step} of {loaded.total_steps} of {checkpoint}"
-    return f"{text(stored)}\n{where}, bit for bit as before; numbers in {path}"
+    network = loaded.trained.network
+    about = kept.question(settings, loaded, network, pair)
+
+    def make() -> dict[str, Any]:
+        return {"test": pair.test_is, **_measured(settings, loaded.trained, pair, say)}
+
+    stored = kept.result(about, workdir, make, network, loaded, checkpoint=checkpoint if load is None else None)
+    where = f"{loaded.trained.label}, step {loaded.step} of {loaded.total_steps} of {checkpoint}"
+    return f"{text(stored)}\n{kept.origin(stored, workdir, where)}"
 
 
 def check(settings: protocols.Knn) -> None:

@@ -10,13 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from moco_jax import loop, parallel, protocols
-from moco_jax.checkpoints.store import read_json
 from moco_jax.config import ConfigError, unknown
-from moco_jax.evaluation import classifier, few, fitting, labelled, metrics
+from moco_jax.evaluation import classifier, few, fitting, kept, labelled, metrics
 from moco_jax.evaluation import encoder as frozen
-from moco_jax.evaluation.features import extract
-
-FEATURES = ("backbone", "head")
+from moco_jax.evaluation.features import FEATURES, extract
 
 
 class Judged(NamedTuple):
@@ -33,36 +30,32 @@ def run(
     *,
     load: frozen.Load | None = None,
 ) -> str:
-    """The result as text; made once per checkpoint and settings, then read back from `workdir`.
+    """The result as text; made once, then read back from `workdir`.
 
-    `load` makes an encoder of the path (None: of a run's folder, `encoder.load`). Raises RuntimeError where an encoder
-    is not bit for bit what the checkpoint holds afterwards.
+    `load` makes an encoder of the path (None: of a run's folder, `encoder.load`). Raises ConfigError for what cannot be
+    and for a folder of another evaluation, RuntimeError where an encoder changed meanwhile (`kept.result`).
     """
     check(settings)
     loaded = (load or frozen.load)(checkpoint).resized(size=settings.views.size, resize=settings.views.resize)
     pair = labelled.open_pair(
         settings.data, loaded.config.data, seed=settings.seed, own_source=loaded.source, like=loaded.values
     )
-    before = frozen.digest(loaded.trained.network)
-    about = {"settings": fitting.plain(settings), "step": loaded.step, "encoder": before}
-    path = Path(workdir) / "result.json"
-    stored = read_json(path)
-    if stored is None or stored.get("about") != about:
-        encoders = {"trained encoder": loaded.trained}
-        if settings.untrained:
-            encoders = {"untrained encoder": loaded.untrained, **encoders}
-        stored = {"about": about, "classes": pair.class_names, "test": pair.test_is, "rows": {}}
-        for name, encoder in encoders.items():
-            folder = Path(workdir) / name.split()[0]
-            stored["rows"][name] = _probed(settings, loaded, encoder, pair, folder)
-        after = {frozen.digest(loaded.trained.network)}
-        if load is None:
-            after.add(frozen.stored_digest(checkpoint, loaded.step, loaded.trained.network))
-        if after != {before}:
-            raise RuntimeError("the encoder changed while it was evaluated; the result is not kept")
-        fitting.keep(path, stored)
-    where = f"encoder {loaded.trained.label}, step {loaded.step} of {loaded.total_steps} of {checkpoint}"
-    return f"{text(stored)}\n{where}, bit for bit as before; numbers in {path}"
+    encoders = {"untrained encoder": loaded.untrained} if settings.untrained else {}
+    encoders |= {"trained encoder": loaded.trained}
+    about = kept.question(settings, loaded, loaded.trained.network, pair)
+
+    def make() -> dict[str, Any]:
+        rows = {
+            name: _probed(settings, loaded, encoder, pair, about, Path(workdir) / name.split()[0])
+            for name, encoder in encoders.items()
+        }
+        return {"classes": pair.class_names, "test": pair.test_is, "rows": rows}
+
+    stored = kept.result(
+        about, workdir, make, loaded.trained.network, loaded, checkpoint=checkpoint if load is None else None
+    )
+    where = f"{loaded.trained.label}, step {loaded.step} of {loaded.total_steps} of {checkpoint}"
+    return f"{text(stored)}\n{kept.origin(stored, workdir, where)}"
 
 
 def check(settings: protocols.Linear) -> None:
@@ -89,11 +82,16 @@ def check(settings: protocols.Linear) -> None:
 
 
 def _probed(
-    settings: protocols.Linear, loaded: frozen.Loaded, encoder: frozen.FrozenEncoder, pair: labelled.Pair, folder: Path
+    settings: protocols.Linear,
+    loaded: frozen.Loaded,
+    encoder: frozen.FrozenEncoder,
+    pair: labelled.Pair,
+    about: dict[str, Any],
+    folder: Path,
 ) -> dict[str, Any]:
     """What one encoder gives: JSON-ready."""
     get = functools.partial(extract, batch_size=settings.batch_size, workers=settings.data.workers)
-    kept, held = few.holdout(pair.train.labels, pair.train.groups, settings.holdout, seed=settings.seed)
+    fit, held = few.holdout(pair.train.labels, pair.train.groups, settings.holdout, seed=settings.seed)
     judged = {"test": Judged(get(encoder, pair.test.source)[settings.feature], pair.test.labels)}
     data: dict[str, Any] = {"labels": pair.train.labels.astype(np.int32)}
     seen = None
@@ -117,7 +115,7 @@ def _probed(
             found = loaded.encoder.features(network.params, network.batch_stats, seen.of(batch, data, step))
             return jax.lax.stop_gradient(found[settings.feature])
 
-    planned = fitting.plan(kept, batch_size=settings.batch_size, epochs=settings.epochs)
+    planned = fitting.plan(fit, batch_size=settings.batch_size, epochs=settings.epochs)
     task = classifier.linear(
         features,
         seed=settings.seed,
@@ -136,8 +134,8 @@ def _probed(
         parallel.put_data(data),
         planned,
         folder,
-        settings=settings,
-        encoder=frozen.digest(encoder.network),
+        about=about,
+        save_every_epochs=settings.save_every_epochs,
         evaluations=[loop.Evaluation(every, functools.partial(_judge, judged, settings.learning_rates))],
     )
     return _result(settings, state, judged["test"], history, planned, pair)

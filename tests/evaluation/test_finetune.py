@@ -3,10 +3,11 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 
 from moco_jax.config import ConfigError
-from moco_jax.evaluation import finetune
+from moco_jax.evaluation import finetune, metrics
 from moco_jax.protocols import Finetune, Fit
 from tests.evaluation import small
 
@@ -30,6 +31,37 @@ def test_it_learns_from_an_encoder_and_from_scratch(bench, tmp_path):
     assert finetune.run(few, "runs/a", tmp_path / "few") == text
     scratch = dataclasses.replace(SETTINGS, start="scratch", test_every_epochs=0)
     assert "supervised from scratch on all labels (60 images)" in finetune.run(scratch, "runs/a", tmp_path / "scratch")
+
+
+SHORT = dataclasses.replace(SETTINGS, fit=dataclasses.replace(FIT, epochs=1), test_every_epochs=0)
+
+
+def test_a_list_of_other_labels_is_another_evaluation(bench, tmp_path):
+    """The file has the same name; what it lists is what counts, and its order is not."""
+    listed = tmp_path / "labels.txt"
+    settings = dataclasses.replace(SHORT, labels=str(listed))
+    listed.write_text("\n".join(f"train/{i}.png" for i in range(20)))
+    text = finetune.run(settings, "runs/a", tmp_path / "out")
+    listed.write_text("\n".join(f"train/{i}.png" for i in reversed(range(20))))
+    assert finetune.run(settings, "runs/a", tmp_path / "out") == text
+    assert "bit for bit as the checkpoint holds it" in text
+    listed.write_text("\n".join(f"train/{i}.png" for i in range(1, 21)))
+    with pytest.raises(ConfigError, match="holds another evaluation: other labels used; use another --workdir"):
+        finetune.run(settings, "runs/a", tmp_path / "out")
+
+
+@pytest.mark.parametrize("start", ["encoder", "scratch"])
+def test_a_result_of_an_encoder_that_changed_is_not_kept(bench, tmp_path, monkeypatch, start):
+    """Its checkpoint afterwards is of no other than it was; from scratch there is none to compare with."""
+    monkeypatch.setattr(finetune, "_drawn", lambda *_: {"last": metrics.of(np.eye(3), np.arange(3), 3), "train": 3})
+    bench.on_disk = "another digest"
+    settings = dataclasses.replace(SHORT, start=start)
+    if start == "scratch":
+        assert "as before, in memory" in finetune.run(settings, "runs/a", tmp_path)
+    else:
+        with pytest.raises(RuntimeError, match="the encoder changed while it was evaluated"):
+            finetune.run(settings, "runs/a", tmp_path)
+        assert not (tmp_path / "result.json").exists()
 
 
 @pytest.mark.parametrize(

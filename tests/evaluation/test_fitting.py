@@ -12,7 +12,6 @@ from moco_jax import loop, parallel
 from moco_jax.checkpoints.store import Store
 from moco_jax.config import ConfigError
 from moco_jax.evaluation import classifier, fitting
-from moco_jax.protocols import Linear
 from tests import tiny
 
 
@@ -34,7 +33,6 @@ def test_a_batch_that_breaks_groups_or_devices_is_refused(monkeypatch):
 
 
 PLAN = fitting.Plan(np.arange(12), 8, 2, 6)  # six epochs of two steps
-SETTINGS = Linear(save_every_epochs=2)
 
 
 @functools.cache
@@ -47,7 +45,7 @@ def task():
     return made, parallel.map_step(made.step)
 
 
-def fit(folder, evaluator):
+def fit(folder, evaluator, **about):
     """The state and the history of twelve steps, judged after every epoch."""
     made, step = task()
     features = np.random.default_rng(0).normal(size=(12, 4)).astype(np.float32)
@@ -59,8 +57,8 @@ def fit(folder, evaluator):
         data,
         PLAN,
         folder,
-        settings=SETTINGS,
-        encoder="a",
+        about={"settings": {"epochs": 6}, **about},
+        save_every_epochs=2,
         evaluations=[loop.Evaluation(2, evaluator)],
     )
 
@@ -114,3 +112,12 @@ def test_what_was_logged_before_the_first_checkpoint_is_forgotten(tmp_path):
     fit(tmp_path, size)
     records = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert all(r.get("test_size") != -1.0 for r in records) and records[0]["step"] <= 2
+
+
+@pytest.mark.parametrize("call", [1, 2])
+def test_a_fit_that_was_begun_is_not_gone_on_with_as_another(call, tmp_path):
+    """Also before the first checkpoint, of which there is only what was written at the start."""
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path, stopping(size, call))
+    with pytest.raises(ConfigError, match="holds another evaluation: another encoder; use another --workdir"):
+        fit(tmp_path, size, encoder="another")

@@ -13,7 +13,7 @@ from moco_jax.config import Config, ConfigError, Data, Views
 from moco_jax.data import opening
 from moco_jax.data.sources import ArraySource
 from moco_jax.evaluation import encoder as frozen
-from moco_jax.evaluation import knn, neighbours
+from moco_jax.evaluation import knn, labelled, neighbours
 from moco_jax.evaluation.features import extract
 from moco_jax.state import Network
 from tests import tiny
@@ -114,6 +114,7 @@ def test_everything_that_made_a_number_is_beside_it(bench, tmp_path):
         "settings": json.loads(json.dumps(dataclasses.asdict(SETTINGS))),
         "step": 8,
         "encoder": frozen.digest(bench.load("").trained.network),
+        "data": labelled.open_pair(SETTINGS.data, CONFIG.data, seed=0).digest,
     }
     assert (stored["images"], stored["classes"], stored["test"]) == ({"train": 60, "test": 30}, 3, "split test")
     for words in (
@@ -151,33 +152,55 @@ def test_an_equal_question_is_read_back(bench, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "words"),
     [
-        {"k": (1, 5)},
-        {"temperature": 0.1},
-        {"features": ("head",)},
-        {"data": protocols.Labelled(test_split=None)},
+        ({"k": (1, 5)}, r"k \[1, 5, 20\] -> \[1, 5\];"),
+        ({"temperature": 0.1}, "temperature 0.5 -> 0.1;"),
+        ({"features": ("head",)}, "features .* -> .'head'.;"),
+        ({"data": protocols.Labelled(test_split=None)}, "other images or labels, data.test_split 'test' -> None;"),
     ],
 )
-def test_another_question_is_computed(bench, tmp_path, changes):
-    """And takes the place of the old one."""
+def test_another_question_is_refused(bench, tmp_path, changes, words):
+    """By the one rule of all evaluations (`kept.result`): a number that took minutes is never replaced in silence."""
     run(tmp_path)
-    bench.calls.clear()
-    run(tmp_path, **changes)
-    assert bench.calls
-    bench.calls.clear()
-    run(tmp_path, **changes)
-    assert not bench.calls
+    before, _ = (tmp_path / "result.json").read_bytes(), bench.calls.clear()
+    with pytest.raises(ConfigError, match=f"{tmp_path} holds another evaluation: {words} use another --workdir"):
+        run(tmp_path, **changes)
+    assert not bench.calls and (tmp_path / "result.json").read_bytes() == before
 
 
-@pytest.mark.parametrize(("name", "value"), [("step", 12), ("fill", 2.0)])
-def test_another_encoder_or_step_is_computed(bench, tmp_path, name, value):
+def test_what_changes_no_number_is_read_back(bench, tmp_path):
+    """Threads, and how many images are asked or compared with at once."""
+    shown = run(tmp_path)
+    bench.calls.clear()
+    assert run(tmp_path, queries=4, bank=60, data=protocols.Labelled(workers=1)) == shown and not bench.calls
+
+
+@pytest.mark.parametrize(("name", "value", "words"), [("step", 12, "step 8 -> 12;"), ("fill", 2.0, "another encoder;")])
+def test_another_encoder_or_step_is_refused(bench, tmp_path, name, value, words):
     """A run that went on has other numbers; so has another run of as many steps."""
     run(tmp_path)
-    bench.calls.clear()
     setattr(bench, name, value)
+    with pytest.raises(ConfigError, match=f"holds another evaluation: {words}"):
+        run(tmp_path)
+
+
+def test_other_images_of_the_same_name_are_refused(bench, tmp_path):
+    """One label changed."""
     run(tmp_path)
-    assert bench.calls
+    labels = bench.splits["train"].labels().copy()
+    labels[0] = (labels[0] + 1) % 3
+    bench.splits["train"] = ArraySource(bench.splits["train"].images, labels, name="mine/train")
+    with pytest.raises(ConfigError, match="holds another evaluation: other images or labels;"):
+        run(tmp_path)
+
+
+def test_what_was_compared_is_said(bench, tmp_path):
+    """A run's own encoder also with its checkpoint; one that a user loads in memory alone."""
+    assert "bit for bit as the checkpoint holds it;" in run(tmp_path / "own")
+    bench.on_disk = "another digest"
+    text = neighbours.run(SETTINGS, "a", tmp_path / "loaded", load=bench.load, say=lambda _: None)
+    assert "bit for bit as before, in memory;" in text and "checkpoint" not in text
 
 
 def test_a_result_of_an_encoder_that_changed_is_not_kept(bench, tmp_path):

@@ -8,8 +8,8 @@ import pytest
 
 from moco_jax import loop
 from moco_jax.config import ConfigError
-from moco_jax.evaluation import probe
-from moco_jax.protocols import Linear, Views
+from moco_jax.evaluation import neighbours, probe
+from moco_jax.protocols import Knn, Linear, Views
 from tests.evaluation import small
 
 SETTINGS = Linear(
@@ -67,7 +67,7 @@ def test_augmented_views_are_encoded_anew(bench, tmp_path):
 
 
 def test_a_stopped_probe_goes_on_where_it_was(bench, tmp_path, monkeypatch):
-    """Stopped after the checkpoint of epoch 5: the rest alone is trained, and the numbers are those of one go."""
+    """Stopped after the checkpoint of epoch 5: the rest alone is trained, also by more threads."""
     probe.run(AUGMENTED, "runs/a", tmp_path / "whole")
     wait, count = loop.parallel.put_batch, [0]
 
@@ -77,16 +77,20 @@ def test_a_stopped_probe_goes_on_where_it_was(bench, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return wait(batch)
 
+    more_threads = dataclasses.replace(
+        AUGMENTED, data=dataclasses.replace(AUGMENTED.data, workers=3), save_every_epochs=4
+    )
+
     monkeypatch.setattr(loop.parallel, "put_batch", stopping)
     with pytest.raises(KeyboardInterrupt):
         probe.run(AUGMENTED, "runs/a", tmp_path / "stopped")
+    with pytest.raises(ConfigError, match="holds another evaluation: seed 0 -> 1; use another --workdir"):
+        probe.run(dataclasses.replace(AUGMENTED, seed=1), "runs/a", tmp_path / "stopped")
     count[0] = 100
-    probe.run(AUGMENTED, "runs/a", tmp_path / "stopped")
+    probe.run(more_threads, "runs/a", tmp_path / "stopped")
     assert count[0] == 100 + 2 * 7  # seven epochs of two steps
     whole, stopped = (result(tmp_path / n)["rows"]["trained encoder"] for n in ("whole", "stopped"))
     assert whole == stopped
-    with pytest.raises(ConfigError, match=r"other settings \(seed\)"):
-        probe.run(dataclasses.replace(AUGMENTED, seed=1), "runs/a", tmp_path / "stopped")
 
 
 @pytest.mark.parametrize("call", [5, 12])
@@ -114,6 +118,10 @@ def test_an_equal_question_is_read_back(bench, tmp_path):
     bench.encoded, stamp = 0, (tmp_path / "result.json").stat().st_mtime_ns
     assert probe.run(SETTINGS, "runs/a", tmp_path) == text
     assert not bench.encoded and (tmp_path / "result.json").stat().st_mtime_ns == stamp
+    with pytest.raises(ConfigError, match="holds another evaluation: epochs 12 -> 13;"):
+        probe.run(dataclasses.replace(SETTINGS, epochs=13), "runs/a", tmp_path)
+    with pytest.raises(ConfigError, match="holds another evaluation: protocol 'linear' -> 'knn';"):
+        neighbours.run(Knn(k=(5,)), "runs/a", tmp_path)
 
 
 def test_a_result_of_an_encoder_that_changed_is_not_kept(bench, tmp_path):
