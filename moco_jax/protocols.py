@@ -45,7 +45,8 @@ class Linear:
     momentum: float = 0.9  # of SGD
     weight_decay: float = 0.0  # added to every gradient as weight_decay * parameter
     schedule: str = "step"  # step or cosine, both constant within an epoch
-    milestones: tuple[int, ...] = (60, 80)  # step: epochs at which the rate falls to a tenth; cosine: none
+    milestones: tuple[int, ...] = (60, 80)  # step: epochs at which the rate falls; cosine: none
+    milestone_factor: float = 0.1  # step: what the rate is multiplied by at each milestone
     holdout: float = 0.0  # share of the train labels that choose rate and epoch; 0: the first rate, the last epoch
     test_every_epochs: int = 1  # how often the test images are judged, for the best epoch; 0: after the last alone
     save_every_epochs: int = 10  # how often the state is saved, to continue from; the last step always is

@@ -89,7 +89,7 @@ def schedule(
         epochs=epochs,
         steps_per_epoch=steps_per_epoch,
         section=section,
-        factor=settings.milestone_factor if isinstance(settings, protocols.Fit) else 0.1,
+        factor=settings.milestone_factor,
     )
 
 

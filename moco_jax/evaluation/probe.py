@@ -69,6 +69,7 @@ def check(settings: protocols.Linear) -> None:
     for name, low, high in (
         ("momentum", 0, 1),
         ("weight_decay", 0, math.inf),
+        ("milestone_factor", 0, math.inf),
         ("test_every_epochs", 0, math.inf),
         ("seed", 0, 2**32 - 1),
     ):
@@ -168,23 +169,33 @@ def _result(
     planned: fitting.Plan,
     pair: labelled.Pair,
 ) -> dict[str, Any]:
-    """The headline from the last epoch, and what other choices would have said."""
+    """The headline from the last epoch, and what other choices would have said.
+
+    A rate whose parameters are not finite has no number; ConfigError where it would be the headline.
+    """
     rates, last = settings.learning_rates, history[planned.total]
-    chosen = max(rates, key=lambda rate: last[f"held_top1_lr{rate:g}"]) if settings.holdout else rates[0]
+    leaves = jax.tree.leaves(state.online.params)
+    finite = [rate for i, rate in enumerate(rates) if all(np.isfinite(leaf[i]).all() for leaf in leaves)]
+    if not finite or (not settings.holdout and rates[0] not in finite):
+        raise ConfigError(
+            f"learning rate {rates[0]:g} diverged, its parameters are not finite: put a lower one first in "
+            "learning_rates, or have holdout choose one, and use another --workdir"
+        )
+    chosen = max(finite, key=lambda rate: last[_key("held", rate)]) if settings.holdout else rates[0]
     params = jax.tree.map(lambda a: a[rates.index(chosen)], state.online.params)
     found = metrics.of(np.asarray(classifier.scores(params, test.features)), test.labels, pair.classes)
     out = {
         "learning_rate": chosen,
         "chosen_by": "held-out train labels" if settings.holdout else "the first of learning_rates",
         "last": found,
-        "best": _best(history, rates, "test", planned),
-        "rates": {f"{rate:g}": last[f"test_top1_lr{rate:g}"] for rate in rates},
+        "best": _best(history, finite, "test", planned),
+        "rates": {f"{rate:g}": last[_key("test", rate)] if rate in finite else None for rate in rates},
         "images": {"train": len(planned.rows), "test": len(test.labels)},
     }
-    return out | ({"held": _best(history, rates, "held", planned)} if settings.holdout else {})
+    return out | ({"held": _best(history, finite, "held", planned)} if settings.holdout else {})
 
 
-def _best(history: fitting.History, rates: tuple[float, ...], by: str, planned: fitting.Plan) -> Any:
+def _best(history: fitting.History, rates: list[float], by: str, planned: fitting.Plan) -> Any:
     """The epoch and rate with the best accuracy `by` test or held-out labels, and the test accuracy there."""
     step, rate = max(
         ((step, rate) for step in sorted(history) for rate in rates), key=lambda at: history[at[0]][_key(by, at[1])]
@@ -216,7 +227,7 @@ def text(result: dict[str, Any]) -> str:
                 f"learning rate {held['learning_rate']:g})"
             )
         if len(row["rates"]) > 1:
-            listed = "  ".join(f"{rate}: {share:.2%}" for rate, share in row["rates"].items())
+            listed = "  ".join(f"{rate}: {_share(share)}" for rate, share in row["rates"].items())
             lines.append(f"  top-1 by learning rate, last epoch: {listed}")
     views = settings["views"]["recipe"] or "centre views, encoded once"
     lines.append(
@@ -224,3 +235,7 @@ def text(result: dict[str, Any]) -> str:
         f"{result['test']}, centre views)"
     )
     return "\n".join(lines)
+
+
+def _share(value: float | None) -> str:
+    return "diverged" if value is None else f"{value:.2%}"
