@@ -101,12 +101,12 @@ def replicated(over: Sequence[jax.Device] | None = None) -> NamedSharding:
     return NamedSharding(Mesh(np.asarray(over or devices()), (AXIS,)), P())
 
 
-def born(init: Callable[[], Any], over: Sequence[jax.Device] | None = None) -> Any:
-    """init() made on all devices at once, replicated; its buffers belong to nobody else, so they may be donated."""
-    return jax.jit(init, out_shardings=replicated(over))()
+def born(init: Callable[..., Any], over: Sequence[jax.Device] | None = None, *given: Any) -> Any:
+    """init(*given) made on all devices at once, replicated; its buffers are nobody else's, so they may be donated."""
+    return jax.jit(init, out_shardings=replicated(over))(*given)
 
 
-def abstract(init: Callable[[], Any]) -> Any:
+def abstract(init: Callable[..., Any]) -> Any:
     """Shapes, dtypes and sharding of what `born(init)` makes, for a restore to the same place."""
     sharding = replicated()
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), jax.eval_shape(init))

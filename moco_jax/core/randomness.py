@@ -11,6 +11,6 @@ from jax import random
 INIT, QUEUE, SHUFFLE, CROP, AUGMENT, BATCHES, RESHUFFLE, CLASSIFIER = range(8)
 
 
-def key(seed: int, step: jax.Array | int, purpose: int) -> jax.Array:
+def key(seed: int | jax.Array, step: jax.Array | int, purpose: int) -> jax.Array:
     """The typed key of one purpose at one step. The same on every device: fold in positions, never a device."""
     return random.fold_in(random.fold_in(random.key(seed), step), purpose)

@@ -23,13 +23,16 @@ Scores = Callable[[Network, jax.Array], jax.Array]  # (trained network, features
 
 
 class Task(NamedTuple):
-    """What the loop runs: `init() -> State` and `step(state, batch, data) -> (state, metrics)` on one device."""
+    """What the loop runs: `init() -> State` and `step(state, batch, data) -> (state, metrics)` on one device.
 
-    init: Callable[[], State]
+    Where there are draws of labels, `init(seed)` gives the start of each, and data["seed"] its views: compiled once.
+    """
+
+    init: Callable[..., State]
     step: Callable[[State, Any, Any], tuple[State, dict[str, jax.Array]]]
 
 
-def start(seed: int, width: int, classes: int) -> dict[str, jax.Array]:
+def start(seed: int | jax.Array, width: int, classes: int) -> dict[str, jax.Array]:
     """Kernel (D, classes) from N(0, .01), bias 0, as main_lincls.py begins."""
     kernel = 0.01 * random.normal(key(seed, 0, CLASSIFIER), (width, classes))  # (D, classes)
     return {"kernel": kernel, "bias": jnp.zeros((classes,), kernel.dtype)}
@@ -42,12 +45,15 @@ def scores(classifier: dict[str, jax.Array], features: jax.Array | np.ndarray) -
 
 
 def views_of(views: Any, seed: int) -> Callable[[Any, Any, jax.Array], jax.Array]:
-    """(batch, data, step) -> augmented images (n, S, S, C) of this device's rows: one view of each."""
+    """(batch, data, step) -> augmented images (n, S, S, C) of this device's rows: one view of each.
+
+    data["seed"], a draw's own, stands in the place of `seed` where there is one.
+    """
 
     def images(batch: Any, data: Any, step: jax.Array) -> jax.Array:
-        positions = axis.here(batch["ids"].shape[0])
-        raw = views.raw(batch, data, positions, key(seed, step, CROP))[0]
-        return views.augment(raw, positions, key(seed, step, AUGMENT), 0)
+        positions, mine = axis.here(batch["ids"].shape[0]), data.get("seed", seed)
+        raw = views.raw(batch, data, positions, key(mine, step, CROP))[0]
+        return views.augment(raw, positions, key(mine, step, AUGMENT), 0)
 
     return images
 
@@ -114,8 +120,8 @@ def whole(
     module: Any = encoder.module  # finetune.check_encoder refuses an encoder without one
     optimizer = sgd(schedule, momentum=momentum, weight_decay=weight_decay, scales=rates)
 
-    def init() -> State:
-        params = {"backbone": network.params["backbone"], "classifier": start(seed, width, classes)}
+    def init(draw: int | jax.Array = seed) -> State:
+        params = {"backbone": network.params["backbone"], "classifier": start(draw, width, classes)}
         return _state(params, {k: v for k, v in network.batch_stats.items() if k == "backbone"}, optimizer)
 
     def pooled(params: Any, batch_stats: Any, x: jax.Array) -> tuple[jax.Array, Any]:

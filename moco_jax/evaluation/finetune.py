@@ -18,7 +18,6 @@ from moco_jax.state import Network
 
 STARTS = ("encoder", "scratch")
 BATCH_NORMS = ("train", "frozen")
-SPACING = 1000  # seeds of draws lie that far apart, so that those of neighbouring runs do not meet
 
 
 class Fitter(NamedTuple):
@@ -211,11 +210,15 @@ def judged(fitter: Fitter, network: Network) -> np.ndarray:
 
 def fitted(fitter: Fitter, network: Network, rows: np.ndarray, *, seed: int, draw: int, scratch: bool) -> np.ndarray:
     """Test scores (Q, classes) of a network trained on the labels of `rows`, in memory: for tables of many."""
-    planned = plan(fitter, rows)
+    planned, own = plan(fitter, rows), fitting.seed_of(seed, draw)
     task, step = task_of(fitter, network, planned, seed=seed, scratch=scratch)
-    ahead = fitting.batches(fitter.images, planned, seed=seed + SPACING * draw, workers=fitter.images.workers)
-    state = fitting.in_memory(step, task.init, ahead(0), fitter.data, planned)
+    ahead = fitting.batches(fitter.images, planned, seed=int(own), workers=fitter.images.workers)
+    state = fitting.in_memory(step, task.init, ahead(0), _data(fitter, own), planned, own)
     return judged(fitter, state.online)
+
+
+def _data(fitter: Fitter, own: np.ndarray) -> Any:
+    return fitter.data | parallel.put_data({"seed": own})
 
 
 def _drawn(
@@ -228,7 +231,7 @@ def _drawn(
     about: dict[str, Any],
 ) -> dict[str, Any]:
     """What one draw of labels gives: JSON-ready."""
-    planned = plan(fitter, rows)
+    planned, own = plan(fitter, rows), fitting.seed_of(settings.seed, draw)
     scratch = settings.start == "scratch"
     task, step = task_of(fitter, network, planned, seed=settings.seed, scratch=scratch)
     labels = fitter.pair.test.labels
@@ -241,13 +244,14 @@ def _drawn(
     state, history = fitting.in_folder(
         task,
         step,
-        fitting.batches(fitter.images, planned, seed=settings.seed + SPACING * draw, workers=fitter.images.workers),
-        fitter.data,
+        fitting.batches(fitter.images, planned, seed=int(own), workers=fitter.images.workers),
+        _data(fitter, own),
         planned,
         folder,
         about=about,
         save_every_epochs=settings.save_every_epochs,
         evaluations=[loop.Evaluation(every, evaluate)],
+        start=(own,),
     )
     out = {"last": metrics.of(judged(fitter, state.online), labels, fitter.pair.classes), "train": len(rows)}
     if history:

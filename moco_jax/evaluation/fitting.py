@@ -122,6 +122,15 @@ def images(loaded: Loaded, how: protocols.Views, source: sources.Source, *, seed
     return Images(of, data, None if resident else source, recipe[0].crop, seen.size, workers)
 
 
+def seed_of(seed: int, draw: int) -> np.ndarray:
+    """A draw's own seed, of the order of its images, their views and the classifier's start: () uint32.
+
+    The first draw has `seed` itself, so that one draw is no other than none.
+    """
+    words = np.random.SeedSequence([seed, draw]).generate_state(1)
+    return np.array(seed if draw == 0 else words[0], np.uint32)
+
+
 def batches(seen: Images | None, planned: Plan, *, seed: int, workers: int) -> Callable[[int], Iterator[Any]]:
     """(first step) -> this process's host batches from there to the end."""
     return lambda first: loader.labelled_batches(
@@ -149,8 +158,9 @@ def in_folder(
     about: dict[str, Any],
     save_every_epochs: int,
     evaluations: Sequence[loop.Evaluation],
+    start: tuple[Any, ...] = (),
 ) -> tuple[Any, History]:
-    """The state after all steps of a mapped step and data in place, on the host, and what evaluations gave.
+    """The state after all steps from init(*start), of a mapped step and data in place, and what evaluations gave.
 
     Both are saved on the way, and continued: wherever a process was stopped, the numbers are those of one go. Raises
     ConfigError where the folder holds another evaluation than `about`.
@@ -167,7 +177,7 @@ def in_folder(
             history |= {int(at): numbers for at, numbers in stored["history"].items()}
             state = store.restore(step, parallel.abstract(task.init))
         else:
-            state = parallel.born(task.init)
+            state = parallel.born(task.init, None, *start)
             keep(folder / BEGUN, about)
             if not silent:  # of a process that was stopped before its first checkpoint
                 (folder / "log.jsonl").unlink(missing_ok=True)
@@ -210,13 +220,13 @@ def _noted(evaluator: loop.Evaluator, history: History) -> loop.Evaluator:
 
 
 def in_memory(
-    step: parallel.Step, init: Callable[[], Any], all_batches: Iterator[Any], data: Any, planned: Plan
+    step: parallel.Step, init: Callable[..., Any], all_batches: Iterator[Any], data: Any, planned: Plan, *start: Any
 ) -> Any:
-    """The state after all steps, on the host, of a mapped step and data in place; nothing is written."""
+    """The state after all steps from init(*start), of a mapped step and data in place; nothing is written."""
     with RunLog(Path(), total_steps=planned.total, first_step=0, batch_size=planned.batch_size, silent=True) as log:
         state = loop.run(
             step,
-            parallel.born(init),
+            parallel.born(init, None, *start),
             all_batches,
             data,
             first_step=0,

@@ -121,7 +121,8 @@ def whole(devices, *, group=4, frozen=False, decay=1.0):
         frozen_statistics=frozen,
     )
     labels = (np.arange(tiny.RECORDS) % CLASSES).astype(np.int32)
-    return network, run(task, {"images": stored, "labels": labels}, 5, devices)[0]
+    seed = np.array(7, np.uint32)  # a draw's own
+    return network, run(task, {"images": stored, "labels": labels, "seed": seed}, 5, devices)[0]
 
 
 @pytest.mark.parametrize("devices", [4, 8])
@@ -141,6 +142,27 @@ def test_batch_norm_is_as_asked(float64):
     for path, leaf in jax.tree_util.tree_leaves_with_path(frozen.online.params["backbone"]):
         before = functools.reduce(lambda tree, p: tree[p.key], path, network.params["backbone"])
         assert np.abs(leaf - before).max() > 0, path
+
+
+def test_a_draw_has_views_and_a_start_of_its_own():
+    """The seed in the data is as good as the one given, at another value of which nothing is compiled again."""
+    made = views.make(
+        RECIPES["supervised"], size=4, low=0.0, high=255.0, mean=(0.5,) * 3, std=(0.25,) * 3, dtype=np.dtype("float32")
+    )
+    batch, stored = {"ids": np.zeros((8, 1), np.int32), "real": np.ones(8, bool)}, {"images": tiny.images()[:1]}
+
+    def seen(given, data):
+        of = classifier.views_of(made, given)
+        step = lambda state, batch, data: (of(batch, data, state), {})  # noqa: E731
+        over = jax.devices()[:1]
+        rows = jax.tree.map(lambda a: a[None], batch)
+        return np.asarray(parallel.mapped(step, over)(np.int32(3), rows, stored | data)[0])
+
+    draws = {seed: seen(0, {"seed": np.array(seed, np.uint32)}) for seed in (0, 5, 2**32 - 1)}
+    for seed, images in draws.items():
+        if seed < 2**31:
+            np.testing.assert_array_equal(images, seen(seed, {}))
+        assert all((images != other).any() for name, other in draws.items() if name != seed)
 
 
 def test_rates_fall_with_the_stage():

@@ -3,16 +3,18 @@
 import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 
+from moco_jax import parallel
 from moco_jax.config import ConfigError
-from moco_jax.evaluation import finetune, metrics
-from moco_jax.protocols import Finetune, Fit
+from moco_jax.evaluation import classifier, finetune, fitting, labelled, metrics
+from moco_jax.protocols import Finetune, Fit, Views
 from tests.evaluation import small
 
-FIT = Fit(batch_size=16, epochs=6, learning_rate=0.05, head_learning_rate=0.5)
-SETTINGS = Finetune(fit=FIT, test_every_epochs=3)
+FIT = Fit(batch_size=16, epochs=20, learning_rate=0.2, head_learning_rate=0.5, scratch_learning_rate=0.2)
+SETTINGS = Finetune(fit=FIT, test_every_epochs=10)
 
 
 @pytest.fixture
@@ -29,8 +31,90 @@ def test_it_learns_from_an_encoder_and_from_scratch(bench, tmp_path):
     assert [d["train"] for d in found["draws"]] == [30, 30] and "30 test images and 2 draws" in text
     assert "chosen on the test split" in text and all(d["last"]["count"] == 30 for d in found["draws"])
     assert finetune.run(few, "runs/a", tmp_path / "few") == text
+    assert [d["last"]["top1"] > 0.8 for d in found["draws"]] == [True, True]  # chance: a third
     scratch = dataclasses.replace(SETTINGS, start="scratch", test_every_epochs=0)
     assert "supervised from scratch on all labels (60 images)" in finetune.run(scratch, "runs/a", tmp_path / "scratch")
+    (found,) = json.loads((tmp_path / "scratch" / "result.json").read_text())["draws"]
+    assert found["last"]["top1"] > 0.8
+
+
+def fitter_of(bench, **views):
+    loaded = bench.load("runs/a")
+    pair = labelled.open_pair(SETTINGS.data, bench.config.data, seed=0)
+    how = Views(recipe="supervised_digits", path="resident", **views)
+    return loaded, finetune.prepare(dataclasses.replace(FIT, epochs=1), how, loaded, pair, seed=0, workers=2)
+
+
+def test_each_draw_has_a_seed_of_its_own_for_everything(bench, monkeypatch):
+    """Order, views and start; draws of neighbouring seeds do not meet, and the first is that of the seed itself."""
+    loaded, fitter = fitter_of(bench)
+    seen = {}
+
+    def batches(images, planned, *, seed, workers):
+        return lambda first: seed
+
+    def in_memory(step, init, host_seed, data, planned, own):
+        state = parallel.host(parallel.born(init, None, own))
+        seen[at] = host_seed, int(parallel.host(data["seed"])), state.online.params["classifier"]["kernel"]
+        return state
+
+    monkeypatch.setattr(fitting, "batches", batches)
+    monkeypatch.setattr(fitting, "in_memory", in_memory)
+    for at in ((0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1000, 0)):
+        finetune.fitted(fitter, loaded.trained.network, np.arange(32), seed=at[0], draw=at[1], scratch=False)
+    assert all(on_host == on_device for on_host, on_device, _ in seen.values())
+    assert len({on_host for on_host, *_ in seen.values()}) == len({k.tobytes() for *_, k in seen.values()}) == 6
+    assert [seen[seed, 0][0] for seed in (0, 1, 1000)] == [0, 1, 1000]
+    width = seen[0, 0][2].shape[0]
+    np.testing.assert_allclose(seen[1, 0][2], classifier.start(1, width, 3)["kernel"], rtol=1e-6)
+
+
+def test_draws_compile_nothing_anew(bench):
+    """The second draw runs what the first has compiled: the step, the start and the judging."""
+    loaded, fitter = fitter_of(bench)
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda name, *_, **__: compiled.append(name) if "backend_compile" in name else None
+    )
+    scores, counts = [], []
+    for draw in range(3):
+        before = len(compiled)
+        scores.append(finetune.fitted(fitter, loaded.trained.network, np.arange(32), seed=0, draw=draw, scratch=False))
+        counts.append(len(compiled) - before)
+    assert counts[0] > 0 and counts[1:] == [0, 0]
+    assert (scores[0] != scores[1]).any() and (scores[1] != scores[2]).any()
+
+
+@pytest.mark.parametrize("path", ["resident", "streamed"])
+def test_from_scratch_sees_what_fine_tuning_sees(bench, tmp_path, monkeypatch, path):
+    """The same batches and the same views of them, in every draw."""
+    views_of, put_batch, seen = classifier.views_of, parallel.put_batch, {}
+
+    def watched(*given):
+        of = views_of(*given)
+
+        def images(batch, data, step):
+            x = of(batch, data, step)
+            jax.debug.callback(lambda step, x: seen[start][1].append((int(step), x.tobytes())), step, x)
+            return x
+
+        return images
+
+    def noted(batch):
+        seen[start][0].append(jax.tree.map(np.copy, batch))
+        return put_batch(batch)
+
+    monkeypatch.setattr(classifier, "views_of", watched)
+    monkeypatch.setattr(parallel, "put_batch", noted)
+    how = dataclasses.replace(SHORT, labels="8", draws=2, views=Views(recipe="supervised_digits", path=path))
+    for start in finetune.STARTS:
+        seen[start] = [], []
+        finetune.run(dataclasses.replace(how, start=start), "runs/a", tmp_path / start)
+        jax.effects_barrier()
+    ours, theirs = (seen[start] for start in finetune.STARTS)
+    assert len(ours[0]) == 2 * 2 and ("raw" in ours[0][0]) == (path == "streamed")
+    jax.tree.map(np.testing.assert_array_equal, ours[0], theirs[0])
+    assert sorted(ours[1]) == sorted(theirs[1]) and len(set(ours[1])) == 2 * 2 * 8  # draws, steps, devices: all differ
 
 
 SHORT = dataclasses.replace(SETTINGS, fit=dataclasses.replace(FIT, epochs=1), test_every_epochs=0)
