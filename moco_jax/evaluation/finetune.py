@@ -84,7 +84,7 @@ def check(settings: protocols.Finetune) -> None:
             raise ConfigError(f"{name} must be 1 or more, not {getattr(settings, name)}")
     if settings.test_every_epochs < 0 or not 0 <= settings.seed < 2**32:
         raise ConfigError("test_every_epochs must be 0 or more, and seed from 0 to 2**32 - 1")
-    if settings.draws > 1 and (settings.labels == "all" or Path(settings.labels).exists()):
+    if settings.draws > 1 and (settings.labels == "all" or few.is_list(settings.labels)):
         raise ConfigError(
             f"draws={settings.draws} of labels={settings.labels!r}: nothing is drawn there, so all would be alike; use "
             "draws=1, or a number of labels per class"

@@ -120,6 +120,16 @@ def test_from_scratch_sees_what_fine_tuning_sees(bench, tmp_path, monkeypatch, p
 SHORT = dataclasses.replace(SETTINGS, fit=dataclasses.replace(FIT, epochs=1), test_every_epochs=0)
 
 
+def test_a_number_of_labels_is_drawn_whatever_files_there_are(tmp_path, monkeypatch):
+    """As `few.is_list` has it; a list is not drawn from."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("10", "labels.txt"):
+        (tmp_path / name).write_text("train/0.png")
+    finetune.check(dataclasses.replace(SHORT, labels="10", draws=2))
+    with pytest.raises(ConfigError, match="nothing is drawn there"):
+        finetune.check(dataclasses.replace(SHORT, labels="labels.txt", draws=2))
+
+
 def test_a_list_of_other_labels_is_another_evaluation(bench, tmp_path):
     """The file has the same name; what it lists is what counts, and its order is not."""
     listed = tmp_path / "labels.txt"
