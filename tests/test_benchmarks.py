@@ -45,6 +45,18 @@ def test_drift_begins_with_rounding(tmp_path, monkeypatch):
         assert 0 < differences["parameters"][0] < 1e-5 and 0 < differences["queue"][1] < 1e-3, (name, differences)
 
 
+@pytest.mark.slow
+def test_probe_rates_compares_a_sweep_with_one_rate():
+    """Steps of both, of a tiny net: the ratio is that of its two medians."""
+    from benchmarks import probe_rates
+
+    page = pages.load("digits")
+    page.model.width, page.model.dim, page.queue.size, page.batch_size, page.bn.group_size = 4, 8, 64, 64, 8
+    found = probe_rates.measure(config.read(page), rates=3, classes=4, batch=16, steps=1, repeats=2)
+    one, several = found["step_milliseconds"]["1"], found["step_milliseconds"]["3"]
+    assert one > 0 and several > 0 and found["ratio"] == several / one
+
+
 def logged(run_config, workdir):
     """In place of a run: a log whose numbers name shuffle and seed."""
     leaks = 0.5 if run_config.shuffle.block == 0 else 0.01 * run_config.seed
