@@ -8,7 +8,7 @@ import numpy as np
 
 from moco_jax.checkpoints.store import read_json
 from moco_jax.config import ConfigError
-from moco_jax.evaluation import finetune, neighbours, probe
+from moco_jax.evaluation import finetune, kept, neighbours, probe
 from moco_jax.reports import table
 
 TEXTS: dict[str, Callable[[dict[str, Any]], str]] = {
@@ -34,15 +34,17 @@ def of(run: Path) -> tuple[list[Found], dict[str, str]]:
     for folder in sorted(p for p in run.iterdir() if p.is_dir()):
         try:
             stored, tabled = read_json(folder / "result.json"), read_json(folder / "table.json")
-            if stored is not None:
-                words = TEXTS[stored["about"]["settings"]["protocol"]](stored)
-                out.append(Found(folder.name, words, None, *_confusion(stored)))
-            if tabled is not None:
-                out.append(Found(folder.name, "", table.from_json(tabled), None, []))
         except ConfigError as error:
             missing[folder.name] = str(error)
-        except (KeyError, TypeError):
+            continue
+        if (stored and stored.get("format") != kept.FORMAT) or (tabled and tabled.get("format") != table.FORMAT):
             missing[folder.name] = "it was written in another form, by another version; evaluate again"
+            continue
+        if stored is not None:
+            words = TEXTS[stored["about"]["settings"]["protocol"]](stored)
+            out.append(Found(folder.name, words, None, *_confusion(stored)))
+        if tabled is not None:
+            out.append(Found(folder.name, "", table.from_json(tabled), None, []))
     return out, missing
 
 

@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 
 from moco_jax.checkpoints.store import read_json
+from moco_jax.config import ConfigError
 from moco_jax.evaluation import encoder as frozen
 from moco_jax.evaluation import fitting, labelled
 from moco_jax.state import Network
+
+FORMAT = 1  # of result.json; another number where its keys change
 
 
 def question(
@@ -40,6 +43,8 @@ def result(
     folder = Path(workdir)
     path = folder / "result.json"
     stored = read_json(path)
+    if stored is not None and stored.get("format") != FORMAT:
+        raise ConfigError(f"{path} was written in another form, by another version: give another --workdir")
     for found in (stored and stored.get("about", {}), *map(read_json, sorted(folder.glob(f"*/{fitting.BEGUN}")))):
         if found is not None:
             fitting.check_same(found, about, folder)
@@ -51,7 +56,7 @@ def result(
             how = "as the checkpoint holds it"
         if after != {about["encoder"]}:
             raise RuntimeError("the encoder changed while it was evaluated; the result is not kept")
-        stored = {"about": about, **made, "unchanged": how}
+        stored = {"format": FORMAT, "about": about, **made, "unchanged": how}
         fitting.keep(path, stored)
     return stored
 

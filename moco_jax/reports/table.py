@@ -5,6 +5,8 @@ import html as markup
 import io
 from typing import Any, NamedTuple
 
+FORMAT = 1  # of the JSON; another number where its keys change
+
 
 class Cell(NamedTuple):
     """A mean share, half its 95 % interval, what the reference row has more ({mean, half_width, draws}); or a text."""
@@ -27,7 +29,7 @@ class Table(NamedTuple):
 def to_json(table: Table) -> dict[str, Any]:
     """JSON-ready."""
     rows = [{"name": name, "cells": [cell._asdict() for cell in cells]} for name, cells in table.rows]
-    return {"columns": table.columns, "rows": rows, "caption": table.caption, "notes": table.notes}
+    return {"format": FORMAT, "columns": table.columns, "rows": rows, "caption": table.caption, "notes": table.notes}
 
 
 def from_json(content: dict[str, Any]) -> Table:

@@ -195,6 +195,15 @@ def test_other_images_of_the_same_name_are_refused(bench, tmp_path):
         run(tmp_path)
 
 
+def test_a_result_of_another_version_is_not_read(bench, tmp_path):
+    """Its keys may be others."""
+    run(tmp_path)
+    stored = json.loads((tmp_path / "result.json").read_text())
+    (tmp_path / "result.json").write_text(json.dumps(stored | {"format": 0}))
+    with pytest.raises(ConfigError, match="was written in another form, by another version"):
+        run(tmp_path)
+
+
 def test_what_was_compared_is_said(bench, tmp_path):
     """A run's own encoder also with its checkpoint; one that a user loads in memory alone."""
     assert "bit for bit as the checkpoint holds it;" in run(tmp_path / "own")
