@@ -37,7 +37,9 @@ from tests.parity import ours
 from tests.parity.differences import Worst, relative
 from tests.parity.ours import Tensors
 
-TOLERANCE = {"inputs": 1e-14, "pointer": 0.0, "momentum": 1e-10}
+# Inputs are compared by sums over up to 2.4 million values, which BLAS adds up in another order on another CPU: 3e-14
+# was seen. Another random stream, the thing to notice, differs by about 1.
+TOLERANCE = {"inputs": 1e-13, "pointer": 0.0, "momentum": 1e-10}
 DEFAULT = 1e-11  # everything else; an independent program in float64 reaches 2e-13, see the README beside the data
 LINEAR = [0, *range(3, 11)]  # mean and projections: the fingerprint's entries that are linear in the tensor
 STACKED = ("perm", "logits", "loss", "lr", "queue_ptr", "queue_new")  # one entry a step
