@@ -1,5 +1,6 @@
 """Which labels are used: all, a few per class, a share, or those of a published list; and which are held out."""
 
+import hashlib
 import re
 import warnings
 from collections.abc import Sequence
@@ -45,6 +46,11 @@ def rows(labels: np.ndarray, spec: str, *, seed: int, draw: int, names: Sequence
     rng = np.random.default_rng(np.random.SeedSequence([seed, draw]))
     drawn = [rng.permutation(np.flatnonzero(labels == c))[: int(n)] for c, n in zip(classes, wanted, strict=True)]
     return np.sort(np.concatenate(drawn))
+
+
+def digest(draws: Sequence[np.ndarray]) -> str:
+    """SHA-256 of the records of every draw."""
+    return hashlib.sha256(b"|".join(rows.astype(np.int64).tobytes() for rows in draws)).hexdigest()
 
 
 def holdout(labels: np.ndarray, groups: np.ndarray | None, share: float, *, seed: int) -> tuple[np.ndarray, np.ndarray]:

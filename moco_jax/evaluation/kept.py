@@ -1,6 +1,5 @@
 """The result of an evaluation in its folder: made once, read back for the same question, refused for another."""
 
-import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import numpy as np
 from moco_jax.checkpoints.store import read_json
 from moco_jax.config import ConfigError
 from moco_jax.evaluation import encoder as frozen
-from moco_jax.evaluation import fitting, labelled
+from moco_jax.evaluation import few, fitting, labelled
 from moco_jax.state import Network
 
 FORMAT = 1  # of result.json; another number where its keys change
@@ -22,8 +21,7 @@ def question(
     """What decides a result, JSON-ready: settings, and digests of the network, of the images and of the rows drawn."""
     about = {"settings": fitting.plain(settings), "step": loaded.step}
     about |= {"encoder": frozen.digest(network), "data": pair.digest}
-    listed = b"|".join(rows.astype(np.int64).tobytes() for rows in drawn)
-    return about | ({"drawn": hashlib.sha256(listed).hexdigest()} if drawn else {})
+    return about | ({"drawn": few.digest(drawn)} if drawn else {})
 
 
 def result(

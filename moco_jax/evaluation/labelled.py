@@ -71,7 +71,7 @@ def open_pair(
         how = "by whole groups" if train.groups is not None else "by class"
         test_is = f"{100 * len(held) / (len(kept) + len(held)):.3g}% of {data.train_split} set apart {how}, seed {seed}"
     else:
-        test = _open(data, run, data.test_split)
+        test = _open_test(data, run, data.test_split)
         test_is = f"split {data.test_split}"
     _check_images(train, test, data)
     _check_groups(train, test, data)
@@ -100,6 +100,17 @@ def _open(data: protocols.Labelled, run: Data, split: str) -> Split:
     if names is not None and names == sources.class_names_of(source):
         groups = None  # folders of classes: every one is a group of its own, and is on both sides
     return Split(source, labels, groups)
+
+
+def _open_test(data: protocols.Labelled, run: Data, split: str) -> Split:
+    """The test split; ConfigError that says how to do without, where it is not there or has no images."""
+    try:
+        return _open(data, run, split)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{error}; --config.data.test_split names another, and --config.data.test_split=None sets a share of "
+            f"{data.train_split!r} apart"
+        ) from None
 
 
 def _bytes(numbers: np.ndarray | None) -> bytes:

@@ -1,7 +1,6 @@
 """The rows of a transfer table: who is right about which test image, column by column, kept as they are made."""
 
 import functools
-import hashlib
 import json
 import re
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from moco_jax import protocols
 from moco_jax.checkpoints.store import read_json
 from moco_jax.data import loader, sources
 from moco_jax.evaluation import encoder as frozen
-from moco_jax.evaluation import finetune, fitting, knn, labelled, logistic
+from moco_jax.evaluation import few, finetune, fitting, knn, labelled, logistic
 from moco_jax.evaluation.features import extract
 
 KNN, LINEAR, TUNE = "kNN", "linear", "fine-tune"
@@ -69,7 +68,7 @@ def of_features(question: Question, get: Callable[[sources.Source], np.ndarray])
 
     columns = {KNN: Column({"k": settings.k, "temperature": settings.temperature}, neighbours)}
     for ending, draws in question.draws().items():
-        about = {"penalty": settings.penalty, "labels": _digest(draws)}
+        about = {"penalty": settings.penalty, "labels": few.digest(draws)}
         columns[LINEAR + ending] = Column(about, functools.partial(linear, draws))
     return columns
 
@@ -92,7 +91,7 @@ def of_networks(question: Question, loaded: frozen.Loaded, *, scratch: bool) -> 
     columns = {}
     for ending, draws in question.draws().items():
         about = {"fit": fitting.plain(settings.fit), "recipe": settings.views.recipe, "path": settings.views.path}
-        about |= {"seed": settings.seed, "labels": _digest(draws)}
+        about |= {"seed": settings.seed, "labels": few.digest(draws)}
         columns[TUNE + ending] = Column(about, functools.partial(tuned, draws))
     return columns
 
@@ -138,10 +137,6 @@ def kept(row: Row, question: Question, folder: Path, *, number: str) -> dict[str
 def file_of(name: str) -> str:
     """A row's name as that of a file."""
     return re.sub(r"[^\w.-]+", "_", name)
-
-
-def _digest(draws: list[np.ndarray]) -> str:
-    return hashlib.sha256(b"".join(rows.astype(np.int64).tobytes() + b"|" for rows in draws)).hexdigest()
 
 
 def _bits(text: str, count: int) -> np.ndarray:

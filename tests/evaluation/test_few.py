@@ -146,3 +146,10 @@ def test_every_class_is_kept_where_groups_are_held_out():
         assert set(labels[kept]) == {0, 1, 2} and len(held) == 20
     with pytest.raises(ConfigError, match="of 2 groups .* every class is kept: class 0 is in 1 of them"):
         few.holdout(np.repeat([0, 1], 10), np.repeat([0, 1], 10), 0.5, seed=0)
+
+
+def test_the_digest_tells_draws_apart():
+    """What is drawn, and in which draw."""
+    a, b = np.array([1, 2]), np.array([3])
+    same = few.digest([a, b]) == few.digest([np.array([1, 2], np.int32), b])
+    assert same and len({few.digest(d) for d in ([a, b], [b, a], [a], [np.array([1, 2, 3])])}) == 4

@@ -197,8 +197,9 @@ def test_the_digest_of_a_data_set_is_of_places(digits_dir):
     [("test[5:5]", "split 'test.5:5.' of 'digits' holds no images"), ("val", "holds no images")],
 )
 def test_a_split_without_images_is_refused(digits_dir, test_split, message):
-    """On one line, with the splits that there are."""
-    with pytest.raises(ConfigError, match=f"{message}.*train .1500 images., test .297 images.$"):
+    """On one line, with the splits that there are and how to do without."""
+    hint = "--config.data.test_split=None sets a share of 'train' apart$"
+    with pytest.raises(ConfigError, match=f"{message}.*train .1500 images., test .297 images.; .*{hint}"):
         labelled.open_pair(Labelled(test_split=test_split), Data(dataset="digits", data_dir=digits_dir), seed=0)
 
 
@@ -206,7 +207,7 @@ def test_a_test_split_like_no_train_split_is_refused(splits):
     """No images, or those of another kind than the encoder's, on the test side alone; one line each."""
     test = splits["test"]
     splits["test"] = ArraySource(test.images[:0], test.given[:0], name="none")
-    with pytest.raises(ConfigError, match="^none holds no images$"):
+    with pytest.raises(ConfigError, match="^none holds no images; --config.data.test_split names another, "):
         open_pair()
     splits["test"] = ArraySource(np.repeat(test.images, 3, axis=3), test.given, name="colour")
     with pytest.raises(
