@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import output
 from moco_jax import config, pages, protocols
 from moco_jax.cli import flags
 from moco_jax.reports import table
@@ -62,11 +63,8 @@ def main() -> int:
     page, named = flags.parse(sys.argv[1:], page="digits", named=NAMED, usage=__doc__ or "")
     flags.prepare_environment()
     seeds = [int(s) for s in named["seeds"].split(",")]
-    result = {"seeds": seeds, "rows": summary([one(page, s, Path(named["workdir"])) for s in seeds])}
-    text = json.dumps(result, indent=2)
-    print(text)
-    if named["output"]:
-        Path(named["output"]).write_text(text + "\n")
+    rows = summary([one(page, seed, Path(named["workdir"])) for seed in seeds])
+    output.keep({"seeds": seeds, "rows": rows}, named["output"])
     return 0
 
 

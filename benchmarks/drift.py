@@ -10,13 +10,12 @@ hardware: what they do is the yardstick for what devices do.
 """
 
 import dataclasses
-import json
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks import output
 from moco_jax import config
 from moco_jax.cli import flags
 
@@ -95,10 +94,7 @@ def main() -> int:
     devices = int(named["devices"])
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", devices)
-    text = json.dumps(measure(config.read(page), devices=devices, steps=STEPS, dtypes=DTYPES), indent=2)
-    print(text)
-    if named["output"]:
-        Path(named["output"]).write_text(text + "\n")
+    output.keep(measure(config.read(page), devices=devices, steps=STEPS, dtypes=DTYPES), named["output"])
     return 0
 
 

@@ -6,13 +6,12 @@ The encoder of a run's page with random weights, augmented views of random resid
 are compiled once and then timed in turn, `repeats` times `steps` steps each; the medians are compared.
 """
 
-import json
 import statistics
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
+from benchmarks import output
 from moco_jax import config
 from moco_jax.cli import flags
 
@@ -112,10 +111,7 @@ def main() -> int:
     page, named = flags.parse(sys.argv[1:], page="cifar10_small", named=NAMED, usage=__doc__ or "")
     flags.prepare_environment()
     numbers = {name: int(named[name]) for name in ("rates", "classes", "batch", "steps", "repeats")}
-    text = json.dumps(measure(config.read(page), **numbers), indent=2)
-    print(text)
-    if named["output"]:
-        Path(named["output"]).write_text(text + "\n")
+    output.keep(measure(config.read(page), **numbers), named["output"])
     return 0
 
 

@@ -8,13 +8,13 @@ augmentation of both views alone, mapped the same way, over the time of a step. 
 `moco_jax/dry_run.py` says of a run; peak memory is the device's, where it reports one.
 """
 
-import json
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
+from benchmarks import output
 from moco_jax import config
 from moco_jax.cli import flags
 
@@ -107,11 +107,7 @@ def main() -> int:
     page, named = flags.parse(sys.argv[1:], page="digits", named=NAMED, usage=__doc__ or "")
     flags.prepare_environment()
     figures = measure(config.read(page), steps=int(named["steps"]), repeats=int(named["repeats"]))
-    text = json.dumps(figures, indent=2)
-    print(text)
-    if named["output"]:
-        with open(named["output"], "w") as file:
-            file.write(text + "\n")
+    output.keep(figures, named["output"])
     return 0
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import bn_leak, verdicts
+from benchmarks import bn_leak, output, verdicts
 from moco_jax import config, pages, parallel, pretrain
 
 
@@ -55,6 +55,16 @@ def test_probe_rates_compares_a_sweep_with_one_rate():
     found = probe_rates.measure(config.read(page), rates=3, classes=4, batch=16, steps=1, repeats=2)
     one, several = found["step_milliseconds"]["1"], found["step_milliseconds"]["3"]
     assert one > 0 and several > 0 and found["ratio"] == several / one
+
+
+def test_what_is_found_is_said_and_kept(tmp_path, capsys):
+    """The same JSON on stdout and in the file; no file where none was asked for."""
+    output.keep({"a": [1]}, None)
+    output.keep({"a": [1]}, str(tmp_path / "out.json"))
+    said = capsys.readouterr().out
+    assert said == 2 * (tmp_path / "out.json").read_text() and json.loads((tmp_path / "out.json").read_text()) == {
+        "a": [1]
+    }
 
 
 def logged(run_config, workdir):
