@@ -17,7 +17,8 @@ PUBLIC = {  # heading: (file below moco_jax/, names in the order of the page)
         ("protocols.py", ("page", "read", "Linear", "Finetune", "Fit", "Knn", "Transfer", "Labelled")),
     ),
     "moco_jax.dry_run": (("dry_run.py", ("report", "Plan", "Memory", "Pace")),),
-    "moco_jax.data.sources": (("data/sources.py", ("Source", "ArraySource", "facts", "Facts")),),
+    "moco_jax.data.sources": (("data/sources.py", ("Source", "ArraySource")),),
+    "moco_jax.data.measured": (("data/measured.py", ("measure", "Measured")),),
     "moco_jax.data.opening": (("data/opening.py", ("open_split",)),),
     "moco_jax.data.order": (("data/order.py", ("PairRule", "same_record", "same_group", "ids", "steps_per_epoch")),),
     "moco_jax.views.recipes": (

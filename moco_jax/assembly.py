@@ -8,7 +8,7 @@ from moco_jax import checks, parallel, views
 from moco_jax.config import Config, ConfigError
 from moco_jax.core import schedules
 from moco_jax.core.optimizers import sgd
-from moco_jax.data import loader, opening, order, sources, tfds
+from moco_jax.data import loader, measured, opening, order, sources, tfds
 from moco_jax.evaluation import encoder as frozen
 from moco_jax.mechanisms import MECHANISMS
 from moco_jax.models import encoder as encoders
@@ -49,7 +49,7 @@ def assemble(
     images = source
     if images is None:
         images = opening.open_split(config.data, config.data.split)
-    facts = sources.facts(images, config.data)
+    facts = measured.measure(images, config.data)
     objects = _labels(encoder, source, recipe, pairs)
     rule, warnings = (pairs, []) if pairs is not None else _pair_rule(config, images)
     config, more = _resolved(config, images, facts)
@@ -96,7 +96,7 @@ def assemble(
     )
 
 
-def _resolved(config: Config, images: sources.Source, facts: sources.Facts) -> tuple[Config, list[str]]:
+def _resolved(config: Config, images: sources.Source, facts: measured.Measured) -> tuple[Config, list[str]]:
     """The config with every None a number, and warnings; ConfigError where numbers, images and hardware do not fit."""
     if facts.shape is None and config.data.path == "resident":
         raise ConfigError(
@@ -105,11 +105,11 @@ def _resolved(config: Config, images: sources.Source, facts: sources.Facts) -> t
     config = checks.resolve(config, facts.records)
     warnings = checks.check(config, records=facts.records, devices=parallel.device_count(), name=images.name)
     if not isinstance(images, tfds.TfdsSource):  # the size of a data set is known to whoever names it
-        warnings += sources.enlarged(facts, config.views.size)
+        warnings += measured.enlarged(facts, config.views.size)
     return config, warnings
 
 
-def _recipe(given: Any, config: Config, facts: sources.Facts) -> Any:
+def _recipe(given: Any, config: Config, facts: measured.Measured) -> Any:
     """The recipe that is given, or the config's; ConfigError for one that is not two views."""
     name = config.views.recipe
     recipe = views.recipes.get(name, facts.channels) if given is None else given
@@ -124,7 +124,7 @@ def _recipe(given: Any, config: Config, facts: sources.Facts) -> Any:
     return recipe
 
 
-def _fingerprint(images: sources.Source, facts: sources.Facts, config: Config, pairs: Any) -> str | None:
+def _fingerprint(images: sources.Source, facts: measured.Measured, config: Config, pairs: Any) -> str | None:
     """What may not change under the numbers of the records within a run, though the path to them may."""
     if config.data.array is not None and isinstance(images, opening.ArrayFile):
         return f"{facts.dtype} {images.images.shape}"

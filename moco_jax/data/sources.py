@@ -1,4 +1,4 @@
-"""What a source of images is, how one is read, and what a run has to know of it."""
+"""What a source of images is, how one is read, and what can be asked of any."""
 
 import hashlib
 from collections.abc import Sequence
@@ -6,12 +6,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from moco_jax import config
 from moco_jax.config import ConfigError
 from moco_jax.data.pixels import DTYPES
-
-INSIDE = 0.01  # share of the values off the ends of data.range that must lie within it: fewer are a mistake
-SAMPLE = 64  # images that `facts` looks at
 
 
 class ReadError(RuntimeError):
@@ -46,22 +42,6 @@ class Origin(NamedTuple):
 
     whole: str
     places: Sequence[int] | Sequence[str]
-
-
-class Facts(NamedTuple):
-    """What the images are, by those looked at.
-
-    `shape` is (H, W), None if sizes differ; `low` and `high` are the values mapped to 0..1; `sides` the shorter side of
-    each image that was looked at.
-    """
-
-    records: int
-    channels: int
-    dtype: np.dtype
-    shape: tuple[int, int] | None
-    low: float
-    high: float
-    sides: tuple[int, ...]
 
 
 class ArraySource:
@@ -137,8 +117,8 @@ def same_kind(image: np.ndarray, like: np.ndarray, source: Source, index: int) -
     """`image`, which is record `index`; ConfigError for other channels or another dtype than record 0, `like`, has."""
     if image.shape[2] != like.shape[2]:
         raise ConfigError(
-            f"{source.name}: {record(source, index)} has {_channels(image)} and {record(source, 0)} {_channels(like)};"
-            " set data.channels=3 (or 1) to convert them"
+            f"{source.name}: {record(source, index)} has {channels_of(image)} and {record(source, 0)} "
+            f"{channels_of(like)}; set data.channels=3 (or 1) to convert them"
         )
     if image.dtype != like.dtype:
         raise ConfigError(
@@ -212,51 +192,6 @@ def fingerprint(source: Source, *, pairs: bool) -> str | None:
     return out.hexdigest()
 
 
-def facts(source: Source, data: config.Data) -> Facts:
-    """What the run has to know of the images, from up to 64 of them spread over the source.
-
-    Raises ConfigError for an object that is no source, an empty one, mixed channels or dtypes, mean or std not of one
-    value per channel, 16-bit or float images without `data.range` (naming the range measured), and a `data.range` that
-    nearly every value lies outside of, whatever lies on its ends.
-    """
-    if not isinstance(source, Source):
-        raise ConfigError(
-            f"a {type(source).__name__} is no source: it needs __len__, __getitem__, labels(), name and classes; "
-            "data.sources.ArraySource makes one of arrays"
-        )
-    if len(source) == 0:
-        raise ConfigError(f"{source.name} holds no images")
-    chosen = np.unique(np.linspace(0, len(source) - 1, min(SAMPLE, len(source))).astype(int)).tolist()
-    first = read(source, 0)
-    sample = [read(source, i, like=first) for i in chosen]
-    strange = next((i for i, image in zip(chosen, sample, strict=True) if not np.isfinite(image).all()), None)
-    if strange is not None:
-        raise ConfigError(f"{source.name}: {record(source, strange)} holds values that are not finite")
-    sizes = {image.shape[:2] for image in sample}
-    channels = first.shape[2]
-    if data.channels not in (None, channels):
-        raise ConfigError(
-            f"data.channels is {data.channels} and images of {source.name} have {_channels(first)};"
-            " a source of your own is not converted, leave data.channels out"
-        )
-    _check_normalisation(data, channels)
-    low, high = _range(data, sample)
-    shape = sizes.pop() if len(sizes) == 1 else None
-    return Facts(len(source), channels, first.dtype, shape, low, high, tuple(min(i.shape[:2]) for i in sample))
-
-
-def enlarged(facts: Facts, size: int) -> list[str]:
-    """A warning where images are smaller than a view of `size` pixels."""
-    small = [side for side in facts.sides if side < size]
-    if not small:
-        return []
-    return [
-        f"{len(small)} of the {len(facts.sides)} images looked at are smaller than views.size {size} (the smallest has "
-        f"a side of {min(small)} pixels) and are enlarged, which adds no detail: use a smaller views.size, or leave "
-        "them out"
-    ]
-
-
 def _of(numbers: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:
     return None if numbers is None else numbers[rows]
 
@@ -268,35 +203,6 @@ def _integers(values: Any, records: int, name: str, what: str) -> np.ndarray:
     return found
 
 
-def _check_normalisation(data: config.Data, channels: int) -> None:
-    for name, values in (("mean", data.mean), ("std", data.std)):
-        if len(values) != channels:
-            raise ConfigError(f"data.{name} has length {len(values)} and images have {channels} channels; one for each")
-    if not min(data.std) > 0:
-        raise ConfigError(f"data.std must be above 0, not {data.std}")
-
-
-def _range(data: config.Data, sample: list[np.ndarray]) -> tuple[float, float]:
-    if data.range is None and sample[0].dtype == np.uint8:
-        return 0.0, 255.0
-    low, high = min(image.min() for image in sample), max(image.max() for image in sample)
-    measured = f"{len(sample)} images measured hold {low} to {high}"
-    if data.range is None:
-        raise ConfigError(
-            f"{sample[0].dtype} images need data.range=(low, high), the values mapped to 0 and 1; {measured}"
-        )
-    if not data.range[0] < data.range[1]:
-        raise ConfigError(f"data.range must rise, not {data.range}")
-    # A value on an end of the range, as a background of zeros is on that of (0, 255), does not show that it fits.
-    inside = np.mean([((image > data.range[0]) & (image < data.range[1])).mean() for image in sample])
-    outside = np.mean([((image < data.range[0]) | (image > data.range[1])).mean() for image in sample])
-    if inside < INSIDE * (inside + outside) or high <= data.range[0] or low >= data.range[1]:
-        raise ConfigError(
-            f"data.range {data.range} leaves everything outside but {inside:.1%} of the values: {measured}; give their "
-            "span"
-        )
-    return data.range
-
-
-def _channels(image: np.ndarray) -> str:
+def channels_of(image: np.ndarray) -> str:
+    """The channels of an image (H, W, C), for messages."""
     return f"{image.shape[2]} channel{'s' if image.shape[2] > 1 else ''}"

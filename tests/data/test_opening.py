@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from moco_jax.config import ConfigError, Data
-from moco_jax.data import files, loader, opening, sources
+from moco_jax.data import files, loader, measured, opening, sources
 
 RNG = np.random.default_rng(0)
 
@@ -70,7 +70,7 @@ def test_channels_are_converted_when_asked_for(tmp_path):
     picture(tmp_path / "p" / "a.png")
     gray = picture(tmp_path / "p" / "b.png", (5, 7))
     source = opening.open_split(of(folder=tmp_path / "p"), "train")
-    for meet in (lambda: source[1], lambda: sources.facts(source, Data(mean=(0.5,) * 3, std=(0.5,) * 3))):
+    for meet in (lambda: source[1], lambda: measured.measure(source, Data(mean=(0.5,) * 3, std=(0.5,) * 3))):
         with pytest.raises(
             ConfigError, match=r"record 1 \(b.png\) has 1 channel and record 0 \(a.png\) 3 channels; set"
         ):

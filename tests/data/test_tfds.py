@@ -15,7 +15,7 @@ from PIL import Image
 
 from moco_jax import config
 from moco_jax.config import ConfigError
-from moco_jax.data import loader, pixels, sources
+from moco_jax.data import loader, measured, pixels, sources
 from moco_jax.data import tfds as reader
 
 CIFAR = pathlib.Path(__file__).parents[3] / "shared" / "data" / "tfds"
@@ -177,11 +177,11 @@ def test_mixed_channels_are_refused_with_both_counts(prepare, encoded):
     folder = prepare("mixed", PICTURES, [{"image": encoded(x)} for x in (RGB, RGB, GRAY)])
     source = reader.open_source("mixed", "train", data_dir=folder)
     message = "record 2 has 1 channel and record 0 3 channels; set data.channels=3"
-    for meet in (lambda: source[2], lambda: sources.facts(source, data()), lambda: loader.resident(source, 1)):
+    for meet in (lambda: source[2], lambda: measured.measure(source, data()), lambda: loader.resident(source, 1)):
         with pytest.raises(ConfigError, match=message):
             meet()
     with pytest.raises(ConfigError, match=message):
-        sources.facts(sources.ArraySource([RGB, RGB, GRAY[..., None]]), data())
+        measured.measure(sources.ArraySource([RGB, RGB, GRAY[..., None]]), data())
 
 
 def test_values_are_never_lost_in_a_conversion(prepare, encoded):
@@ -221,7 +221,7 @@ def test_real_cifar10():
     start = time.monotonic()
     assert np.bincount(source.labels()).tolist() == [5000] * 10
     assert time.monotonic() - start < 15  # about one second; decoding would take more than five on a fast machine
-    assert sources.facts(source, data(mean=(0.5,) * 3, std=(0.5,) * 3))[:6] == (
+    assert measured.measure(source, data(mean=(0.5,) * 3, std=(0.5,) * 3))[:6] == (
         50000,
         3,
         np.uint8,
