@@ -67,7 +67,10 @@ def run(
             _drawn(settings, fitter, network, rows, draw, Path(workdir) / f"draw_{draw}", about)
             for draw, rows in enumerate(drawn)
         ]
-        return {"classes": pair.class_names, "test": pair.test_is, "draws": found}
+        groups = pair.test.groups
+        units = len(pair.test.labels) if groups is None else len(np.unique(groups))
+        over = f"{units:,} {'' if groups is None else 'groups of '}test images"
+        return {"classes": pair.class_names, "test": pair.test_is, "units": units, "over": over, "draws": found}
 
     stored = kept.result(about, workdir, make, network, loaded, checkpoint=checkpoint if load is None else None)
     where = f"{loaded.trained.label}, {_origin(settings, loaded, checkpoint)}"
@@ -274,13 +277,11 @@ def text(result: dict[str, Any]) -> str:
     """The result for a terminal."""
     settings, found = result["about"]["settings"], result["draws"]
     how = "supervised from scratch" if settings["start"] == "scratch" else "fine-tuned"
-    count = found[0]["last"]["count"]
-    over = intervals.over_draws([d["last"]["top1"] for d in found], count)
-    what = f"{count:,} test images" + (f" and {len(found)} draws" if len(found) > 1 else "")
-    half = f" ± {100 * (over.half_width or 0):.2f} (95 % interval over {what})"
-    lines = [
-        f"{how} on {settings['labels']} labels ({found[0]['train']:,} images): top-1 {over.mean:.2%}{half}, last epoch"
-    ]
+    over = intervals.over_draws([d["last"]["top1"] for d in found], result["units"])
+    what = result["over"] + (f" and {len(found)} draws" if len(found) > 1 else "")
+    half = "" if over.half_width is None else f" ± {100 * over.half_width:.2f} (95 % interval over {what})"
+    asked = f"{settings['labels']} labels{' per class' if settings['labels'].isdigit() else ''}"
+    lines = [f"{how} on {asked} ({found[0]['train']:,} images): top-1 {over.mean:.2%}{half}, last epoch"]
     if len(found) == 1:
         lines.append(metrics.summary(found[0]["last"], result["classes"]))
     if "best" in found[0]:

@@ -32,8 +32,13 @@ def difference(ours: np.ndarray, theirs: np.ndarray, groups: np.ndarray | None) 
 
 
 def over_draws(shares: list[float], count: int) -> Interval:
-    """As `share`, where of `count` test images the share that is right is all that is known: at most binomial."""
+    """As `share`, where of `count` test images or groups the share that is right is all that is known.
+
+    Its variance over these is at most binomial. One of them tells nothing of others.
+    """
     found = np.asarray(shares, np.float64)  # (R,)
+    if count < 2:
+        return Interval(float(found.mean()), None)
     mean = float((found.mean() * count + 1) / (count + 2))
     images = _t(count) * np.sqrt(mean * (1 - mean) / count)
     return Interval(float(found.mean()), float(np.hypot(_of_draws(found), images)))

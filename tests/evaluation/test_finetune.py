@@ -10,7 +10,7 @@ import pytest
 from moco_jax import parallel
 from moco_jax.config import ConfigError
 from moco_jax.evaluation import classifier, finetune, fitting, labelled, metrics
-from moco_jax.protocols import Finetune, Fit, Views
+from moco_jax.protocols import Finetune, Fit, Labelled, Views
 from tests.evaluation import small
 
 FIT = Fit(batch_size=16, epochs=20, learning_rate=0.2, head_learning_rate=0.5, scratch_learning_rate=0.2)
@@ -36,6 +36,26 @@ def test_it_learns_from_an_encoder_and_from_scratch(bench, tmp_path):
     assert "supervised from scratch on all labels (60 images)" in finetune.run(scratch, "runs/a", tmp_path / "scratch")
     (found,) = json.loads((tmp_path / "scratch" / "result.json").read_text())["draws"]
     assert found["last"]["top1"] > 0.8
+
+
+def test_groups_of_test_images_are_what_an_interval_counts():
+    """Thirty images of six patients tell as much as six: the binomial of six, and the words say so."""
+    about = {"settings": fitting.plain(dataclasses.replace(SETTINGS, labels="all", draws=1))}
+    draw = {"train": 60, "last": metrics.of(np.eye(3)[np.arange(30) % 3], np.arange(30) % 3, 3)}
+    stored = {"about": about, "classes": ["a", "b", "c"], "test": "split test", "draws": [draw]}
+    images = finetune.text(stored | {"units": 30, "over": "30 test images"})
+    groups = finetune.text(stored | {"units": 6, "over": "6 groups of test images"})
+    assert "± 6.50 (95 % interval over 30 test images)" in images
+    assert "(95 % interval over 6 groups of test images)" in groups
+    assert float(groups.split("± ")[1].split()[0]) > 3 * 6.50
+
+
+def test_the_groups_of_a_split_are_counted(bench, tmp_path):
+    """Whole groups set apart: their number stands in the words."""
+    bench.splits["train"] = small.source(60, 0, "train", groups=np.arange(60) // 4)
+    apart = dataclasses.replace(SETTINGS, test_every_epochs=0, data=Labelled(test_split=None))
+    text = finetune.run(apart, "runs/a", tmp_path / "apart")
+    assert "(95 % interval over 3 groups of test images)" in text
 
 
 def fitter_of(bench, **views):

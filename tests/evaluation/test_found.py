@@ -28,7 +28,7 @@ def test_every_kind_is_found_by_the_name_of_its_folder(bench, tmp_path):
     (few, knn, line, tabled), missing = found.of(tmp_path)
     assert missing == {}
     assert [one.name for one in (few, knn, line, tabled)] == ["few", "knn", "linear", "transfer"]
-    assert "fine-tuned on 4 labels (12 images)" in few.text and few.confusion.sum() == 2 * 30  # two draws
+    assert "fine-tuned on 4 labels per class (12 images)" in few.text and few.confusion.sum() == 2 * 30  # two draws
     assert "kNN top-1" in knn.text and knn.confusion is None
     assert "trained encoder: top-1" in line.text and line.confusion.sum() == 30 and line.classes == ["0", "1", "2"]
     stored = json.loads((tmp_path / "linear" / "result.json").read_text())["rows"]["trained encoder"]["last"]

@@ -31,7 +31,7 @@ def test_images_of_a_group_are_one_draw():
     right = np.repeat(np.arange(20) % 5 > 0, 20)[None]
     found = intervals.share(right, np.repeat(np.arange(20), 20))
     assert found.half_width == pytest.approx(2.093 * np.sqrt(0.16 / 19), rel=0.02)
-    assert intervals.share(right, np.zeros(400, int)) == (0.8, None)
+    assert intervals.share(right, np.zeros(400, int)) == (0.8, None) == intervals.over_draws([0.8], 1)
 
 
 def test_pairs_share_what_is_hard():
