@@ -7,7 +7,7 @@ import pytest
 
 STORED = {
     "data/probe.npz": "56006400d5c197c8",
-    "fb_golden/inputs.py": "38c61b27c3c62e8a",
+    "fb_golden/inputs.py": "2d255510528d7fb3",
     "fb_golden/lr_schedules.npz": "a92e63f876adfe9f",
     "fb_golden/v1_r18.npz": "9dc01ecf354e551c",
     "golden/augmentation.npz": "0aced6bdd8f0f41d",
