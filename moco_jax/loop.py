@@ -54,11 +54,12 @@ def run(
     log: RunLog,
     evaluations: Sequence[Evaluation],
     save: Callable[[int, Any], None],
+    rate: str = "learning rate",
 ) -> Any:
     """Train from first_step to cadence.total and return the state; `batches` yields one host batch per step.
 
     Metrics are fetched one call late, so that nothing waits for the device between two logs. Raises FloatingPointError
-    at a loss that is not finite, before anything made from it is saved.
+    at a loss that is not finite, before anything made from it is saved; `rate` is what that says should be lower.
     """
     step = first_step
     pending: list[Metrics] = []
@@ -71,7 +72,7 @@ def run(
         if first:
             log.restart(step + count)  # compiling is no training
         if ready is not None:
-            _write(log, *ready)
+            _write(log, *ready, rate)
             ready = None
         pending.append(metrics)
         step += count
@@ -80,10 +81,10 @@ def run(
         evaluators = [e.evaluator for e in evaluations if cadence.due(step, e.every)]
         keep = cadence.due(step, cadence.save)
         if ready is not None and (evaluators or keep):
-            _write(log, *ready)
+            _write(log, *ready, rate)
             ready = None
         if keep:
-            _check_finite(step, _means(pending))  # before it is saved
+            _check_finite(step, _means(pending), rate)  # before it is saved
         if evaluators or keep:
             parallel.wait(state)  # both would wait for it, and the steps in flight are training time
         pause = time.perf_counter()
@@ -99,11 +100,11 @@ def _stack(*leaves: np.ndarray) -> np.ndarray:
     return np.stack(leaves)  # (steps, rows, ...)
 
 
-def _write(log: RunLog, step: int, calls: list[Metrics]) -> None:
+def _write(log: RunLog, step: int, calls: list[Metrics], rate: str) -> None:
     """Log the means over some calls, which ended at `step`."""
     means = _means(calls)
     log.metrics(step, means)
-    _check_finite(step, means)
+    _check_finite(step, means, rate)
 
 
 def _means(calls: list[Metrics]) -> dict[str, float]:
@@ -112,11 +113,11 @@ def _means(calls: list[Metrics]) -> dict[str, float]:
     return {name: float(np.mean(np.concatenate([c[name] for c in fetched]))) for name in (fetched or [{}])[0]}
 
 
-def _check_finite(step: int, means: dict[str, float]) -> None:
+def _check_finite(step: int, means: dict[str, float], rate: str) -> None:
     if not math.isfinite(means.get("loss", 0.0)):
         raise FloatingPointError(
             f"the loss is {means['loss']} within the steps up to {step}; whatever was saved is from before: "
-            "look for images that are not finite, or use another --workdir with a lower optimizer.learning_rate"
+            f"look for images that are not finite, or use another --workdir with a lower {rate}"
         )
 
 

@@ -122,6 +122,7 @@ def _train(
                 log=log,
                 evaluations=evaluations,
                 save=save,
+                rate="optimizer.learning_rate",
             )
         except KeyboardInterrupt:
             log.say(f"stopped; the same call continues from step {store.latest() or 0}")

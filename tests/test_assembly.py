@@ -5,11 +5,12 @@ import json
 import re
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import moco_jax
-from moco_jax import assembly, config, pretrain
+from moco_jax import assembly, config, parallel, pretrain
 from moco_jax.config import ConfigError
 from moco_jax.data.sources import ArraySource
 from tests import tiny
@@ -66,6 +67,15 @@ def test_a_run_on_frames_of_clips_trains_and_counts_own_keys(tmp_path):
     assert last["step"] == 4 and last["key_age_100"] == 2 and 0.5 < last["key_cosine_100"] < 1
     with pytest.raises(ConfigError, match="holds another run: data.max_gap 3 -> None"):
         pretrain.train(made()[0], tmp_path, **objects)
+
+
+def test_a_run_that_diverges_names_the_key_of_its_rate(tmp_path, monkeypatch):
+    """By a step whose loss is no number; evaluations have keys of their own (`tests/test_loop.py`)."""
+    diverged = {"loss": jnp.full(1, jnp.nan)}
+    monkeypatch.setattr(parallel, "map_step", lambda *_, **__: lambda state, batch, data: (state, diverged))
+    c, objects = made("same_image")
+    with pytest.raises(FloatingPointError, match="with a lower optimizer.learning_rate$"):
+        pretrain.train(dataclasses.replace(c, consistency=config.Consistency(every_epochs=0)), tmp_path, **objects)
 
 
 def test_a_rule_of_the_users_own_replaces_the_key():

@@ -14,7 +14,7 @@ def cadence(**changes):
     return loop.Cadence(**{"total": 10, "per_call": 1, "log": 4, "save": 3} | changes)
 
 
-def go(tmp_path, c, first=0, loss=lambda step: 1.0, events=None, evaluations=()):
+def go(tmp_path, c, first=0, loss=lambda step: 1.0, events=None, evaluations=(), **rate):
     """Run over a fake step that adds up its batches; returns (final state, events in order)."""
     events = [] if events is None else events
 
@@ -39,7 +39,7 @@ def go(tmp_path, c, first=0, loss=lambda step: 1.0, events=None, evaluations=())
     batches = ({"ids": np.full((8, 2), i + 1, np.int32)} for i in range(first, c.total))
     with RunLog(tmp_path, total_steps=c.total, first_step=first, batch_size=8) as log:
         about = {"first_step": first, "cadence": c, "log": log, "evaluations": evaluations, "save": save}
-        return loop.run(step, 0, batches, {}, **about), events
+        return loop.run(step, 0, batches, {}, **about, **rate), events
 
 
 def lines(folder):
@@ -88,11 +88,19 @@ def test_log_holds_the_mean_over_the_steps_since_the_last_one(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_before_it_is_saved(tmp_path):
-    """Step 5 is NaN: the save at 6 does not happen, that at 3 stays."""
+    """Step 5 is NaN: the save at 6 does not happen, that at 3 stays; whose rate it is, the loop does not know."""
     events = []
-    with pytest.raises(FloatingPointError, match="the loss is nan within the steps up to 6"):
+    with pytest.raises(FloatingPointError, match="the loss is nan within the steps up to 6") as error:
         go(tmp_path, cadence(), loss=lambda s: float("nan") if s == 5 else 1.0, events=events)
     assert [e for e in events if e[0] == "save"] == [("save", 3)]
+    assert str(error.value).endswith("use another --workdir with a lower learning rate")
+
+
+@pytest.mark.parametrize(("log", "save"), [(1, 0), (5, 5), (4, 5)])
+def test_the_rate_that_should_be_lower_is_the_caller_s(tmp_path, log, save):
+    """Wherever the loss is looked at: before the next call, before an evaluation and before a save."""
+    with pytest.raises(FloatingPointError, match="with a lower fit.rate$"):
+        go(tmp_path, cadence(log=log, save=save), loss=lambda s: float("nan") if s == 5 else 1.0, rate="fit.rate")
 
 
 def test_positions_cover_the_global_batch():
