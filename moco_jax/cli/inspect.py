@@ -88,7 +88,7 @@ def look(path: str, workers: int) -> "tuple[Listing, Survey]":
 
 
 def describe(path: str, listing: "Listing", found: "Survey") -> Iterator[str]:
-    """What the images are, line by line."""
+    """What the images are, line by line; names of classes and groups in quotes, as many a name is a number."""
     from moco_jax.data import survey
 
     splits = Counter(listing.splits)
@@ -101,7 +101,7 @@ def describe(path: str, listing: "Listing", found: "Survey") -> Iterator[str]:
     ):
         if not names:
             ids = None
-        counts = Counter() if ids is None else Counter(names[i] for i in ids.tolist() if i >= 0)
+        counts = Counter() if ids is None else Counter(f"'{names[i]}'" for i in ids.tolist() if i >= 0)
         yield from _counted(what, counts)
     yield from _counted("formats", Counter(look.format for look in found.good))
     yield from _counted("sizes", Counter(dict(survey.sizes(found))))
@@ -112,7 +112,7 @@ def describe(path: str, listing: "Listing", found: "Survey") -> Iterator[str]:
     untaught = usable(listing, found)[1]
     if untaught:
         yield f"left out    {untaught.total()} images of classes without a readable training image:"
-        yield from _some([f"{name} {count}" for name, count in untaught.most_common()])
+        yield from _some([f"'{name}' {count}" for name, count in untaught.most_common()])
     twice = found.duplicates
     if twice:
         yield f"duplicates  {len(twice)} pictures are there more than once:"

@@ -34,11 +34,11 @@ def of(scores: np.ndarray, labels: np.ndarray, classes: int) -> dict[str, Any]:
 
 
 def summary(found: dict[str, Any], class_names: Sequence[str]) -> str:
-    """The numbers beside top-1, for a terminal."""
+    """The numbers beside top-1, for a terminal; classes in quotes, as many a name is a number."""
     parts = [f"top-5 {found['top5']:.2%}"] if found["top5"] is not None else []
     parts.append(f"balanced {found['balanced_accuracy']:.2%}")
     if found["auroc"] is not None:
         parts.append(f"AUROC {found['auroc']:.4f}")
     there = [(share, name) for share, name in zip(found["per_class"], class_names, strict=True) if share is not None]
-    parts.append("worst classes " + ", ".join(f"{name} {share:.1%}" for share, name in sorted(there)[:3]))
+    parts.append("worst classes " + ", ".join(f"'{name}' {share:.1%}" for share, name in sorted(there)[:3]))
     return "  " + "; ".join(parts)

@@ -38,7 +38,7 @@ def test_it_says_what_is_there_and_what_training_would_do(photos, capsys):
     out = capsys.readouterr().out
     assert "45 images" in out
     assert "splits      2: train 39, val 6" in out
-    assert "classes     2: dog 23, cat 22" in out
+    assert "classes     2: 'dog' 23, 'cat' 22" in out
     assert "stored as   2: 3 channels uint8 43, 1 channel uint8 1" in out
     assert "as data.channels=3 converts" in out
     assert "unreadable  1 images" in out and "train/dog/short.png" in out
@@ -150,7 +150,7 @@ def test_a_class_that_lost_its_training_images_is_left_out_and_said(tmp_path, ca
     (tmp_path / "p/train/c/0.png").write_bytes(b"")
     assert cli.main(["inspect", f"{tmp_path}/p", f"--write={tmp_path}/mine.py"]) == 0
     out = capsys.readouterr().out
-    assert "left out    2 images of classes without a readable training image:\n  c 2\n" in out
+    assert "left out    2 images of classes without a readable training image:\n  'c' 2\n" in out
     listing = files.list_manifest(tmp_path / "mine_readable.csv")
     assert (listing.class_names, len(listing.paths)) == (["a", "b"], 22)
     page = (tmp_path / "mine.py").read_text()

@@ -38,7 +38,9 @@ def test_the_lowest_label_wins_a_tie():
 
 
 def test_the_summary_names_the_worst_classes():
-    """By name, worst first."""
+    """By name, worst first; names in quotes, as a class 8 with 0.0 % would be read as a number."""
     scores = np.eye(3)[[0, 1, 1, 1]]
-    text = metrics.summary(metrics.of(scores, np.array([0, 1, 2, 1]), 3), ["cat", "dog", "emu"])
-    assert "balanced 66.67%" in text and text.index("emu 0.0%") < text.index("cat 100.0%")
+    found = metrics.of(scores, np.array([0, 1, 2, 1]), 3)
+    text = metrics.summary(found, ["cat", "dog", "emu"])
+    assert "balanced 66.67%" in text and text.index("'emu' 0.0%") < text.index("'cat' 100.0%")
+    assert metrics.summary(found, ["0", "1", "8"]).endswith("worst classes '8' 0.0%, '0' 100.0%, '1' 100.0%")
