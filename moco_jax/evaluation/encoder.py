@@ -244,6 +244,16 @@ def _checkpoints(run: Path) -> Path:
     return run / "checkpoints"
 
 
+def check_no_run(workdir: str | Path) -> None:
+    """Raises ConfigError where a result would go among the files of a run itself, begun or finished."""
+    folder = Path(workdir)
+    if (folder / "config.json").exists() or (folder / "checkpoints").exists():
+        raise ConfigError(
+            f"--workdir={workdir} is the folder of a run itself: leave the flag out, and the result has a folder of "
+            "its own among the run's, or give another folder"
+        )
+
+
 def _none_yet(run: str | Path) -> ConfigError:
     return ConfigError(f"{run} holds no finished checkpoint yet; train writes one every few epochs")
 

@@ -35,9 +35,11 @@ def result(
 ) -> dict[str, Any]:
     """What `make` gives, with `about` beside it: kept in WORKDIR/result.json, and read back from there.
 
-    Raises ConfigError where the folder holds another evaluation, finished or begun, and RuntimeError where `network` is
-    not bit for bit what it was before, in memory and, if it was trained, in the `checkpoint` (None: not compared).
+    Raises ConfigError where the folder is that of a run or holds another evaluation, finished or begun, and
+    RuntimeError where `network` is not bit for bit what it was before, in memory and, if it was trained, in the
+    `checkpoint` (None: not compared).
     """
+    frozen.check_no_run(workdir)
     folder = Path(workdir)
     path = folder / "result.json"
     stored = read_json(path)

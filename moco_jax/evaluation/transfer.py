@@ -35,6 +35,7 @@ def run(
     before anything is encoded.
     """
     check(settings, paths)
+    frozen.check_no_run(workdir)
     encoders = {path: (load or frozen.load)(path) for path in paths}
     settings = _alike(settings, encoders)
     how = settings.views

@@ -1,0 +1,41 @@
+"""Where the result of an evaluation may go, for each of the four."""
+
+import functools
+
+import pytest
+
+from moco_jax.config import ConfigError
+from moco_jax.evaluation import finetune, neighbours, probe, transfer
+from moco_jax.protocols import Finetune, Fit, Knn, Linear, Transfer
+from tests.evaluation import small
+
+RUNS = {
+    "knn": functools.partial(neighbours.run, Knn(k=(5,)), "runs/a"),
+    "eval-linear": functools.partial(probe.run, Linear(), "runs/a"),
+    "finetune": functools.partial(finetune.run, Finetune(fit=Fit(batch_size=16)), "runs/a"),
+    "transfer": functools.partial(transfer.run, Transfer(k=5, finetune=False, labels=()), ["runs/a"]),
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("file", ["config.json", "checkpoints/8/state"])
+def test_no_result_goes_among_the_files_of_a_run(monkeypatch, tmp_path, name, file):
+    """One line, and nothing is encoded or written, whether or not the run has a checkpoint."""
+    bench, folder = small.Bench(monkeypatch), tmp_path / "run"
+    (folder / file).parent.mkdir(parents=True)
+    (folder / file).write_text("{}")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ConfigError, match=f"--workdir={folder} is the folder of a run itself: leave") as error:
+        RUNS[name](folder)
+    assert "\n" not in str(error.value) and not bench.encoded and sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_folder_in_that_of_a_run_is_no_run(monkeypatch, tmp_path):
+    """The probe's checkpoints lie in `trained`, so that its own folder is read back; and the run's stays as it is."""
+    small.Bench(monkeypatch)
+    (tmp_path / "checkpoints").mkdir()
+    settings = Linear(batch_size=32, epochs=1, learning_rates=(1.0,), schedule="cosine", milestones=())
+    text = probe.run(settings, "runs/a", tmp_path / "linear")
+    assert (tmp_path / "linear/trained/checkpoints").is_dir()
+    assert probe.run(settings, "runs/a", tmp_path / "linear") == text
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoints", "linear"]
