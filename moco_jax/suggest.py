@@ -120,8 +120,11 @@ def _choose_training(images: Images, choose: Any, page: ConfigDict) -> None:
     choose("batch_size", batch, "at most a third of the images, so that the queue need not hold a key of each")
     group = min(32, batch // 2)
     choose("bn.group_size", group, "two groups or more, so that keys can be shuffled between them")
-    choose("optimizer.learning_rate", 0.03, "for 256 images a step")
-    choose("optimizer.linear_scaling", True, "")
+    rate, few = 0.03, batch < 256
+    as_it_is = ", and taken as it is: digits and cifar10_small have 0.06 with 128" if few else ""
+    choose("optimizer.learning_rate", rate, f"published for 256 images a step{as_it_is}")
+    slow = f"times {batch} / 256 the rate would be {rate * batch / 256:.2g}, by which so short a run learns less"
+    choose("optimizer.linear_scaling", False, slow if few else "")
     steps = page.train.epochs * (images.records // batch)
     momentum = 0.99 if steps < SHORT else 0.999
     choose("moco.momentum", momentum, f"{steps} steps; .999 is for runs of 10,000 and more" if steps < SHORT else "")

@@ -6,6 +6,7 @@ import pytest
 
 from moco_jax import checks, config, pages, suggest
 from moco_jax.config import ConfigError
+from moco_jax.core import schedules
 from moco_jax.data.survey import Kind, Summary
 
 PHOTOS = suggest.Images(
@@ -35,6 +36,17 @@ def test_a_suggested_run_passes_the_checks_of_any_number_of_images(records):
     warnings = checks.check(c, records=records, devices=1)
     assert c.shuffle.block > 0 and warnings == []
     assert records // c.batch_size >= 2
+
+
+@pytest.mark.parametrize(("records", "batch", "scaled"), [(60, 16, "0.0019"), (300, 64, "0.0075"), (5000, 256, "")])
+def test_a_small_batch_is_trained_at_the_published_rate(records, batch, scaled):
+    """As the shipped pages do: 0.03 at the first step, whatever the batch; the page says what scaling would make."""
+    page, why = suggest.suggest(dataclasses.replace(PHOTOS, records=records))
+    c = config.read(page)
+    rate = schedules.learning_rate(c.optimizer, batch_size=c.batch_size, epochs=c.train.epochs, steps_per_epoch=3)
+    assert c.batch_size == batch and float(rate(0)) == pytest.approx(0.03)
+    said = f"times {batch} / 256 the rate would be {scaled}," if scaled else ""
+    assert why["optimizer.linear_scaling"].startswith(said) and bool(why["optimizer.linear_scaling"]) == bool(scaled)
 
 
 def test_too_few_images_are_refused():
