@@ -15,6 +15,7 @@ from moco_jax.data.survey import Summary
 FEWEST = 16  # images that two batch-norm groups of four leave two steps an epoch for
 RESIDENT = 2 * 2**30  # bytes of images that are kept on the device without asking
 STARVED = 1_000  # images; fewer are a trial
+ASKED = 20  # percent of the training images whose labels kNN is to tell, where no other split has labels
 SHORT = 10_000  # steps; a target that keeps .999 of itself has moved in a tenth of them
 
 
@@ -137,15 +138,23 @@ def _choose_evaluation(images: Images, size: int, choose: Any) -> None:
     held_out = [s for s in files.HELD_OUT if images.splits.get(s)]
     unlabelled = [s for s in (files.TRAIN, *held_out) if s not in images.labelled]
     judged = next((s for s in held_out if s not in unlabelled), None)
-    if judged and files.TRAIN not in unlabelled:
-        choose("eval.split", judged, f"{images.splits[judged]} labelled images that training never sees")
-        choose("eval.k", min(200, max(images.records // max(images.classes, 1), 1)), "about the images of a class")
-        choose("eval.resize", size * 8 // 7, "as 256 for 224")
-    else:
-        why = f"no labels in {' and '.join(unlabelled)}" if unlabelled else "no split val or test"
+    if files.TRAIN in unlabelled or images.classes < 2:
+        why = f"no labels in {' and '.join(unlabelled)}" if files.TRAIN in unlabelled else "one class alone"
         choose("eval.every_epochs", 0, why)
         if held_out:
             choose("eval.split", held_out[0], "images that training never sees, for the neighbours in a report")
+        return
+    bank = images.records
+    if judged:
+        choose("eval.split", judged, f"{images.splits[judged]} labelled images that training never sees")
+    else:
+        bank = images.records * (100 - ASKED) // 100
+        none = f"no labels in {' and '.join(unlabelled)}" if unlabelled else "no split val or test"
+        share, rest = f"{files.TRAIN}[:{100 - ASKED}%]", f"{files.TRAIN}[{100 - ASKED}%:]"
+        choose("eval.bank_split", share, f"{none}: a part of {files.TRAIN} lends its labels")
+        choose("eval.split", rest, "they are to tell the labels of the rest, which training sees without them")
+    choose("eval.k", min(200, max(bank // images.classes, 1)), "about the images of a class")
+    choose("eval.resize", size * 8 // 7, "as 256 for 224")
 
 
 def plan(images: Images, page: ConfigDict) -> Iterator[str]:

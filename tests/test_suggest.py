@@ -79,16 +79,32 @@ def test_values_follow_the_images():
     assert suggested(summary=bands, shape=(10_000, 10_000)).data.path == "streamed"  # 13 TB
 
 
-def test_monitoring_needs_labels_and_a_split_to_judge_on():
-    """kNN only where both are there; otherwise it is off, so that the page runs."""
+SLICES = ("train[:80%]", "train[80%:]")
+
+
+def test_monitoring_needs_labels_of_two_classes():
+    """kNN wherever the training images have labels; otherwise, and for one class, it is off, so that the page runs."""
     assert suggested().eval.every_epochs == 0
     both = {"train": 5000, "val": 100}
-    assert suggested(labelled={"train"}, classes=10).eval.every_epochs == 0
-    for labelled in (set(), {"train"}, {"val"}):
+    for labelled in (set(), {"val"}):
         c = suggested(labelled=labelled, classes=10, splits=both)
         assert (c.eval.every_epochs, c.eval.split) == (0, "val")  # for the neighbours in a report
     c = suggested(labelled={"train", "val"}, classes=10, splits=both)
-    assert (c.eval.every_epochs > 0, c.eval.split, c.eval.resize) == (True, "val", 256)
+    assert (c.eval.every_epochs > 0, c.eval.bank_split, c.eval.split) == (True, "train", "val")
+    assert (c.eval.k, c.eval.resize) == (200, 256)
+    page, why = suggest.suggest(dataclasses.replace(PHOTOS, labelled=frozenset({"train"}), classes=1))
+    assert page.eval.every_epochs == 0 and why["eval.every_epochs"] == "one class alone"
+
+
+@pytest.mark.parametrize("splits", [{"train": 5000}, {"train": 5000, "val": 100}])
+def test_without_another_labelled_split_a_part_of_train_is_asked(splits):
+    """Its slices, and no more neighbours than images of a class among those that have labels."""
+    images = dataclasses.replace(PHOTOS, labelled=frozenset({"train"}), classes=40, splits=splits)
+    page, why = suggest.suggest(images)
+    assert page.eval.every_epochs > 0 and (page.eval.bank_split, page.eval.split) == SLICES
+    assert page.eval.k == 100 and page.eval.resize == 256
+    assert why["eval.bank_split"].startswith("no labels in val:" if "val" in splits else "no split val or test:")
+    assert suggested(labelled={"train"}, classes=2, splits={"train": 16}, records=16).eval.k == 6  # of 12 or 13
 
 
 def test_the_split_to_judge_on_is_the_first_one_with_labels():
@@ -100,14 +116,11 @@ def test_the_split_to_judge_on_is_the_first_one_with_labels():
     for labelled, named in (
         ({"val"}, "train and test"),
         ({"val", "test"}, "train"),
-        ({"train"}, "val and test"),
         (set(), "train and val and test"),
     ):
         page, why = suggest.suggest(dataclasses.replace(images, labelled=frozenset(labelled)))
         assert (page.eval.every_epochs, page.eval.split) == (0, "val")
         assert why["eval.every_epochs"] == f"no labels in {named}"
-    _, why = suggest.suggest(dataclasses.replace(PHOTOS, labelled=frozenset({"train"})))
-    assert why["eval.every_epochs"] == "no split val or test"
     assert suggest.suggest(PHOTOS)[1]["eval.every_epochs"] == "no labels in train"
 
 

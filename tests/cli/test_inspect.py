@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from moco_jax import cli, config, pages
+from moco_jax import assembly, cli, config, gallery, pages, pretrain
 from moco_jax.data import files
 
 RNG = np.random.default_rng(0)
@@ -92,14 +92,42 @@ def test_bad_input_ends_in_one_line_and_nothing_written(tmp_path, capsys, argv, 
     ).read_text() == "path,patient"
 
 
+def evaluators(page):
+    """The splits that the kNN of a written page opens, and its evaluators, as a run and a dry run make them."""
+    c = config.read(pages.load(str(page)))
+    parts = assembly.assemble(c)
+    opened = (
+        [gallery.open_split(c, split) for split in (c.eval.bank_split, c.eval.split)] if c.eval.every_epochs else []
+    )
+    return opened, pretrain.default_evaluators(parts)
+
+
 def test_labels_count_where_every_image_of_a_split_has_one(tmp_path):
-    """Classes in train beside a flat valid: the two are splits, nothing watches labels, and the page says so."""
+    """Classes in train beside a flat valid: the two are splits, and train's own labels are told from one another."""
     for i in range(20):
         image(tmp_path / f"p/train/{'ab'[i % 2]}/{i}.png")
         image(tmp_path / f"p/valid/{i}.png")
     assert cli.main(["inspect", str(tmp_path / "p"), f"--write={tmp_path}/mine.py"]) == 0
     c = config.read(pages.load(str(tmp_path / "mine.py")))
-    assert (c.eval.every_epochs, c.eval.split) == (0, "valid")
+    assert (c.eval.every_epochs > 0, c.eval.bank_split, c.eval.split) == (True, "train[:80%]", "train[80%:]")
+
+
+@pytest.mark.parametrize("kind", ["classes", "manifest", "unreadable", "flat"])
+def test_the_page_that_it_writes_watches_the_labels_there_are(tmp_path, kind):
+    """53 images of one split: the run's own evaluators are made of the page, and no image is on both sides."""
+    for i in range(53):
+        image(tmp_path / "p" / ("" if kind in ("flat", "manifest") else "01"[i % 2]) / f"{i}.png")
+    if kind == "unreadable":
+        (tmp_path / "p/1/bad.png").write_bytes(b"")
+    rows = ["path,label", *(f"p/{i}.png,{i % 2}" for i in range(53))]
+    (tmp_path / "own.csv").write_text("\n".join(rows))
+    path = tmp_path / ("own.csv" if kind == "manifest" else "p")
+    assert cli.main(["inspect", str(path), f"--write={tmp_path}/mine.py"]) == 0
+    opened, made = evaluators(tmp_path / "mine.py")
+    assert len(made) == (kind != "flat")
+    assert [len(source) for source in opened] == ([] if kind == "flat" else [42, 11])
+    names = [name for source in opened for name in source.names()]
+    assert len(set(names)) == len(names)
 
 
 def test_what_cannot_be_trained_on_together_is_still_described(tmp_path, capsys):
