@@ -167,11 +167,18 @@ def _at_chance(run: Run) -> Verdict | None:
             STARVED,
             f"after {run.step} steps the loss is {loss:.2f}, which is chance ({at_chance:.2f}), and keys are "
             "not all alike: nothing is learned yet",
-            f"train longer, in another --workdir: train.epochs above {run.config.train.epochs}, or more images"
+            f"begin anew with train.epochs above {run.config.train.epochs} or {_faster(run.config)}, or more images"
             if run.complete
-            else "wait, or more images, or a higher optimizer.learning_rate",
+            else f"wait, or begin anew with {_faster(run.config)}, or more images",
         )
     return None
+
+
+def _faster(config: Config) -> str:
+    """The rate that was too low, and what became of it: small batches make it tiny where it is scaled."""
+    optimizer, share = config.optimizer, config.batch_size / 256
+    scaled = f" ({optimizer.learning_rate * share:g} by optimizer.linear_scaling)" if optimizer.linear_scaling else ""
+    return f"optimizer.learning_rate above {optimizer.learning_rate:g}{scaled}"
 
 
 def _where(config: Config) -> str:

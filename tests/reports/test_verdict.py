@@ -23,7 +23,7 @@ KEYS = {  # the config key that the advice must name
     "queue-4096": "queue.size",
     "queue-1024-of-128-images": "queue.size",
     "40-images": "data.split",
-    "rate-1e-4": "train.epochs",
+    "rate-1e-4": "optimizer.learning_rate",
 }
 
 
@@ -95,6 +95,17 @@ def test_a_loss_at_chance_is_no_verdict_before_half_of_the_run(tmp_path):
     run = altered(tmp_path, loss=6.2)
     kinds = [verdict.of(run._replace(step=step)).kind for step in (89, 90)]
     assert kinds == [verdict.EARLY, verdict.STARVED]
+
+
+@pytest.mark.parametrize(("scaling", "rate"), [(False, "0.06"), (True, "0.06 (0.03 by optimizer.linear_scaling)")])
+def test_a_run_that_stayed_at_chance_may_want_a_higher_rate(tmp_path, scaling, rate):
+    """Both keys of the table in docs/verdict.md; more epochs only of a run that had all of its own."""
+    run = altered(tmp_path, loss=6.2)
+    scaled = dataclasses.replace(run.config.optimizer, linear_scaling=scaling)
+    run = run._replace(config=dataclasses.replace(run.config, optimizer=scaled))
+    higher = f"optimizer.learning_rate above {rate}, or more images"
+    assert verdict.of(run).advice == f"begin anew with train.epochs above 20 or {higher}"
+    assert verdict.of(run._replace(step=100)).advice == f"wait, or begin anew with {higher}"
 
 
 def test_a_run_that_diverged_has_collapsed(tmp_path):
