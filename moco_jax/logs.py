@@ -4,7 +4,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,10 @@ from tqdm import tqdm
 
 
 class RunLog:
-    """Appends records to `log.jsonl` and shows progress; a silent one (other processes) does nothing."""
+    """Appends records to `log.jsonl` and shows progress; a silent one (other processes) writes and shows nothing.
+
+    What a silent one would have said, `hear` hears.
+    """
 
     def __init__(
         self,
@@ -23,9 +26,11 @@ class RunLog:
         batch_size: int,
         silent: bool = False,
         events: Any = None,  # an `events.Events`, which also gets every number
+        hear: Callable[[str], None] | None = None,
     ):
         self._file = None if silent else (workdir / "log.jsonl").open("a", buffering=1)
         self._events = None if silent else events
+        self._hear = hear
         self._total, self._batch_size = total_steps, batch_size
         self._last = (first_step, time.perf_counter())
         interactive = sys.stderr.isatty() and not silent
@@ -38,6 +43,8 @@ class RunLog:
         if self._file is not None:
             tqdm.write(text, file=sys.stdout)
             sys.stdout.flush()
+        elif self._hear is not None:
+            self._hear(text)
 
     def write(self, record: Mapping[str, Any]) -> None:
         """One JSON line; numbers that JSON cannot hold are written as null."""
@@ -57,7 +64,7 @@ class RunLog:
             self._bar.update(step - self._bar.n)
             self._bar.set_postfix_str(_short(metrics, rate))
         else:
-            left = f"  {_clock((self._total - step) * self._batch_size / rate)} left" if done else ""
+            left = f"  {clock((self._total - step) * self._batch_size / rate)} left" if done else ""
             self.say(f"step {step}/{self._total}  {_short(metrics, rate)}{left}")
 
     def restart(self, step: int) -> None:
@@ -90,7 +97,8 @@ def _short(metrics: Mapping[str, float], rate: float) -> str:
     return "  ".join(parts)
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """1:02:03 or 2:03, as people write what is left."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -91,4 +91,8 @@ def _typed_tuple(kinds: tuple[Any, ...], value: Any, path: str) -> tuple[Any, ..
         kinds = (kinds[0],) * len(value)
     if len(value) != len(kinds):
         raise ConfigError(f"config key '{path}' must hold {len(kinds)} values, not {len(value)}: {value!r}")
+    for kind, one in zip(kinds, value, strict=True):
+        if kind is str and not isinstance(one, str):  # a flag's 5 is a number, where '5' was meant
+            texts = tuple(map(str, value))
+            raise ConfigError(f"config key '{path}' must hold texts, such as --config.{path}=\"{texts}\", not {one!r}")
     return tuple(_typed(k, v, path) for k, v in zip(kinds, value, strict=True))

@@ -93,8 +93,8 @@ def run(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None, *, 
     except (ConfigError, FloatingPointError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return error_status
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"stopped{f': {stop}' if str(stop) else ''}", file=sys.stderr)
         return 130
 
 
@@ -109,7 +109,10 @@ def evaluated(evaluate: Callable[[], str]) -> int:
     from moco_jax import parallel
 
     parallel.start()
-    say(evaluate())
+    try:
+        say(evaluate())
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("the same command goes on from what was kept") from None
     return 0
 
 

@@ -117,7 +117,7 @@ def whole(
     like them, multiplies `schedule`. frozen_statistics: batch norm by the running statistics, which stay as they are
     (its scale and bias are trained); else by the statistics of the batch, in the groups that the encoder was built for.
     """
-    module: Any = encoder.module  # finetune.check_encoder refuses an encoder without one
+    module: Any = encoder.module  # networks.check_encoder refuses an encoder without one
     optimizer = sgd(schedule, momentum=momentum, weight_decay=weight_decay, scales=rates)
 
     def init(draw: int | jax.Array = seed) -> State:

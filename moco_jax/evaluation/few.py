@@ -20,28 +20,53 @@ def is_list(spec: str) -> bool:
     return re.fullmatch(r"\d+(\.\d+)?%?", spec) is None and Path(spec).is_file()
 
 
-def rows(labels: np.ndarray, spec: str, *, seed: int, draw: int, names: Sequence[str] | None = None) -> np.ndarray:
+def check(spec: str) -> None:
+    """Raises ConfigError for a text that says no labels, whatever the images."""
+    if spec == "all" or is_list(spec) or re.fullmatch(r"[1-9]\d*", spec):
+        return
+    share = re.fullmatch(r"(\d+(?:\.\d+)?)%", spec)
+    if share is None:
+        missing = f"there is no file {spec!r} here; " if re.search(r"[./\\]", spec) else ""
+        raise ConfigError(f"labels {spec!r}: {missing}it must be {FORMS}")
+    if not 0 < float(share[1]) <= 100:
+        raise ConfigError(f"labels {spec!r}: a share lies above 0% and up to 100%")
+
+
+def rows(
+    labels: np.ndarray,
+    spec: str,
+    *,
+    seed: int,
+    draw: int,
+    names: Sequence[str] | None = None,
+    class_names: Sequence[str] | None = None,
+) -> np.ndarray:
     """The records (n,), rising, whose labels are used: a function of (seed, draw), so the same for every encoder.
 
     "10" draws as many of each class, "1%" the share of each class (rounded, at least one), a file names the records
     by `names` or by their last part (one that is called like a number is ./10). Raises ConfigError for fewer labels
-    than asked for, names that are not there, and any other text.
+    than asked for, names that are not there, a file that leaves out a class, and any other text; `class_names` are
+    what it calls the classes.
     """
+    check(spec)
     if spec == "all":
         return np.arange(len(labels))
-    if is_list(spec):
-        return _listed(Path(spec), names)
-    share = re.fullmatch(r"(\d+(?:\.\d+)?)%", spec)
-    if not share and not re.fullmatch(r"[1-9]\d*", spec):
-        raise ConfigError(f"labels {spec!r} is none of: {FORMS}")
     classes, counts = np.unique(labels, return_counts=True)
-    if share and not 0 < float(share[1]) <= 100:
-        raise ConfigError(f"labels {spec!r}: a share lies above 0% and up to 100%")
-    wanted = np.maximum(np.rint(float(share[1]) / 100 * counts), 1) if share else np.full(len(counts), int(spec))
+    called = [_called(c, class_names) for c in classes.tolist()]
+    if is_list(spec):
+        listed = _listed(Path(spec), names)
+        left_out = [name for name, c in zip(called, classes, strict=True) if c not in labels[listed]]
+        if left_out:
+            raise ConfigError(
+                f"{spec}: its {len(listed)} images leave out {len(left_out)} of {len(classes)} classes, such as "
+                f"{left_out[0]}: no classifier could name them; add images of these"
+            )
+        return listed
+    wanted = np.full(len(counts), int(spec)) if spec.isdigit() else np.maximum(np.rint(_share(spec) * counts), 1)
     if (wanted > counts).any():
         poorest = counts.argmin()
         raise ConfigError(
-            f"labels {spec}: class {classes[poorest]} has {counts[poorest]} train images; use that many or fewer"
+            f"labels {spec}: class {called[poorest]} has {counts[poorest]} train images; use that many or fewer"
         )
     rng = np.random.default_rng(np.random.SeedSequence([seed, draw]))
     drawn = [rng.permutation(np.flatnonzero(labels == c))[: int(n)] for c, n in zip(classes, wanted, strict=True)]
@@ -53,24 +78,38 @@ def digest(draws: Sequence[np.ndarray]) -> str:
     return hashlib.sha256(b"|".join(rows.astype(np.int64).tobytes() for rows in draws)).hexdigest()
 
 
-def holdout(labels: np.ndarray, groups: np.ndarray | None, share: float, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def holdout(
+    labels: np.ndarray,
+    groups: np.ndarray | None,
+    share: float,
+    *,
+    seed: int,
+    class_names: Sequence[str] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
     """Records that are kept, and a share that is set apart, both rising: classes alike in both, groups whole.
 
     Of images it is the share to a whole image, with every class on both sides. Groups are dealt into n parts alike in
     classes, and m of them are set apart, as m / n is nearest to the share; every class is kept. Raises ConfigError
-    where a class, or the groups, are too few.
+    where a class, called as in `class_names`, or the groups are too few.
     """
     if share == 0:
         return np.arange(len(labels)), np.zeros(0, np.int64)
-    apart = _images_apart(labels, share, seed) if groups is None else _groups_apart(labels, groups, share, seed)
+    if groups is None:
+        apart = _images_apart(labels, share, seed, class_names)
+    else:
+        apart = _groups_apart(labels, groups, share, seed, class_names)
     return np.flatnonzero(~apart), np.flatnonzero(apart)
 
 
-def _images_apart(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
+def _called(c: int, class_names: Sequence[str] | None) -> str:
+    return str(c) if class_names is None or c >= len(class_names) else repr(class_names[c])
+
+
+def _images_apart(labels: np.ndarray, share: float, seed: int, class_names: Sequence[str] | None) -> np.ndarray:
     """(N,) bool, the images that are set apart."""
     classes, counts = np.unique(labels, return_counts=True)
     total, poorest = round(share * len(labels)), int(counts.argmin())
-    smallest = f"class {classes[poorest]} has {counts[poorest]}"
+    smallest = f"class {_called(int(classes[poorest]), class_names)} has {counts[poorest]}"
     if counts[poorest] < 2:
         raise ConfigError(f"a share of {share:g} cannot be set apart: {smallest} image, and one on each side is needed")
     least, most = len(classes), len(labels) - len(classes)
@@ -96,7 +135,9 @@ def _taken(counts: np.ndarray, total: int) -> np.ndarray:
     return taken
 
 
-def _groups_apart(labels: np.ndarray, groups: np.ndarray, share: float, seed: int) -> np.ndarray:
+def _groups_apart(
+    labels: np.ndarray, groups: np.ndarray, share: float, seed: int, class_names: Sequence[str] | None
+) -> np.ndarray:
     """(N,) bool, the images of the groups that are set apart."""
     from sklearn.model_selection import StratifiedGroupKFold
 
@@ -120,12 +161,16 @@ def _groups_apart(labels: np.ndarray, groups: np.ndarray, share: float, seed: in
     choices = [apart for apart in turns if apart.any() and len(np.unique(labels[~apart])) == len(classes)]
     if not choices:
         spread = [len(np.unique(groups[labels == c])) for c in classes]
-        rarest = int(np.argmin(spread))
+        rarest = _called(int(classes[np.argmin(spread)]), class_names)
         raise ConfigError(
             f"a share of {share:g} of {there} groups cannot be set apart so that every class is kept: class "
-            f"{classes[rarest]} is in {spread[rarest]} of them; use a smaller share or another seed, or name the splits"
+            f"{rarest} is in {min(spread)} of them; use a smaller share or another seed, or name the splits"
         )
     return min(choices, key=lambda apart: abs(apart.mean() - share))
+
+
+def _share(spec: str) -> float:
+    return float(spec.removesuffix("%")) / 100
 
 
 def _listed(path: Path, names: Sequence[str] | None) -> np.ndarray:

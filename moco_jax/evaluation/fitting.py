@@ -79,8 +79,11 @@ def schedule(
     """The schedule of a page, as a share of its rates; ConfigError for milestones that do not rise below `epochs`."""
     points = (0, *settings.milestones, epochs)
     if settings.milestones and any(b <= a for a, b in itertools.pairwise(points)):
+        scaled = tuple(round(0.8 * epochs * m / max(settings.milestones)) for m in settings.milestones)
+        fits = scaled if all(b > a for a, b in itertools.pairwise((0, *scaled, epochs))) else ()
         raise ConfigError(
-            f"{section}milestones {settings.milestones} must rise from 1 on and lie below {section}epochs {epochs}"
+            f"{section}milestones {settings.milestones} must rise from 1 on and lie below {section}epochs {epochs}, "
+            f"such as --config.{section}milestones='{fits}'"
         )
     return schedules.named(
         settings.schedule,
@@ -156,6 +159,7 @@ def in_folder(
     folder: Path,
     *,
     about: dict[str, Any],
+    called: str,
     save_every_epochs: int,
     evaluations: Sequence[loop.Evaluation],
     start: tuple[Any, ...] = (),
@@ -194,6 +198,7 @@ def in_folder(
             for due in (e for e in noted if step and cadence.due(step, e.every)):  # the loop saves before it evaluates
                 log.write({"step": step, **due.evaluator(state)})
             if step < planned.total:
+                log.say(f"{called}: {f'continuing at step {step} of ' if step else ''}{planned.total} steps")
                 state = loop.run(
                     step_fn,
                     state,
@@ -220,17 +225,28 @@ def _noted(evaluator: loop.Evaluator, history: History) -> loop.Evaluator:
 
 
 def in_memory(
-    step: parallel.Step, init: Callable[..., Any], all_batches: Iterator[Any], data: Any, planned: Plan, *start: Any
+    step: parallel.Step,
+    init: Callable[..., Any],
+    all_batches: Iterator[Any],
+    data: Any,
+    planned: Plan,
+    *start: Any,
+    hear: Callable[[str], None] | None = None,
 ) -> Any:
-    """The state after all steps from init(*start), of a mapped step and data in place; nothing is written."""
-    with RunLog(Path(), total_steps=planned.total, first_step=0, batch_size=planned.batch_size, silent=True) as log:
+    """The state after all steps from init(*start), of a mapped step and data in place; nothing is written.
+
+    `hear` hears how far it is, some fifty times.
+    """
+    with RunLog(
+        Path(), total_steps=planned.total, first_step=0, batch_size=planned.batch_size, silent=True, hear=hear
+    ) as log:
         state = loop.run(
             step,
             parallel.born(init, None, *start),
             all_batches,
             data,
             first_step=0,
-            cadence=loop.Cadence(planned.total, 1, log=0, save=0),
+            cadence=loop.Cadence(planned.total, 1, log=max(planned.total // 50, 1), save=0),
             log=log,
             evaluations=(),
             save=lambda *_: None,

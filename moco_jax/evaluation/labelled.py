@@ -66,7 +66,8 @@ def open_pair(
     if data.test_split is None:
         if not 0 < data.test_share < 1:
             raise ConfigError(f"data.test_share must lie between 0 and 1, not {data.test_share}")
-        kept, held = few.holdout(train.labels, train.groups, data.test_share, seed=seed)
+        called = sources.class_names_of(train.source)
+        kept, held = few.holdout(train.labels, train.groups, data.test_share, seed=seed, class_names=called)
         train, test = _part(train, kept), _part(train, held)
         how = "by whole groups" if train.groups is not None else "by class"
         test_is = f"{100 * len(held) / (len(kept) + len(held)):.3g}% of {data.train_split} set apart {how}, seed {seed}"
@@ -75,8 +76,8 @@ def open_pair(
         test_is = f"split {data.test_split}"
     _check_images(train, test, data)
     _check_groups(train, test, data)
-    if not own_source:
-        test_is += _pretrained(test.source, data, run, opened)
+    if not own_source and (seen := pretrained(test.source, data, run, opened)):
+        test_is += f"; {seen:,} of its {len(test.labels):,} images were pretrained on, without labels"
     classes = int(max(train.labels.max(), test.labels.max())) + 1
     names = sources.class_names_of(train.source)
     names = list(map(str, range(classes))) if names is None else list(names)
@@ -138,14 +139,15 @@ def _check_images(train: Split, test: Split, data: protocols.Labelled) -> None:
         )
 
 
-def _pretrained(test: sources.Source, data: protocols.Labelled, run: Data, opened: sources.Source) -> str:
-    """In words, how many test images the encoder saw without labels; "" for none, and where that cannot be known."""
-    same = data.dataset is None and data.train_split == run.split
+def pretrained(test: sources.Source, data: protocols.Labelled, run: Data, opened: sources.Source | None = None) -> int:
+    """How many test images a run saw without labels; 0 where that cannot be known.
+
+    `opened` is data.train_split, whole, of the run's own images, where it is open already.
+    """
+    same = opened is not None and data.dataset is None and data.train_split == run.split
     own = opened if same else opening.own_split(run, name=data.dataset, data_dir=data.data_dir)
     seen = None if own is None else sources.shared(test, own)
-    if seen is None or not len(seen):
-        return ""
-    return f"; {len(seen):,} of its {len(test):,} images were pretrained on, without labels"
+    return 0 if seen is None else len(seen)
 
 
 def _check_groups(train: Split, test: Split, data: protocols.Labelled) -> None:

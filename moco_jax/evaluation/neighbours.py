@@ -36,9 +36,10 @@ def run(
     loaded = (load or frozen.load)(checkpoint)
     pair = labelled.open_pair(settings.data, loaded.config.data, seed=0, own_source=loaded.source, like=loaded.values)
     if max(settings.k) > len(pair.train.labels):
+        few_enough = tuple(k for k in settings.k if k <= len(pair.train.labels)) or (1,)
         raise ConfigError(
             f"k {max(settings.k)} neighbours, but the bank, {pair.train.source.name}, holds {len(pair.train.labels)} "
-            "images; use that many or fewer"
+            f"images; use that many or fewer, such as --config.k='{few_enough}'"
         )
     network = loaded.trained.network
     about = kept.question(settings, loaded, network, pair)

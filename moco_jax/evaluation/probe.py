@@ -46,7 +46,7 @@ def run(
 
     def make() -> dict[str, Any]:
         rows = {
-            name: _probed(settings, loaded, encoder, pair, about, Path(workdir) / name.split()[0])
+            name: _probed(settings, loaded, encoder, pair, about, Path(workdir) / name.split()[0], name)
             for name, encoder in encoders.items()
         }
         return {"classes": pair.class_names, "test": pair.test_is, "rows": rows}
@@ -89,10 +89,13 @@ def _probed(
     pair: labelled.Pair,
     about: dict[str, Any],
     folder: Path,
+    called: str,
 ) -> dict[str, Any]:
     """What one encoder gives: JSON-ready."""
     get = functools.partial(extract, batch_size=settings.batch_size, workers=settings.data.workers)
-    fit, held = few.holdout(pair.train.labels, pair.train.groups, settings.holdout, seed=settings.seed)
+    fit, held = few.holdout(
+        pair.train.labels, pair.train.groups, settings.holdout, seed=settings.seed, class_names=pair.class_names
+    )
     judged = {"test": Judged(get(encoder, pair.test.source)[settings.feature], pair.test.labels)}
     data: dict[str, Any] = {"labels": pair.train.labels.astype(np.int32)}
     seen = None
@@ -136,6 +139,7 @@ def _probed(
         planned,
         folder,
         about=about,
+        called=called,
         save_every_epochs=settings.save_every_epochs,
         evaluations=[loop.Evaluation(every, functools.partial(_judge, judged, settings.learning_rates))],
     )
@@ -190,7 +194,8 @@ def _result(
         "last": found,
         "best": _best(history, finite, "test", planned),
         "rates": {f"{rate:g}": last[_key("test", rate)] if rate in finite else None for rate in rates},
-        "images": {"train": len(planned.rows), "test": len(test.labels)},
+        "images": {"train": len(planned.rows), "test": len(test.labels)}
+        | ({"held": len(pair.train.labels) - len(planned.rows)} if settings.holdout else {}),
     }
     return out | ({"held": _best(history, finite, "held", planned)} if settings.holdout else {})
 
@@ -213,9 +218,10 @@ def text(result: dict[str, Any]) -> str:
     settings, lines = result["about"]["settings"], []
     for name, row in result["rows"].items():
         best, images = row["best"], row["images"]
+        held_out = f" of {images['train'] + images['held']:,}, {images['held']:,} held out" if "held" in images else ""
         lines += [
             f"{name}: top-1 {row['last']['top1']:.2%} after the last epoch (learning rate {row['learning_rate']:g}, "
-            f"{row['chosen_by']}; {images['train']:,} train labels, {images['test']:,} test images)",
+            f"{row['chosen_by']}; {images['train']:,} train labels{held_out}, {images['test']:,} test images)",
             metrics.summary(row["last"], result["classes"]),
             f"  best of all epochs and rates, chosen on the test split: {best['top1']:.2%} (epoch {best['epoch']}, "
             f"learning rate {best['learning_rate']:g})",

@@ -3,6 +3,7 @@
 import functools
 import json
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,8 +14,9 @@ from moco_jax import protocols
 from moco_jax.checkpoints.store import read_json
 from moco_jax.data import loader, sources
 from moco_jax.evaluation import encoder as frozen
-from moco_jax.evaluation import few, finetune, fitting, knn, labelled, logistic
+from moco_jax.evaluation import few, fitting, knn, labelled, logistic, networks
 from moco_jax.evaluation.features import extract
+from moco_jax.logs import clock
 
 KNN, LINEAR, TUNE = "kNN", "linear", "fine-tune"
 
@@ -26,6 +28,7 @@ class Question(NamedTuple):
     pair: labelled.Pair
     few: dict[str, list[np.ndarray]]  # {"5": the train images of every draw}
     say: Callable[[str], None]
+    hear: Callable[[str], None]  # as `say`, of how far it is
 
     def draws(self) -> dict[str, list[np.ndarray]]:
         """The train images of every draw by the ending of a column's name: all labels first."""
@@ -37,7 +40,8 @@ class Column(NamedTuple):
     """One way to be asked."""
 
     depends: dict[str, Any]  # what decides its numbers, besides the row and the images
-    right: Callable[[], list[np.ndarray]]  # for each draw of labels: which test images (Q,) are right
+    draws: int  # of labels
+    right: Callable[[int, Callable[[str], None]], np.ndarray]  # (draw, who hears how far it is) -> (Q,) who is right
 
 
 class Row(NamedTuple):
@@ -58,18 +62,18 @@ def of_features(question: Question, get: Callable[[sources.Source], np.ndarray])
     def features() -> logistic.Features:
         return get(pair.train.source), get(pair.test.source)
 
-    def neighbours() -> list[np.ndarray]:
+    def neighbours(draw: int, hear: Callable[[str], None]) -> np.ndarray:
         bank, queries = features()
         how = functools.partial(knn.classify, classes=pair.classes, k=settings.k, temperature=settings.temperature)
-        return [how(bank, labels[0], queries) == labels[1]]
+        return how(bank, labels[0], queries) == labels[1]
 
-    def linear(draws: list[np.ndarray]) -> list[np.ndarray]:
-        return [logistic.correct(features(), labels, rows, penalty=settings.penalty) for rows in draws]
+    def linear(draws: list[np.ndarray], draw: int, hear: Callable[[str], None]) -> np.ndarray:
+        return logistic.correct(features(), labels, draws[draw], penalty=settings.penalty)
 
-    columns = {KNN: Column({"k": settings.k, "temperature": settings.temperature}, neighbours)}
+    columns = {KNN: Column({"k": settings.k, "temperature": settings.temperature}, 1, neighbours)}
     for ending, draws in question.draws().items():
         about = {"penalty": settings.penalty, "labels": few.digest(draws)}
-        columns[LINEAR + ending] = Column(about, functools.partial(linear, draws))
+        columns[LINEAR + ending] = Column(about, len(draws), functools.partial(linear, draws))
     return columns
 
 
@@ -79,20 +83,20 @@ def of_networks(question: Question, loaded: frozen.Loaded, *, scratch: bool) -> 
     start = (loaded.untrained if scratch else loaded.trained).network
 
     @functools.cache
-    def fitter() -> finetune.Fitter:
-        return finetune.prepare(
+    def fitter() -> networks.Fitter:
+        return networks.prepare(
             settings.fit, settings.views, loaded, question.pair, seed=settings.seed, workers=settings.data.workers
         )
 
-    def tuned(draws: list[np.ndarray]) -> list[np.ndarray]:
-        fitted = functools.partial(finetune.fitted, fitter(), start, seed=settings.seed, scratch=scratch)
-        return [fitted(rows, draw=draw).argmax(1) == labels for draw, rows in enumerate(draws)]
+    def tuned(draws: list[np.ndarray], draw: int, hear: Callable[[str], None]) -> np.ndarray:
+        fitted = functools.partial(networks.fitted, fitter(), start, seed=settings.seed, scratch=scratch)
+        return fitted(draws[draw], draw=draw, hear=hear).argmax(1) == labels
 
     columns = {}
     for ending, draws in question.draws().items():
         about = {"fit": fitting.plain(settings.fit), "recipe": settings.views.recipe, "path": settings.views.path}
         about |= {"seed": settings.seed, "labels": few.digest(draws)}
-        columns[TUNE + ending] = Column(about, functools.partial(tuned, draws))
+        columns[TUNE + ending] = Column(about, len(draws), functools.partial(tuned, draws))
     return columns
 
 
@@ -111,7 +115,7 @@ def pixels(question: Question, encoder: frozen.FrozenEncoder, source: sources.So
 
 
 def kept(row: Row, question: Question, folder: Path, *, number: str) -> dict[str, np.ndarray]:
-    """{column: which test images are right (R, Q)} of a row; a column that was made of the same is read back.
+    """{column: which test images are right (R, Q)} of a row; a draw that was made of the same is read back.
 
     Raises RuntimeError where the row's encoder is not what it was.
     """
@@ -120,18 +124,42 @@ def kept(row: Row, question: Question, folder: Path, *, number: str) -> dict[str
     count, said, before = len(question.pair.test.labels), False, row.network and frozen.digest(row.network.network)
     for name, column in row.columns.items():
         about = {"identity": row.identity, "data": question.pair.digest, **json.loads(json.dumps(column.depends))}
-        if stored.get(name, {}).get("about") == about:
+        right = list(stored[name]["right"]) if stored.get(name, {}).get("about") == about else []
+        if len(right) == column.draws:
             continue
         if not said:
             question.say(f"row {number}: {row.name}")
             said = True
-        right = np.stack(column.right())  # (R, Q)
-        if row.network and frozen.digest(row.network.network) != before:
-            raise RuntimeError(f"the encoder {row.name} changed while it was evaluated; the column is not kept")
-        stored[name] = {"about": about, "right": [np.packbits(r).tobytes().hex() for r in right]}
-        fitting.keep(path, stored)
-        question.say(f"  {name}: {right.mean():.1%}")
+        began, first = time.monotonic(), len(right)
+        for draw in range(first, column.draws):
+            which = f"  {name}: {f'draw {draw + 1} of {column.draws}, ' if column.draws > 1 else ''}"
+            found = column.right(draw, functools.partial(_hear, question, which))
+            if row.network and frozen.digest(row.network.network) != before:
+                raise RuntimeError(f"the encoder {row.name} changed while it was evaluated; the draw is not kept")
+            right.append(np.packbits(found).tobytes().hex())
+            stored[name] = {"about": about, "right": right}
+            fitting.keep(path, stored)
+            left = (time.monotonic() - began) / (draw + 1 - first) * (column.draws - draw - 1)
+            _hear(question, which, f"{found.mean():.1%}  {clock(left)} left of this column")
+        question.say(f"  {name}: {np.mean([_bits(text, count).mean() for text in right]):.1%}")
     return {name: np.stack([_bits(text, count) for text in stored[name]["right"]]) for name in row.columns}
+
+
+def _hear(question: Question, which: str, text: str) -> None:
+    question.hear(which + text)
+
+
+def seldom(say: Callable[[str], None], seconds: float = 20.0) -> Callable[[str], None]:
+    """`say` for what is no news: nothing within `seconds` of what was said this way before."""
+    last = time.monotonic()
+
+    def hear(text: str) -> None:
+        nonlocal last
+        if time.monotonic() - last >= seconds:
+            say(text)
+            last = time.monotonic()
+
+    return hear
 
 
 def file_of(name: str) -> str:

@@ -13,8 +13,20 @@ from moco_jax import parallel, protocols
 from moco_jax.config import ConfigError
 from moco_jax.data import sources
 from moco_jax.evaluation import encoder as frozen
-from moco_jax.evaluation import few, finetune, fitting, intervals, labelled
-from moco_jax.evaluation.rows import KNN, LINEAR, TUNE, Question, Row, encoded, file_of, kept, of_features, of_networks
+from moco_jax.evaluation import few, fitting, intervals, labelled, networks
+from moco_jax.evaluation.rows import (
+    KNN,
+    LINEAR,
+    TUNE,
+    Question,
+    Row,
+    encoded,
+    file_of,
+    kept,
+    of_features,
+    of_networks,
+    seldom,
+)
 from moco_jax.evaluation.rows import pixels as flat
 from moco_jax.reports import table
 
@@ -29,7 +41,7 @@ def run(
     load: frozen.Load | None = None,
     say: Callable[[str], None] = print,
 ) -> str:
-    """The table as text; also WORKDIR/table.json and table.csv. A column that is there already is read back.
+    """The table as text; also WORKDIR/table.json and table.csv. What was made before of the same is read back.
 
     `load` makes an encoder of a path (None: of a run's folder, `encoder.load`). Raises ConfigError for what cannot be,
     before anything is encoded.
@@ -75,7 +87,9 @@ def check(settings: protocols.Transfer, paths: Sequence[str]) -> None:
         raise ConfigError(f"seed must lie in 0..2**32 - 1, not {settings.seed}")
     if len(set(settings.labels)) < len(settings.labels) or "all" in settings.labels:
         raise ConfigError(f"labels {settings.labels} must differ; all labels are columns of their own")
-    finetune.check_fit(settings.fit)
+    for spec in settings.labels:
+        few.check(spec)
+    networks.check_fit(settings.fit)
 
 
 def _alike(settings: protocols.Transfer, encoders: dict[str, frozen.Loaded]) -> protocols.Transfer:
@@ -111,22 +125,38 @@ def _question(settings: protocols.Transfer, encoders: dict[str, frozen.Loaded], 
             kinds = [f"{e.values.dtype} images of {e.values.channels} channels" for e in (first, loaded)]
             raise ConfigError(f"encoder {path} takes {kinds[1]}, and the first one {kinds[0]}: make a table for each")
         if settings.finetune:
-            finetune.check_encoder(settings.fit, loaded, scratch=loaded is first)
+            networks.check_encoder(settings.fit, loaded, scratch=loaded is first)
     pair = labelled.open_pair(
         settings.data, first.config.data, seed=settings.seed, own_source=first.source, like=first.values
     )
+    for path, loaded in list(encoders.items())[1:]:
+        seen = 0 if loaded.source else labelled.pretrained(pair.test.source, settings.data, loaded.config.data)
+        if seen and loaded.config.data != first.config.data:
+            pair = pair._replace(test_is=f"{pair.test_is}; {seen:,} by {_names(list(encoders))[path]}")
     count = len(pair.train.labels)
     if settings.k > count:
-        raise ConfigError(f"k {settings.k} neighbours, but there are {count} train images; use that or less")
-    names = sources.names_of(pair.train.source)
-    draws = {
-        spec: [
-            few.rows(pair.train.labels, spec, seed=settings.seed, draw=draw, names=names)
-            for draw in range(1 if few.is_list(spec) else settings.draws)
-        ]
-        for spec in settings.labels
-    }
-    return Question(settings, pair, draws, say)
+        raise ConfigError(
+            f"k {settings.k} neighbours, but there are {count} train images: use that or less, such as "
+            f"--config.k={min(5, count)}"
+        )
+    return Question(settings, pair, _draws(settings, pair), say, seldom(say))
+
+
+def _draws(settings: protocols.Transfer, pair: labelled.Pair) -> dict[str, list[np.ndarray]]:
+    """{"5": the train images of every draw}; ConfigError that says which numbers of labels there can be."""
+    labels, names = pair.train.labels, sources.names_of(pair.train.source)
+    draw = functools.partial(few.rows, labels, seed=settings.seed, names=names, class_names=pair.class_names)
+    try:
+        return {
+            spec: [draw(spec, draw=i) for i in range(1 if few.is_list(spec) else settings.draws)]
+            for spec in settings.labels
+        }
+    except ConfigError as error:
+        least = np.unique(labels, return_counts=True)[1].min()
+        fitting_ones = tuple(spec for spec in settings.labels if not spec.isdigit() or int(spec) <= least)
+        if fitting_ones == settings.labels:
+            raise
+        raise ConfigError(f'{error}, such as --config.labels="{fitting_ones}"') from None
 
 
 def _announced(question: Question, networks: int) -> str:

@@ -39,14 +39,35 @@ def from_json(content: dict[str, Any]) -> Table:
 
 
 def text(table: Table) -> str:
-    """Methods down, rows of the table across would not fit a terminal: one block of lines for each column."""
+    """One block of lines for each column, since they would not fit side by side; at last what it comes to."""
     width = max(len(name) for name, _ in table.rows) + 2
     lines = [table.caption]
     for i, column in enumerate(table.columns):
         lines += ["", f"{column:<{width}}{'accuracy':>16}{'difference':>18}"]
         for name, cells in table.rows:
             lines.append(f"{name:<{width}}{_share(cells[i]):>16}{_difference(cells[i]):>18}".rstrip())
-    return "\n".join([*lines, "", *(f"({note})" for note in table.notes)])
+    return "\n".join([*lines, "", *answers(table), "", *(f"({note})" for note in table.notes)])
+
+
+def answers(table: Table) -> list[str]:
+    """In how many columns the reference row is better or worse than each other one, by more than the interval."""
+    out = []
+    for name, cells in table.rows:
+        found: dict[str, list[str]] = {"better": [], "worse": [], "undecided": []}
+        for column, cell in zip(table.columns, cells, strict=True):
+            if cell.difference is not None:
+                found[_verdict(**cell.difference)].append(column)
+        counts = [f"{len(columns)} {word}" for word, columns in found.items() if columns]
+        if counts:
+            worse = f" (worse: {'; '.join(found['worse'])})" if found["worse"] else ""
+            out.append(f"against {name}: of {sum(map(len, found.values()))} columns {', '.join(counts)}{worse}")
+    return out
+
+
+def _verdict(mean: float, half_width: float | None, **_: Any) -> str:
+    if half_width is None or abs(mean) <= half_width:
+        return "undecided"
+    return "better" if mean > 0 else "worse"
 
 
 def csv_text(table: Table) -> str:
@@ -67,12 +88,13 @@ def html(table: Table) -> str:
 
     def cell(cell: Cell) -> str:
         more = _difference(cell)
-        return f"<td>{_safe(_share(cell))}{f'<br><small>{_safe(more)}</small>' if more else ''}</td>"
+        return f"<td>{markup.escape(_share(cell))}{f'<br><small>{markup.escape(more)}</small>' if more else ''}</td>"
 
-    head = "".join(f"<th>{_safe(c)}</th>" for c in ["", *table.columns])
-    body = "".join(f"<tr><th>{_safe(n)}</th>{''.join(map(cell, cells))}</tr>" for n, cells in table.rows)
-    notes = "".join(f"<p><small>{_safe(note)}</small></p>" for note in table.notes)
-    return f"<table><caption>{_safe(table.caption)}</caption><tr>{head}</tr>{body}</table>{notes}"
+    head = "".join(f"<th>{markup.escape(c)}</th>" for c in ["", *table.columns])
+    body = "".join(f"<tr><th>{markup.escape(n)}</th>{''.join(map(cell, cells))}</tr>" for n, cells in table.rows)
+    notes = "".join(f"<p><small>{markup.escape(note)}</small></p>" for note in table.notes)
+    short = "".join(f"<p>{markup.escape(line)}</p>" for line in answers(table))
+    return f"<table><caption>{markup.escape(table.caption)}</caption><tr>{head}</tr>{body}</table>{short}{notes}"
 
 
 def _share(cell: Cell) -> str:
@@ -86,7 +108,3 @@ def _difference(cell: Cell) -> str:
 
 def _half(half_width: float | None) -> str:
     return "" if half_width is None else f" ± {100 * half_width:.1f}"
-
-
-def _safe(text: str) -> str:
-    return markup.escape(text)

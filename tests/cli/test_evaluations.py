@@ -43,6 +43,23 @@ def test_one_encoder_by_one_protocol(asked):
     ]
 
 
+def test_a_stop_says_what_the_same_command_does(monkeypatch, capsys):
+    """It goes on."""
+
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(probe, "run", stopped)
+    assert cli.main(["eval-linear"]) == 130
+    assert capsys.readouterr().err == "stopped: the same command goes on from what was kept\n"
+
+
+def test_texts_are_written_as_texts(capsys):
+    """A number where a text belongs is shown as it has to be written."""
+    assert cli.main(["transfer", "--encoders=a", "--config.labels=(5,10)"]) == 1
+    assert "'labels' must hold texts, such as --config.labels=\"('5', '10')\", not 5" in capsys.readouterr().err
+
+
 def test_without_arguments_the_default_run_is_evaluated(asked):
     """`python eval_linear.py`, after `python train.py --workdir=runs/digits`."""
     assert cli.main(["eval-linear"]) == 0

@@ -30,8 +30,11 @@ def test_a_file_lists_names_or_their_last_part(tmp_path):
     """As ImageNet's published lists do; a name that is missing, or several images', is refused with its number."""
     names = [f"n{label}/{i}.png" for i, label in enumerate(LABELS)]
     path = tmp_path / "one_percent.txt"
-    path.write_text("7.png\n\nn1/55.png\n")
-    np.testing.assert_array_equal(few.rows(LABELS, str(path), seed=0, draw=0, names=names), [7, 55])
+    path.write_text("7.png\n\nn1/55.png\n95.png\n")
+    np.testing.assert_array_equal(few.rows(LABELS, str(path), seed=0, draw=0, names=names), [7, 55, 95])
+    path.write_text("7.png\n95.png\n")
+    with pytest.raises(ConfigError, match="2 images leave out 1 of 3 classes, such as 'b': no classifier"):
+        few.rows(LABELS, str(path), seed=0, draw=0, names=names, class_names=["a", "b", "c"])
     path.write_text("7.png\nabsent.png\n")
     with pytest.raises(ConfigError, match=r"1 of its 2 names belong to no image, or to several, such as \['absent"):
         few.rows(LABELS, str(path), seed=0, draw=0, names=names)
@@ -49,9 +52,10 @@ def test_a_number_is_a_number_whatever_files_there_are(tmp_path, monkeypatch, sp
     (tmp_path / spec).write_text("7\n")
     names = [str(i) for i in range(100)]
     assert few.is_list(f"./{spec}") and not few.is_list(spec) and not few.is_list("./absent")
-    np.testing.assert_array_equal(few.rows(LABELS, f"./{spec}", seed=0, draw=0, names=names), [7])
+    (tmp_path / spec).write_text("7\n55\n95\n")
+    np.testing.assert_array_equal(few.rows(LABELS, f"./{spec}", seed=0, draw=0, names=names), [7, 55, 95])
     if spec == "0":
-        with pytest.raises(ConfigError, match="labels '0' is none of"):
+        with pytest.raises(ConfigError, match="labels '0': it must be all, a number per class"):
             few.rows(LABELS, spec, seed=0, draw=0, names=names)
     else:
         assert len(few.rows(LABELS, spec, seed=0, draw=0, names=names)) in (15, 10)
@@ -61,13 +65,23 @@ def test_a_number_is_a_number_whatever_files_there_are(tmp_path, monkeypatch, sp
 def test_other_texts_are_refused(spec):
     """With the forms there are, or the bounds of a share."""
     with pytest.raises(ConfigError, match="labels '"):
+        few.check(spec)
+    with pytest.raises(ConfigError, match="labels '"):
         few.rows(LABELS, spec, seed=0, draw=0)
+
+
+def test_a_file_that_is_not_there_is_called_so():
+    """A path and a slip of the pen need other help."""
+    with pytest.raises(ConfigError, match="labels 'lists/1percent.txt': there is no file"):
+        few.check("lists/1percent.txt")
 
 
 def test_more_labels_than_there_are_is_refused():
     """Drawing with repeats, or fewer of one class, would be another protocol."""
     with pytest.raises(ConfigError, match="labels 21: class 2 has 20 train images"):
         few.rows(LABELS, "21", seed=0, draw=0)
+    with pytest.raises(ConfigError, match="labels 21: class 'cow' has 20 train images"):
+        few.rows(LABELS, "21", seed=0, draw=0, class_names=["ant", "bee", "cow"])
 
 
 def test_what_is_held_out_is_alike_and_apart():

@@ -9,7 +9,7 @@ import pytest
 
 from moco_jax import parallel
 from moco_jax.config import ConfigError
-from moco_jax.evaluation import classifier, finetune, fitting, labelled, metrics
+from moco_jax.evaluation import classifier, finetune, fitting, labelled, metrics, networks
 from moco_jax.protocols import Finetune, Fit, Labelled, Views
 from tests.evaluation import small
 
@@ -62,7 +62,7 @@ def fitter_of(bench, **views):
     loaded = bench.load("runs/a")
     pair = labelled.open_pair(SETTINGS.data, bench.config.data, seed=0)
     how = Views(recipe="supervised_digits", path="resident", **views)
-    return loaded, finetune.prepare(dataclasses.replace(FIT, epochs=1), how, loaded, pair, seed=0, workers=2)
+    return loaded, networks.prepare(dataclasses.replace(FIT, epochs=1), how, loaded, pair, seed=0, workers=2)
 
 
 def test_each_draw_has_a_seed_of_its_own_for_everything(bench, monkeypatch):
@@ -73,7 +73,7 @@ def test_each_draw_has_a_seed_of_its_own_for_everything(bench, monkeypatch):
     def batches(images, planned, *, seed, workers):
         return lambda first: seed
 
-    def in_memory(step, init, host_seed, data, planned, own):
+    def in_memory(step, init, host_seed, data, planned, own, hear=None):
         state = parallel.host(parallel.born(init, None, own))
         seen[at] = host_seed, int(parallel.host(data["seed"])), state.online.params["classifier"]["kernel"]
         return state
@@ -81,7 +81,7 @@ def test_each_draw_has_a_seed_of_its_own_for_everything(bench, monkeypatch):
     monkeypatch.setattr(fitting, "batches", batches)
     monkeypatch.setattr(fitting, "in_memory", in_memory)
     for at in ((0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1000, 0)):
-        finetune.fitted(fitter, loaded.trained.network, np.arange(32), seed=at[0], draw=at[1], scratch=False)
+        networks.fitted(fitter, loaded.trained.network, np.arange(32), seed=at[0], draw=at[1], scratch=False)
     assert all(on_host == on_device for on_host, on_device, _ in seen.values())
     assert len({on_host for on_host, *_ in seen.values()}) == len({k.tobytes() for *_, k in seen.values()}) == 6
     assert [seen[seed, 0][0] for seed in (0, 1, 1000)] == [0, 1, 1000]
@@ -99,7 +99,7 @@ def test_draws_compile_nothing_anew(bench):
     scores, counts = [], []
     for draw in range(3):
         before = len(compiled)
-        scores.append(finetune.fitted(fitter, loaded.trained.network, np.arange(32), seed=0, draw=draw, scratch=False))
+        scores.append(networks.fitted(fitter, loaded.trained.network, np.arange(32), seed=0, draw=draw, scratch=False))
         counts.append(len(compiled) - before)
     assert counts[0] > 0 and counts[1:] == [0, 0]
     assert (scores[0] != scores[1]).any() and (scores[1] != scores[2]).any()
@@ -184,7 +184,7 @@ def test_a_result_of_an_encoder_that_changed_is_not_kept(bench, tmp_path, monkey
         ({"start": "nowhere"}, {}, "start 'nowhere' is unknown"),
         ({"draws": 0}, {}, "draws must be 1 or more"),
         ({"draws": 2}, {}, "nothing is drawn there"),
-        ({"labels": "21"}, {}, "labels 21: class 0 has 20 train images"),
+        ({"labels": "21"}, {}, "labels 21: class '0' has 20 train images"),
         ({"start": "scratch"}, {"batch_norm": "frozen"}, "from scratch: running statistics of random weights"),
         ({}, {"batch_norm": "none"}, "fit.batch_norm 'none' is unknown"),
         ({}, {"layer_decay": 0.5}, "needs a backbone with stages"),

@@ -58,6 +58,7 @@ def fit(folder, evaluator, **about):
         PLAN,
         folder,
         about={"settings": {"epochs": 6}, **about},
+        called="a fit",
         save_every_epochs=2,
         evaluations=[loop.Evaluation(2, evaluator)],
     )
@@ -85,7 +86,7 @@ STOPS = [("save", 1), ("save", 2), ("save", 3), *(("evaluate", call) for call in
 
 
 @pytest.mark.parametrize(("place", "call"), STOPS)
-def test_a_fit_that_was_stopped_anywhere_is_that_of_one_go(place, call, tmp_path, monkeypatch):
+def test_a_fit_that_was_stopped_anywhere_is_that_of_one_go(place, call, tmp_path, monkeypatch, capsys):
     """In a save or an evaluation, before, between and after checkpoints, and after the last step; with a torn log."""
     whole, history = fit(tmp_path / "whole", size)
     assert sorted(history) == [2, 4, 6, 8, 10, 12] and len({v["test_size"] for v in history.values()}) == 6
@@ -98,8 +99,13 @@ def test_a_fit_that_was_stopped_anywhere_is_that_of_one_go(place, call, tmp_path
     monkeypatch.undo()
     with (tmp_path / "stopped" / "log.jsonl").open("a") as log:
         log.write('{"step": 12, "test_si')
+    capsys.readouterr()
     again, found = fit(tmp_path / "stopped", size)
     assert found == history
+    steps = 4 * (call - 1 if place == "save" else call // 2)  # a checkpoint is written before its evaluation
+    how = {0: "a fit: 12 steps", 12: ""}.get(steps, f"a fit: continuing at step {steps} of 12 steps")
+    said = capsys.readouterr().out
+    assert how in said and ("a fit" in said) == (steps < 12)
     assert tiny.distance(again, whole)[0] == 0
     assert fit(tmp_path / "stopped", size)[1] == history  # also once it is done
 

@@ -44,7 +44,7 @@ def test_the_rate_can_be_chosen_on_held_out_train_labels(bench, tmp_path):
     text = probe.run(settings, "runs/a", tmp_path)
     row = result(tmp_path)["rows"]["trained encoder"]
     assert row["learning_rate"] == 3.0 and row["images"]["train"] == 48 and "held" in row
-    assert "held-out train labels" in text
+    assert "held-out train labels" in text and "48 train labels of 60, 12 held out, 30 test images" in text
 
 
 def test_a_rate_that_diverged_has_no_number(bench, tmp_path):
@@ -168,6 +168,7 @@ def test_a_result_of_an_encoder_that_changed_is_not_kept(bench, tmp_path):
         ({"holdout": 1.0}, "holdout must be a share"),
         ({"feature": "neck"}, "feature 'neck' is unknown"),
         ({"schedule": "step"}, "schedule 'step' needs milestones"),
+        ({"schedule": "step", "milestones": (60, 80)}, r"epochs 12, such as --config.milestones='\(7, 10\)'"),
         ({"views": Views(recipe="absent")}, "views.recipe 'absent' is unknown"),
         ({"views": Views(recipe="supervised", path="both")}, "views.path must be one of resident, streamed"),
         ({"data": dataclasses.replace(SETTINGS.data, train_split="test")}, "30 images are on both sides"),

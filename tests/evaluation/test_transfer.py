@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import re
+import time
 
 import numpy as np
 import pytest
@@ -9,8 +11,9 @@ from sklearn.linear_model import LogisticRegression
 
 from moco_jax.config import ConfigError
 from moco_jax.evaluation import encoder as frozen
-from moco_jax.evaluation import few, finetune, labelled, logistic, transfer
+from moco_jax.evaluation import few, labelled, logistic, networks, transfer
 from moco_jax.evaluation.features import extract
+from moco_jax.evaluation.rows import seldom
 from moco_jax.protocols import Fit, Labelled, Transfer, Views
 from tests.evaluation import small
 
@@ -75,22 +78,48 @@ def test_a_column_is_made_anew_where_what_it_depends_on_is_another(bench, tmp_pa
 
 
 def test_what_was_made_before_a_stop_is_kept(bench, tmp_path, monkeypatch):
-    """Columns, not only rows."""
+    """Draws, not only columns and rows."""
     whole, _ = run(bench, tmp_path / "whole", FEATURES)
     correct, calls = logistic.correct, []
 
     def stopped(*given, **named):
         calls.append(given)
-        if len(calls) == 6:  # in the second row's few labels
+        if len(calls) == 7:  # the first of the second row's draws is done
             raise KeyboardInterrupt
         return correct(*given, **named)
 
     monkeypatch.setattr(logistic, "correct", stopped)
     with pytest.raises(KeyboardInterrupt):
         run(bench, tmp_path / "stopped", FEATURES)
+    monkeypatch.setattr(logistic, "correct", lambda *given, **named: calls.append(given) or correct(*given, **named))
     text, said = run(bench, tmp_path / "stopped", FEATURES)
+    assert len(calls) == 7 + 2 + 4  # what is left of its three draws, and the third row
     assert text.replace("stopped", "whole") == whole
     assert [s.split(":")[0] for s in said[:2]] == ["row 2 of 3", "  linear, 2 per class"]
+
+
+def test_what_takes_long_is_heard_of(bench, tmp_path, monkeypatch):
+    """Draws, and steps within one; but not more often than people want to read."""
+    monkeypatch.setattr(transfer, "seldom", lambda say: say)
+    _, said = run(bench, tmp_path, dataclasses.replace(SETTINGS, labels=("2",)))
+    assert any(re.match(r"  linear, 2 per class: draw 2 of 3, \d+\.\d%  0:0\d left of this column", s) for s in said)
+    assert any(re.match(r"  fine-tune, 2 per class: draw 3 of 3, step 20/30  loss ", s) for s in said)
+    clock, heard = iter([0.0, 19.0, 21.0, 21.0, 30.0]), []
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    hear = seldom(heard.append, 20.0)
+    for text in ("too early", "now", "too early again"):
+        hear(text)
+    assert heard == ["now"]
+
+
+def test_test_images_of_every_encoder_are_counted(bench, tmp_path, monkeypatch):
+    """Also where the first one never saw them."""
+    both = {"runs/a": bench.load("a"), "runs/b": bench.load("b")}
+    there = dataclasses.replace(both["runs/b"].config, data=dataclasses.replace(bench.config.data, split="test"))
+    both["runs/b"] = both["runs/b"]._replace(config=there)
+    monkeypatch.setattr(bench, "load", lambda path: both[path])
+    text, _ = run(bench, tmp_path, FEATURES, ("runs/a", "runs/b"))
+    assert "on 30 test images (split test; 30 by b)" in text
 
 
 def test_a_changed_encoder_gives_no_column(bench, tmp_path, monkeypatch):
@@ -142,11 +171,11 @@ def test_cells_are_what_their_names_say(bench, tmp_path):
             accuracies.append(np.mean(fitted.predict((features[1] - center) / scale) == labels[1]))
         assert found[name]["linear, 2 per class"] == pytest.approx(accuracies)
     pair = labelled.open_pair(SETTINGS.data, bench.config.data, seed=0)
-    fitter = finetune.prepare(SETTINGS.fit, SETTINGS.views, loaded, pair, seed=0, workers=2)
+    fitter = networks.prepare(SETTINGS.fit, SETTINGS.views, loaded, pair, seed=0, workers=2)
     for name, start in (("a", loaded.trained), ("supervised_from_scratch", loaded.untrained)):
         accuracies = []
         for draw, rows in enumerate(drawn):
-            scores = finetune.fitted(fitter, start.network, rows, seed=0, draw=draw, scratch=name != "a")
+            scores = networks.fitted(fitter, start.network, rows, seed=0, draw=draw, scratch=name != "a")
             accuracies.append(np.mean(scores.argmax(1) == labels[1]))
         assert found[name]["fine-tune, 2 per class"] == pytest.approx(accuracies)
         assert len(set(accuracies)) > 1  # each draw is one of its own
@@ -163,9 +192,10 @@ def test_cells_are_what_their_names_say(bench, tmp_path):
         ({}, ("a", "a"), "name one or more different"),
         ({}, ("runs/untrained",), "would share its row 'untrained'"),
         ({}, ("a b", "a?b"), "would share its row"),
-        ({"k": 61}, ("a",), "k 61 neighbours, but there are 60 train images"),
+        ({"k": 61}, ("a",), "k 61 neighbours, but there are 60 train images: .* --config.k=5"),
         ({"labels": ("5", "all")}, ("a",), "all labels are columns of their own"),
-        ({"labels": ("30",)}, ("a",), "labels 30: class 0 has 20"),
+        ({"labels": ("30",)}, ("a",), "labels 30: class '0' has 20"),
+        ({"labels": ("5", "2%", "30")}, ("a",), r"labels 30: .* such as --config.labels=\"\('5', '2%'\)\""),
         ({"draws": 0}, ("a",), "draws must be 1 or more"),
         ({"temperature": 0.0}, ("a",), "temperature must be above 0"),
     ],

@@ -22,7 +22,7 @@ from moco_jax.checkpoints.torch_names import from_torch, to_torch
 from moco_jax.config import BatchNorm, Model
 from moco_jax.core import schedules
 from moco_jax.data import loader
-from moco_jax.evaluation import classifier, finetune, fitting, labelled
+from moco_jax.evaluation import classifier, fitting, labelled, networks
 from moco_jax.models import encoder as encoders
 from moco_jax.state import Network
 from moco_jax.views.recipes import Crop, ViewRecipe
@@ -115,12 +115,12 @@ def finetuning(name, made, network):
         milestones=cases.MILESTONES,
         batch_norm=case.batch_norm,
     )
-    finetune.check_fit(fit)
+    networks.check_fit(fit)
     of = fitting.Images(images(), {}, None, None, cases.SIZE, 1)
     seen, pair = tiny.preprocessing(cases.SIZE, 3, computed="float64"), labelled.Pair(None, None, cases.CLASSES, [], "")
-    fitter = finetune.Fitter(fit, made, 0, of, seen, pair, {}, {}, None)
-    planned = finetune.plan(fitter, np.arange(cases.RECORDS))
-    return finetune.task_of(fitter, jax.device_put(network), planned, seed=0, scratch=False)[0]
+    fitter = networks.Fitter(fit, made, 0, of, seen, pair, {}, {}, None)
+    planned = networks.plan(fitter, np.arange(cases.RECORDS))
+    return networks.task_of(fitter, jax.device_put(network), planned, seed=0, scratch=False)[0]
 
 
 def tensors(state, place):

@@ -26,6 +26,20 @@ def test_text_shows_means_intervals_and_differences():
     assert "50.0 ± 2.0 %" in text and "+25.0 ± 1.0" in text and "75.0 %" in text and "(three draws)" in text
 
 
+def test_what_it_comes_to_is_counted():
+    """Better, worse or undecided, by the interval: a difference without one decides nothing."""
+
+    def cells(*differences):
+        return [
+            Cell(0.5, 0.1, None if d is None else {"mean": d, "half_width": 0.1, "draws": 1}, "") for d in differences
+        ]
+
+    rows = [("pixels", cells(0.2, -0.2, 0.1, -0.05)), ("mine", cells(*[None] * 4))]
+    made = Table(["kNN", "linear", "few", "all"], rows, "accuracy", [])
+    assert table.answers(made) == ["against pixels: of 4 columns 1 better, 1 worse, 2 undecided (worse: linear)"]
+    assert table.answers(made)[0] in table.text(made) and table.answers(made)[0] in table.html(made)
+
+
 def test_csv_has_a_line_for_each_number():
     """As shares."""
     rows = list(csv.DictReader(io.StringIO(table.csv_text(MADE))))
