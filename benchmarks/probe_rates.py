@@ -32,11 +32,12 @@ def measure(c: config.Config, *, rates: int, classes: int, batch: int, steps: in
 
     from moco_jax import assembly, parallel
     from moco_jax.data.sources import ArraySource
+    from moco_jax.state import Network
 
     side, channels = c.views.size, len(c.data.mean)
     images = np.random.default_rng(0).integers(0, 256, (512, side, side, channels), np.uint8)
     parts = assembly.assemble(c, source=ArraySource(images, name="random"))
-    network = jax.tree.map(np.asarray, parts.encoder.init(jax.random.key(0)))
+    network = Network(**jax.tree.map(np.asarray, parts.encoder.init(jax.random.key(0))))
     labels = (np.arange(len(images)) % classes).astype(np.int32)
     data = parallel.put_data({"images": images, "labels": labels, "encoder": network})
     rows = np.arange(len(parallel.positions(batch)), dtype=np.int32)[:, None] % len(images)
@@ -83,20 +84,13 @@ def _stepper(encoder: Any, c: config.Config, classes: int, count: int) -> Any:
         std=c.data.std,
         dtype=parallel.compute_dtype(c.model.dtype),
     )
-    images = classifier.views_of(made, 0)
-
-    def forward(network: Any, x: Any) -> Any:
-        return encoder.features(network["params"], network["batch_stats"], x)["backbone"]
-
-    def features(batch: Any, data: Any, step: Any) -> Any:
-        return jax.lax.stop_gradient(forward(data["encoder"], images(batch, data, step)))
-
     blank = jax.ShapeDtypeStruct((1, c.views.size, c.views.size, len(c.data.mean)), np.float32)
-    width = jax.eval_shape(forward, jax.eval_shape(encoder.init, jax.random.key(0)), blank).shape[1]
+    network = jax.eval_shape(encoder.init, jax.random.key(0))
+    found = jax.eval_shape(encoder.features, network["params"], network["batch_stats"], blank)
     task = classifier.linear(
-        features,
+        classifier.frozen_features(encoder, classifier.views_of(made, 0), "backbone"),
         seed=0,
-        width=width,
+        width=found["backbone"].shape[1],
         classes=classes,
         rates=tuple(30.0 / 2**i for i in range(count)),
         schedule=schedules.cosine(1.0, epochs=100, steps_per_epoch=100),

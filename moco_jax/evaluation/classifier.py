@@ -19,7 +19,7 @@ from moco_jax.core.schedules import Schedule
 from moco_jax.models.encoder import Encoder
 from moco_jax.state import Network, State
 
-Scores = Callable[[Network, jax.Array], jax.Array]  # (trained network, features (n, D)) -> (n, classes)
+Inputs = Callable[[Any, Any, jax.Array], jax.Array]  # (batch, data, step) -> images or features of its rows
 
 
 class Task(NamedTuple):
@@ -44,7 +44,7 @@ def scores(classifier: dict[str, jax.Array], features: jax.Array | np.ndarray) -
     return product + classifier["bias"][None]
 
 
-def views_of(views: Any, seed: int) -> Callable[[Any, Any, jax.Array], jax.Array]:
+def views_of(views: Any, seed: int) -> Inputs:
     """(batch, data, step) -> augmented images (n, S, S, C) of this device's rows: one view of each.
 
     data["seed"], a draw's own, stands in the place of `seed` where there is one.
@@ -58,8 +58,24 @@ def views_of(views: Any, seed: int) -> Callable[[Any, Any, jax.Array], jax.Array
     return images
 
 
+def stored_features(batch: Any, data: Any, step: jax.Array) -> jax.Array:
+    """Rows (n, D) of data["features"]."""
+    return data["features"][batch["ids"][:, 0]]
+
+
+def frozen_features(encoder: Encoder, images: Inputs, feature: str) -> Inputs:
+    """(batch, data, step) -> features (n, D) of images that are made anew, by the Network data["encoder"]."""
+
+    def features(batch: Any, data: Any, step: jax.Array) -> jax.Array:
+        network = data["encoder"]
+        found = encoder.features(network.params, network.batch_stats, images(batch, data, step))
+        return lax.stop_gradient(found[feature])
+
+    return features
+
+
 def linear(
-    features: Callable[[Any, Any, jax.Array], jax.Array],
+    features: Inputs,
     *,
     seed: int,
     width: int,
@@ -100,7 +116,7 @@ def linear(
 def whole(
     encoder: Encoder,
     network: Network,
-    images: Callable[[Any, Any, jax.Array], jax.Array],
+    images: Inputs,
     *,
     seed: int,
     width: int,

@@ -99,26 +99,18 @@ def _probed(
     judged = {"test": Judged(get(encoder, pair.test.source)[settings.feature], pair.test.labels)}
     data: dict[str, Any] = {"labels": pair.train.labels.astype(np.int32)}
     seen = None
+    features: classifier.Inputs = classifier.stored_features
     if settings.views.recipe is None or len(held):
         train = get(encoder, pair.train.source)[settings.feature]  # (M, D)
         judged |= {"held": Judged(train[held], pair.train.labels[held])} if len(held) else {}
     if settings.views.recipe is None:
         data["features"] = train
-
-        def features(batch: Any, data: Any, step: jax.Array) -> jax.Array:
-            return data["features"][batch["ids"][:, 0]]
-
     else:
         seen = fitting.images(
             loaded, settings.views, pair.train.source, seed=settings.seed, workers=settings.data.workers
         )
         data |= {**seen.data, "encoder": parallel.host(encoder.network)}
-
-        def features(batch: Any, data: Any, step: jax.Array) -> jax.Array:
-            network = data["encoder"]
-            found = loaded.encoder.features(network.params, network.batch_stats, seen.of(batch, data, step))
-            return jax.lax.stop_gradient(found[settings.feature])
-
+        features = classifier.frozen_features(loaded.encoder, seen.of, settings.feature)
     planned = fitting.plan(fit, batch_size=settings.batch_size, epochs=settings.epochs)
     task = classifier.linear(
         features,

@@ -225,7 +225,8 @@ def test_a_result_of_an_encoder_that_changed_is_not_kept(bench, tmp_path):
     [
         (
             {"k": (20, 61)},
-            "k 61 neighbours, but the bank, mine/train, holds 60 images; use that many or fewer, such as --config.k='(20,)'",
+            "k 61 neighbours, but the bank, mine/train, holds 60 images; use that many or fewer, such as "
+            "--config.k='(20,)'",
         ),
         ({"k": ()}, "k must hold one or more different numbers above 0, not"),
         ({"k": (0, 5)}, "k must hold one or more different numbers above 0, not"),
