@@ -1,9 +1,11 @@
 # One command each; `make` alone lists them. The environment is made once and remade when its requirements change.
 #   PYTHON=python3.13   another interpreter        EXTRA=cuda13   JAX for an accelerator: cuda12, cuda13 or tpu
+#   JOBS=4              tests in as many processes; about 2 GB each, with eight CPU devices of its own
 # Each choice gets an environment of its own, so that switching back and forth reinstalls nothing; VENV= names one.
 
 PYTHON = python3
 EXTRA =
+JOBS = 2
 ifneq ($(filter-out cuda12 cuda13 tpu,$(EXTRA)),)
 $(error EXTRA=$(EXTRA) is unknown; use cuda12, cuda13 or tpu, or leave it out for the CPU)
 endif
@@ -29,14 +31,14 @@ train: $(VENV)/.installed  ## pretrain on handwritten digits into runs/digits, e
 	$(PY) -m moco_jax report runs/digits
 
 test: $(VENV)/.dev  ## the tests to run while working
-	$(PY) -m pytest -m "not slow"
+	$(PY) -m pytest -n $(JOBS) --dist loadfile -m "not slow"
 
 check: test check-rest  ## everything that must hold: all tests, lint, types
 
 check-rest: lint types test-slow  ## what `make check` does beyond `make test`
 
 test-slow: $(VENV)/.dev  ## the tests that `make test` leaves out
-	$(PY) -m pytest -m slow
+	$(PY) -m pytest -n $(JOBS) --dist loadfile -m slow
 
 lint: $(VENV)/.dev  ## formatting and rules (ruff)
 	$(PY) -m ruff format --check .
