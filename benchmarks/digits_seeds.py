@@ -42,7 +42,7 @@ def one(page: Any, seed: int, workdir: Path) -> dict[str, Any]:
 
 
 def summary(tables: list[dict[str, Any]]) -> dict[str, Any]:
-    """Mean and spread over the seeds: accuracy with few labels and with all, and the difference to the last row."""
+    """Mean and spread over the seeds: linear with few labels and with all, kNN, and the difference to the last row."""
     out: dict[str, Any] = {}
     for name in tables[0]:
         few, everything = ([t[name][column] for t in tables] for column in ("linear, 10 per class", "linear"))
@@ -53,6 +53,7 @@ def summary(tables: list[dict[str, Any]]) -> dict[str, Any]:
             "few_by_seed": means,
             "all_mean": float(np.mean([cell.mean for cell in everything])),
             "all_by_seed": [cell.mean for cell in everything],
+            "knn_by_seed": [table[name]["kNN"].mean for table in tables],
             "differences": [cell.difference for cell in few],
         }
     return out

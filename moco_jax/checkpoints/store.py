@@ -53,6 +53,10 @@ class Store:
         self._manager.wait_until_finished()  # until then orbax also names a step that is still being written
         return self._manager.latest_step()
 
+    def holds(self, step: int) -> bool:
+        """Whether a step is there and finished; a run that goes on removes old ones."""
+        return step in self._manager.all_steps()
+
     def save(self, step: int, state: Any, about: Mapping[str, Any]) -> None:
         """Write a state of global arrays; returns once the device buffers are copied, the rest happens behind."""
         args = ocp.args.Composite(state=ocp.args.PyTreeSave(state), about=ocp.args.JsonSave(dict(about)))

@@ -45,9 +45,6 @@ def measure(source: sources.Source, data: config.Data) -> Measured:
     chosen = np.unique(np.linspace(0, len(source) - 1, min(SAMPLE, len(source))).astype(int)).tolist()
     first = sources.read(source, 0)
     sample = [sources.read(source, i, like=first) for i in chosen]
-    strange = next((i for i, image in zip(chosen, sample, strict=True) if not np.isfinite(image).all()), None)
-    if strange is not None:
-        raise ConfigError(f"{source.name}: {sources.record(source, strange)} holds values that are not finite")
     sizes = {image.shape[:2] for image in sample}
     channels = first.shape[2]
     if data.channels not in (None, channels):

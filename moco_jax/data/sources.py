@@ -96,7 +96,10 @@ class Subset:
 
 
 def read(source: Source, index: int, *, like: np.ndarray | None = None) -> np.ndarray:
-    """Image `index`, (H, W, C); ConfigError for other channels or dtype than `like` has. Errors name the record."""
+    """Image `index`, (H, W, C); ConfigError for other channels or dtype than `like` has, and for values not finite.
+
+    Errors name the record.
+    """
     try:
         image = source[index]
     except ConfigError:
@@ -110,6 +113,8 @@ def read(source: Source, index: int, *, like: np.ndarray | None = None) -> np.nd
             f"{source.name}: {record(source, index)} is {getattr(image, 'dtype', type(image).__name__)} "
             f"{np.shape(image)}; an image is an array (H, W, C) of {', '.join(DTYPES)}"
         )
+    if image.dtype.kind == "f" and not np.isfinite(image).all():
+        raise ConfigError(f"{source.name}: {record(source, index)} holds values that are not finite")
     return image if like is None else same_kind(image, like, source, index)
 
 

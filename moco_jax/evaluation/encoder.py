@@ -258,10 +258,10 @@ def _none_yet(run: str | Path) -> ConfigError:
     return ConfigError(f"{run} holds no finished checkpoint yet; train writes one every few epochs")
 
 
-def stored_digest(checkpoint: str | Path, step: int, like: Network) -> str:
-    """The digest of the online network that a checkpoint holds, read anew."""
+def stored_digest(checkpoint: str | Path, step: int, like: Network) -> str | None:
+    """The digest of the online network that a checkpoint holds, read anew; None where its run has removed it since."""
     with Store(Path(checkpoint) / "checkpoints", read_only=True) as store:
-        return digest(store.restore_part(step, like, "online"))
+        return None if not store.holds(step) else digest(store.restore_part(step, like, "online"))
 
 
 def load_encoder(path: str | Path, *, encoder: Encoder | None = None) -> FrozenEncoder:

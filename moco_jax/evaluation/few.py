@@ -176,13 +176,18 @@ def _share(spec: str) -> float:
 def _listed(path: Path, names: Sequence[str] | None) -> np.ndarray:
     if names is None:
         raise ConfigError(f"labels {path}: the images have no names to look the list up by")
-    listed = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    try:
+        listed = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    except UnicodeDecodeError:
+        raise ConfigError(f"labels {path} is no text file with the name of one image per line") from None
+    if not listed:
+        raise ConfigError(f"labels {path}: the file names no image")
     places: dict[str, list[int]] = {}
     for i, name in enumerate(names):
         for key in {name, name.rsplit("/", 1)[-1]}:
             places.setdefault(key, []).append(i)
     missing = [name for name in listed if len(places.get(name, [])) != 1]
-    if missing or not listed:
+    if missing:
         raise ConfigError(
             f"{path}: {len(missing)} of its {len(listed)} names belong to no image, or to several, such as "
             f"{missing[:1]}; give names as `moco-jax features` writes them, or their last part where that is unique"

@@ -169,11 +169,9 @@ def in_folder(
     Both are saved on the way, and continued: wherever a process was stopped, the numbers are those of one go. Raises
     ConfigError where the folder holds another evaluation than `about`.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     silent = not parallel.is_first_process()
-    held = contextlib.nullcontext() if silent else exclusive(folder)
     cadence, history = planned.cadence(save_every_epochs), History()
-    with held, Store(folder / "checkpoints", keep=1) as store:
+    with alone(folder), Store(folder / "checkpoints", keep=1) as store:
         step = store.latest() or 0
         stored = store.about(step) if step else {"config": read_json(folder / BEGUN) or about}
         check_same(stored["config"], about, folder)
@@ -252,6 +250,12 @@ def in_memory(
             save=lambda *_: None,
         )
     return parallel.host(state)
+
+
+def alone(folder: Path) -> contextlib.AbstractContextManager[None]:
+    """Hold a folder, made where it is not there, against another command at work in it: done by one of processes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return exclusive(folder) if parallel.is_first_process() else contextlib.nullcontext()
 
 
 def keep(path: Path, content: dict[str, Any]) -> None:

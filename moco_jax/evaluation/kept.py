@@ -42,23 +42,43 @@ def result(
     frozen.check_no_run(workdir)
     folder = Path(workdir)
     path = folder / "result.json"
+    if (folder / "rows").is_dir():
+        raise ConfigError(f"{folder} holds a table of `moco-jax transfer`; give another --workdir")
+    stored = _read(path, about)
+    if stored is None:
+        with fitting.alone(folder):
+            stored = _read(path, about)
+            if stored is None:
+                stored = {"format": FORMAT, "about": about, **make()}
+                stored["unchanged"] = _unchanged(about["encoder"], network, loaded, checkpoint)
+                fitting.keep(path, stored)
+    return stored
+
+
+def _read(path: Path, about: dict[str, Any]) -> dict[str, Any] | None:
+    """The result that is there, or None; ConfigError where the folder holds another one, finished or begun."""
     stored = read_json(path)
     if stored is not None and stored.get("format") != FORMAT:
         raise ConfigError(f"{path} was written in another form, by another version: give another --workdir")
-    for found in (stored and stored.get("about", {}), *map(read_json, sorted(folder.glob(f"*/{fitting.BEGUN}")))):
+    for found in (
+        stored and stored.get("about", {}),
+        *map(read_json, sorted(path.parent.glob(f"*/{fitting.BEGUN}"))),
+    ):
         if found is not None:
-            fitting.check_same(found, about, folder)
-    if stored is None:
-        made = make()
-        after, how = {frozen.digest(network)}, "as before, in memory"
-        if checkpoint is not None and network is loaded.trained.network:
-            after.add(frozen.stored_digest(checkpoint, loaded.step, network))
-            how = "as the checkpoint holds it"
-        if after != {about["encoder"]}:
-            raise RuntimeError("the encoder changed while it was evaluated; the result is not kept")
-        stored = {"format": FORMAT, "about": about, **made, "unchanged": how}
-        fitting.keep(path, stored)
+            fitting.check_same(found, about, path.parent)
     return stored
+
+
+def _unchanged(before: str, network: Network, loaded: frozen.Loaded, checkpoint: str | Path | None) -> str:
+    """In words, where the network was found to be the one of that digest; RuntimeError where it is another."""
+    after, how = {frozen.digest(network)}, "as before, in memory"
+    if checkpoint is not None and network is loaded.trained.network:
+        on_disk = frozen.stored_digest(checkpoint, loaded.step, network)
+        after |= set() if on_disk is None else {on_disk}
+        how = f"{how} (the run has removed that checkpoint since)" if on_disk is None else "as the checkpoint holds it"
+    if after != {before}:
+        raise RuntimeError("the encoder changed while it was evaluated; the result is not kept")
+    return how
 
 
 def origin(stored: dict[str, Any], workdir: str | Path, where: str) -> str:

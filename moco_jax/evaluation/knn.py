@@ -16,6 +16,7 @@ from moco_jax.core.losses import unit
 
 QUERIES = 256  # classified at once
 BANK = 65536  # labelled features compared with at once
+TINY = 1e-37  # the least temperature: below, float32 holds 0 for it, and every weight is a nan
 
 
 class Nearest(NamedTuple):

@@ -14,8 +14,6 @@ from moco_jax.evaluation import encoder as frozen
 from moco_jax.evaluation import kept, knn, labelled
 from moco_jax.evaluation.features import FEATURES, extract
 
-TINY = 1e-37  # the least temperature
-
 
 def run(
     settings: protocols.Knn,
@@ -56,8 +54,8 @@ def check(settings: protocols.Knn) -> None:
     """Raises ConfigError for a number that cannot be."""
     if not settings.k or min(settings.k) < 1 or len(set(settings.k)) < len(settings.k):
         raise ConfigError(f"k must hold one or more different numbers above 0, not {settings.k}")
-    if not TINY <= settings.temperature < math.inf:  # below, float32 holds 0 for it, and every weight is a nan
-        raise ConfigError(f"temperature must be {TINY:g} or more, not {settings.temperature}")
+    if not knn.TINY <= settings.temperature < math.inf:
+        raise ConfigError(f"temperature must be {knn.TINY:g} or more, not {settings.temperature}")
     if not settings.features or len(set(settings.features)) < len(settings.features):
         raise ConfigError(f"features must name one or both of {', '.join(FEATURES)}, not {settings.features}")
     for name in settings.features:

@@ -12,6 +12,7 @@ import numpy as np
 
 from moco_jax import protocols
 from moco_jax.checkpoints.store import read_json
+from moco_jax.config import ConfigError
 from moco_jax.data import loader, sources
 from moco_jax.evaluation import encoder as frozen
 from moco_jax.evaluation import few, fitting, knn, labelled, logistic, networks
@@ -32,15 +33,19 @@ class Question(NamedTuple):
 
     def draws(self) -> dict[str, list[np.ndarray]]:
         """The train images of every draw by the ending of a column's name: all labels first."""
-        endings = {spec: f", {spec} per class" if spec.isdigit() else f", {Path(spec).name}" for spec in self.few}
-        return {"": [np.arange(len(self.pair.train.labels))]} | {endings[spec]: rows for spec, rows in self.few.items()}
+        return {"": [np.arange(len(self.pair.train.labels))]} | {ending(spec): rows for spec, rows in self.few.items()}
+
+
+def ending(spec: str) -> str:
+    """How the names of columns of some labels end."""
+    return f", {spec} per class" if spec.isdigit() else f", {Path(spec).name}"
 
 
 class Column(NamedTuple):
     """One way to be asked."""
 
     depends: dict[str, Any]  # what decides its numbers, besides the row and the images
-    draws: int  # of labels
+    draws: list[str]  # of labels: what tells each from all others
     right: Callable[[int, Callable[[str], None]], np.ndarray]  # (draw, who hears how far it is) -> (Q,) who is right
 
 
@@ -70,10 +75,10 @@ def of_features(question: Question, get: Callable[[sources.Source], np.ndarray])
     def linear(draws: list[np.ndarray], draw: int, hear: Callable[[str], None]) -> np.ndarray:
         return logistic.correct(features(), labels, draws[draw], penalty=settings.penalty)
 
-    columns = {KNN: Column({"k": settings.k, "temperature": settings.temperature}, 1, neighbours)}
-    for ending, draws in question.draws().items():
-        about = {"penalty": settings.penalty, "labels": few.digest(draws)}
-        columns[LINEAR + ending] = Column(about, len(draws), functools.partial(linear, draws))
+    columns = {KNN: Column({"k": settings.k, "temperature": settings.temperature}, ["all"], neighbours)}
+    for end, draws in question.draws().items():
+        about = {"penalty": settings.penalty}
+        columns[LINEAR + end] = Column(about, _told(draws), functools.partial(linear, draws))
     return columns
 
 
@@ -93,11 +98,16 @@ def of_networks(question: Question, loaded: frozen.Loaded, *, scratch: bool) -> 
         return fitted(draws[draw], draw=draw, hear=hear).argmax(1) == labels
 
     columns = {}
-    for ending, draws in question.draws().items():
+    for end, draws in question.draws().items():
         about = {"fit": fitting.plain(settings.fit), "recipe": settings.views.recipe, "path": settings.views.path}
-        about |= {"seed": settings.seed, "labels": few.digest(draws)}
-        columns[TUNE + ending] = Column(about, len(draws), functools.partial(tuned, draws))
+        about |= {"seed": settings.seed}
+        columns[TUNE + end] = Column(about, _told(draws), functools.partial(tuned, draws))
     return columns
+
+
+def _told(draws: list[np.ndarray]) -> list[str]:
+    """A draw's number, which decides its seed, and its images."""
+    return [f"{number} {few.digest([rows])}" for number, rows in enumerate(draws)]
 
 
 def encoded(question: Question, encoder: frozen.FrozenEncoder, source: sources.Source) -> np.ndarray:
@@ -124,25 +134,41 @@ def kept(row: Row, question: Question, folder: Path, *, number: str) -> dict[str
     count, said, before = len(question.pair.test.labels), False, row.network and frozen.digest(row.network.network)
     for name, column in row.columns.items():
         about = {"identity": row.identity, "data": question.pair.digest, **json.loads(json.dumps(column.depends))}
-        right = list(stored[name]["right"]) if stored.get(name, {}).get("about") == about else []
-        if len(right) == column.draws:
-            continue
-        if not said:
+        right = _before(stored.get(name), about, count, path)
+        missing = [draw for draw, told in enumerate(column.draws) if told not in right]
+        if missing and not said:
             question.say(f"row {number}: {row.name}")
             said = True
-        began, first = time.monotonic(), len(right)
-        for draw in range(first, column.draws):
-            which = f"  {name}: {f'draw {draw + 1} of {column.draws}, ' if column.draws > 1 else ''}"
+        began = time.monotonic()
+        for done, draw in enumerate(missing, start=1):
+            which = f"  {name}: {f'draw {draw + 1} of {len(column.draws)}, ' if len(column.draws) > 1 else ''}"
             found = column.right(draw, functools.partial(_hear, question, which))
             if row.network and frozen.digest(row.network.network) != before:
                 raise RuntimeError(f"the encoder {row.name} changed while it was evaluated; the draw is not kept")
-            right.append(np.packbits(found).tobytes().hex())
+            right[column.draws[draw]] = np.packbits(found).tobytes().hex()
             stored[name] = {"about": about, "right": right}
             fitting.keep(path, stored)
-            left = (time.monotonic() - began) / (draw + 1 - first) * (column.draws - draw - 1)
+            left = (time.monotonic() - began) / done * (len(missing) - done)
             _hear(question, which, f"{found.mean():.1%}  {clock(left)} left of this column")
-        question.say(f"  {name}: {np.mean([_bits(text, count).mean() for text in right]):.1%}")
-    return {name: np.stack([_bits(text, count) for text in stored[name]["right"]]) for name in row.columns}
+        if missing:
+            question.say(f"  {name}: {np.mean([_bits(right[told], count).mean() for told in column.draws]):.1%}")
+    return {
+        name: np.stack([_bits(stored[name]["right"][told], count) for told in column.draws])
+        for name, column in row.columns.items()
+    }
+
+
+def _before(column: Any, about: dict[str, Any], count: int, path: Path) -> dict[str, str]:
+    """{draw: its bits} that a file holds of a column which depends on the same; ConfigError for a damaged file."""
+    if column is None:
+        return {}
+    if isinstance(column, dict) and isinstance(column.get("about"), dict) and isinstance(column.get("right"), dict):
+        if column["about"] != about:
+            return {}
+        digits = 2 * -(-count // 8)  # in hexadecimal, of whole bytes
+        if all(isinstance(t, str) and re.fullmatch(f"[0-9a-f]{{{digits}}}", t) for t in column["right"].values()):
+            return dict(column["right"])
+    raise ConfigError(f"{path} is damaged or of another version; delete it, and its row is made again")
 
 
 def _hear(question: Question, which: str, text: str) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from moco_jax import parallel, protocols
 from moco_jax.config import ConfigError
 from moco_jax.data import sources
 from moco_jax.evaluation import encoder as frozen
-from moco_jax.evaluation import few, fitting, intervals, labelled, networks
+from moco_jax.evaluation import few, fitting, intervals, knn, labelled, networks
 from moco_jax.evaluation.rows import (
     KNN,
     LINEAR,
@@ -21,6 +22,7 @@ from moco_jax.evaluation.rows import (
     Question,
     Row,
     encoded,
+    ending,
     file_of,
     kept,
     of_features,
@@ -48,6 +50,8 @@ def run(
     """
     check(settings, paths)
     frozen.check_no_run(workdir)
+    if (Path(workdir) / "result.json").exists():
+        raise ConfigError(f"{workdir} holds another evaluation, no table; give another --workdir")
     encoders = {path: (load or frozen.load)(path) for path in paths}
     settings = _alike(settings, encoders)
     how = settings.views
@@ -55,21 +59,23 @@ def run(
     question = _question(settings, encoders, say)
     if settings.finetune:
         say(_announced(question, len(paths) + 1))
-    lines, folder = _rows(question, encoders), Path(workdir) / "rows"
-    found = {
-        row.name: kept(row, question, folder, number=f"{i} of {len(lines)}") for i, row in enumerate(lines, start=1)
-    }
-    made = _table(question, found, reference=_names(paths)[paths[0]])
-    fitting.keep(Path(workdir) / "table.json", table.to_json(made))
-    if parallel.is_first_process():
-        (Path(workdir) / "table.csv").write_text(table.csv_text(made))
+    lines, folder = _rows(question, encoders), Path(workdir)
+    with fitting.alone(folder):
+        found = {
+            row.name: kept(row, question, folder / "rows", number=f"{i} of {len(lines)}")
+            for i, row in enumerate(lines, start=1)
+        }
+        made = _table(question, found, reference=_names(paths)[paths[0]])
+        fitting.keep(folder / "table.json", table.to_json(made))
+        if parallel.is_first_process():
+            (folder / "table.csv").write_text(table.csv_text(made))
     shown = f"; `moco-jax report {paths[0]}` shows them" if Path(workdir).parent == Path(paths[0]) else ""
     return f"{table.text(made)}\nnumbers in {workdir}/table.csv and table.json{shown}"
 
 
 def check(settings: protocols.Transfer, paths: Sequence[str]) -> None:
     """Raises ConfigError for a number that cannot be, and for no or equal encoders."""
-    if not paths or len(set(paths)) < len(paths):
+    if not paths or len({os.path.normpath(path) for path in paths}) < len(paths):
         raise ConfigError(
             f"--encoders={','.join(paths)}: name one or more different ones, such as --encoders=runs/mine,runs/other"
         )
@@ -81,14 +87,17 @@ def check(settings: protocols.Transfer, paths: Sequence[str]) -> None:
         if getattr(settings, name) < 1:
             raise ConfigError(f"{name} must be 1 or more, not {getattr(settings, name)}")
     for name in ("temperature", "penalty"):
-        if not 0 < getattr(settings, name) < math.inf:
-            raise ConfigError(f"{name} must be above 0, not {getattr(settings, name)}")
+        if not knn.TINY <= getattr(settings, name) < math.inf:
+            raise ConfigError(f"{name} must be {knn.TINY:g} or more, not {getattr(settings, name)}")
     if not 0 <= settings.seed < 2**32:
         raise ConfigError(f"seed must lie in 0..2**32 - 1, not {settings.seed}")
     if len(set(settings.labels)) < len(settings.labels) or "all" in settings.labels:
         raise ConfigError(f"labels {settings.labels} must differ; all labels are columns of their own")
     for spec in settings.labels:
         few.check(spec)
+        alike = [other for other in settings.labels if ending(other) == ending(spec)]
+        if len(alike) > 1:
+            raise ConfigError(f"labels {' and '.join(alike)} would share a column's name; rename one of the files")
     networks.check_fit(settings.fit)
 
 

@@ -47,6 +47,17 @@ def test_a_named_record_is_named_in_errors():
             sources.read(source, index, like=first)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_values_that_are_not_finite_are_an_error_wherever_they_are_read(value):
+    """A kNN or a test accuracy of them would be a number like any other."""
+    images = np.zeros((3, 4, 4, 1), np.float32)
+    images[1, 2, 2] = value
+    source = Named(images)
+    assert sources.read(source, 2).shape == (4, 4, 1)
+    with pytest.raises(ConfigError, match=r"record 1 \(1.png\) holds values that are not finite"):
+        sources.read(source, 1)
+
+
 def test_the_fingerprint_is_of_names_and_for_pairs_of_groups_and_labels():
     """Another name, order or, where pairs depend on them, group or label changes it; pixels do not; no names, none."""
 

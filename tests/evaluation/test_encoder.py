@@ -73,6 +73,7 @@ def test_the_trained_network_is_the_newest_online_one(loaded, folder, online):
     assert frozen.digest(loaded.trained.network) == frozen.digest(online)
     assert frozen.stored_digest(folder, 8, loaded.trained.network) == frozen.digest(online)
     assert frozen.stored_digest(folder, 4, loaded.trained.network) != frozen.digest(online)
+    assert frozen.stored_digest(folder, 2, loaded.trained.network) is None  # removed, or never there
     assert frozen.digest(load_encoder(folder, encoder=SMALL).network) == frozen.digest(online)
 
 

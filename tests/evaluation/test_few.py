@@ -70,6 +70,17 @@ def test_other_texts_are_refused(spec):
         few.rows(LABELS, spec, seed=0, draw=0)
 
 
+def test_a_file_that_is_no_list_is_called_so(tmp_path):
+    """Empty, or no text."""
+    path = tmp_path / "list.txt"
+    path.write_text("\n")
+    with pytest.raises(ConfigError, match="list.txt: the file names no image"):
+        few.rows(LABELS, str(path), seed=0, draw=0, names=[str(i) for i in range(100)])
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="list.txt is no text file"):
+        few.rows(LABELS, str(path), seed=0, draw=0, names=[str(i) for i in range(100)])
+
+
 def test_a_file_that_is_not_there_is_called_so():
     """A path and a slip of the pen need other help."""
     with pytest.raises(ConfigError, match="labels 'lists/1percent.txt': there is no file"):

@@ -1,11 +1,13 @@
 """Where the result of an evaluation may go, for each of the four."""
 
 import functools
+import json
 
 import pytest
 
+from moco_jax.checkpoints.store import exclusive
 from moco_jax.config import ConfigError
-from moco_jax.evaluation import finetune, neighbours, probe, transfer
+from moco_jax.evaluation import encoder, finetune, neighbours, probe, transfer
 from moco_jax.protocols import Finetune, Fit, Knn, Linear, Transfer
 from tests.evaluation import small
 
@@ -39,3 +41,35 @@ def test_a_folder_in_that_of_a_run_is_no_run(monkeypatch, tmp_path):
     assert (tmp_path / "linear/trained/checkpoints").is_dir()
     assert probe.run(settings, "runs/a", tmp_path / "linear") == text
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoints", "linear"]
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_folder_is_of_one_command_at_a_time(monkeypatch, tmp_path, name):
+    """The second one is told before it has done any work; nor is any lost where nothing can be written."""
+    bench = small.Bench(monkeypatch)
+    with exclusive(tmp_path), pytest.raises(ConfigError, match="another process is at work in"):
+        RUNS[name](tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError):
+        RUNS[name](tmp_path / "file" / "x")
+    assert not bench.encoded
+
+
+def test_a_table_and_a_result_do_not_share_a_folder(monkeypatch, tmp_path):
+    """Either way round."""
+    small.Bench(monkeypatch)
+    RUNS["transfer"](tmp_path / "table")
+    with pytest.raises(ConfigError, match="holds a table of `moco-jax transfer`"):
+        RUNS["knn"](tmp_path / "table")
+    RUNS["knn"](tmp_path / "result")
+    with pytest.raises(ConfigError, match="holds another evaluation, no table"):
+        RUNS["transfer"](tmp_path / "result")
+
+
+def test_a_checkpoint_that_the_run_has_removed_since_loses_nothing(monkeypatch, tmp_path):
+    """The encoder is compared in memory alone, and the result says so."""
+    small.Bench(monkeypatch)
+    monkeypatch.setattr(encoder, "stored_digest", lambda *_: None)
+    text = RUNS["knn"](tmp_path)
+    assert "bit for bit as before, in memory (the run has removed that checkpoint since)" in text
+    assert json.loads((tmp_path / "result.json").read_text())["top1"]

@@ -253,7 +253,7 @@ def test_what_cannot_be_is_refused_before_encoding(bench, tmp_path, changes, mes
 
 def test_the_whole_bank_may_vote(bench, tmp_path):
     """k is refused above the bank, not at it; at the least temperature the nearest decides alone."""
-    run(tmp_path, k=(1, 60), temperature=neighbours.TINY)
+    run(tmp_path, k=(1, 60), temperature=knn.TINY)
     top1 = result(tmp_path)["top1"]["backbone"]
     assert top1["60"] == top1["1"] == pytest.approx(bench.oracle(blurred, 1, 1.0))
 

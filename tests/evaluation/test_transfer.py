@@ -38,7 +38,7 @@ def run(bench, folder, settings=SETTINGS, paths=("runs/a",)):
 def shares(path):
     """{column: [share of the 30 test images that are right, of every draw]} of a row's file."""
     content = json.loads(path.read_text())
-    return {name: [int(bits, 16).bit_count() / 30 for bits in column["right"]] for name, column in content.items()}
+    return {n: [int(bits, 16).bit_count() / 30 for bits in c["right"].values()] for n, c in content.items()}
 
 
 def test_every_row_and_column_is_there_and_rows_are_read_back(bench, tmp_path):
@@ -96,6 +96,44 @@ def test_what_was_made_before_a_stop_is_kept(bench, tmp_path, monkeypatch):
     assert len(calls) == 7 + 2 + 4  # what is left of its three draws, and the third row
     assert text.replace("stopped", "whole") == whole
     assert [s.split(":")[0] for s in said[:2]] == ["row 2 of 3", "  linear, 2 per class"]
+
+
+def test_a_draw_is_made_once_however_many_are_asked_for(bench, tmp_path, monkeypatch):
+    """More draws: those that are missing; fewer: none, and the table is that of as many."""
+    correct, calls = logistic.correct, []
+    monkeypatch.setattr(logistic, "correct", lambda *given, **named: calls.append(given) or correct(*given, **named))
+    made = []
+    for draws, fits in ((2, 3 * 3), (3, 3), (2, 0), (3, 0)):
+        calls.clear()
+        made.append(run(bench, tmp_path, dataclasses.replace(FEATURES, draws=draws))[0])
+        assert len(calls) == fits
+    assert made[0] == made[2] != made[1] == made[3]
+
+
+def _without_right(column):
+    del column["right"]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda row: row.update(linear="text"),
+        lambda row: _without_right(row["linear"]),
+        lambda row: row["linear"].update(right=["ff"]),
+        lambda row: row["linear"]["right"].update(dict.fromkeys(row["linear"]["right"], "ff")),
+        lambda row: row["linear"]["right"].update(dict.fromkeys(row["linear"]["right"], "gg" * 4)),
+    ],
+    ids=["text", "missing", "of another version", "too short", "no number"],
+)
+def test_a_damaged_row_is_named(bench, tmp_path, damage):
+    """Never read as another's bits."""
+    run(bench, tmp_path, FEATURES)
+    path = tmp_path / "rows" / "a.json"
+    row = json.loads(path.read_text())
+    damage(row)
+    path.write_text(json.dumps(row))
+    with pytest.raises(ConfigError, match=r"rows/a.json is damaged or of another version; delete it"):
+        run(bench, tmp_path, FEATURES)
 
 
 def test_what_takes_long_is_heard_of(bench, tmp_path, monkeypatch):
@@ -196,12 +234,16 @@ def test_cells_are_what_their_names_say(bench, tmp_path):
         ({"labels": ("5", "all")}, ("a",), "all labels are columns of their own"),
         ({"labels": ("30",)}, ("a",), "labels 30: class '0' has 20"),
         ({"labels": ("5", "2%", "30")}, ("a",), r"labels 30: .* such as --config.labels=\"\('5', '2%'\)\""),
+        ({}, ("a", "a/"), "name one or more different"),
+        ({"labels": ("x/list.txt", "y/list.txt")}, ("a",), "x/list.txt and y/list.txt would share a column's name"),
         ({"draws": 0}, ("a",), "draws must be 1 or more"),
-        ({"temperature": 0.0}, ("a",), "temperature must be above 0"),
+        ({"temperature": 0.0}, ("a",), "temperature must be 1e-37 or more"),
+        ({"temperature": 1e-40}, ("a",), "temperature must be 1e-37 or more"),
     ],
 )
-def test_what_cannot_be_is_refused_before_anything_is_encoded(bench, tmp_path, changes, paths, message):
+def test_what_cannot_be_is_refused_before_anything_is_encoded(bench, tmp_path, monkeypatch, changes, paths, message):
     """One line."""
+    monkeypatch.setattr(few, "is_list", lambda spec: spec.endswith(".txt"))
     with pytest.raises(ConfigError, match=message):
         run(bench, tmp_path, dataclasses.replace(SETTINGS, **changes), paths)
     assert not bench.encoded and not list(tmp_path.iterdir())
