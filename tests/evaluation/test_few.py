@@ -16,13 +16,15 @@ def test_a_number_is_drawn_of_each_class():
     rows = few.rows(LABELS, "5", seed=1, draw=0)
     assert np.bincount(LABELS[rows]).tolist() == [5, 5, 5] and (np.diff(rows) > 0).all()
     np.testing.assert_array_equal(rows, few.rows(LABELS, "5", seed=1, draw=0))
-    assert set(rows) != set(few.rows(LABELS, "5", seed=1, draw=1)) != set(few.rows(LABELS, "5", seed=2, draw=0))
+    drawn = [few.rows(LABELS, "5", seed=seed, draw=draw) for seed in (1, 2) for draw in (0, 1)]
+    assert len({tuple(rows.tolist()) for rows in drawn}) == 4
     np.testing.assert_array_equal(few.rows(LABELS, "all", seed=0, draw=0), np.arange(100))
 
 
 def test_a_share_is_of_each_class_and_at_least_one():
-    """10 % of 50, 30 and 20; 1 % of each is one."""
+    """10 % of 50, 30 and 20; 8 % are 4, 2.4 and 1.6, so 4, 2 and 2; 1 % of each is one."""
     assert np.bincount(LABELS[few.rows(LABELS, "10%", seed=0, draw=0)]).tolist() == [5, 3, 2]
+    assert np.bincount(LABELS[few.rows(LABELS, "8%", seed=0, draw=0)]).tolist() == [4, 2, 2]
     assert np.bincount(LABELS[few.rows(LABELS, "1%", seed=0, draw=0)]).tolist() == [1, 1, 1]
 
 
