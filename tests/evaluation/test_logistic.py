@@ -1,6 +1,7 @@
 """Logistic regression on frozen features."""
 
 import numpy as np
+from sklearn.linear_model import LogisticRegression
 
 from moco_jax.evaluation import logistic
 
@@ -35,3 +36,16 @@ def test_standardisation_never_sees_the_test_images():
     features, labels = data(2.0)
     shifted = (features[0], features[1] + 50 * np.eye(5)[0])
     assert logistic.correct(shifted, labels, np.arange(60), penalty=1.0).mean() < 0.5
+
+
+def test_the_penalty_is_scikit_learns_c():
+    """By its classifier on features standardised by hand; of three penalties each gives other answers."""
+    (train, test), labels = data(0.7)
+    rows, found = np.arange(20), set()
+    center, scale = train[rows].mean(0), train[rows].std(0)
+    for penalty in (1e-3, 1.0, 1e3):
+        fitted = LogisticRegression(C=penalty, max_iter=2000).fit((train[rows] - center) / scale, labels[0][rows])
+        right = logistic.correct((train, test), labels, rows, penalty=penalty)
+        np.testing.assert_array_equal(right, fitted.predict((test - center) / scale) == labels[1])
+        found.add(right.tobytes())
+    assert len(found) == 3
