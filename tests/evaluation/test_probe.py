@@ -3,12 +3,14 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 
 from moco_jax import loop
 from moco_jax.config import ConfigError
-from moco_jax.evaluation import fitting, neighbours, probe
+from moco_jax.evaluation import fitting, labelled, neighbours, probe
 from moco_jax.protocols import Knn, Linear, Views
+from moco_jax.state import Network, State
 from tests.evaluation import small
 
 SETTINGS = Linear(
@@ -45,6 +47,30 @@ def test_the_rate_can_be_chosen_on_held_out_train_labels(bench, tmp_path):
     row = result(tmp_path)["rows"]["trained encoder"]
     assert row["learning_rate"] == 3.0 and row["images"]["train"] == 48 and "held" in row
     assert "held-out train labels" in text and "48 train labels of 60, 12 held out, 30 test images" in text
+
+
+KEYS = ("test_top1_lr3", "held_top1_lr3", "test_top1_lr0.1", "held_top1_lr0.1")
+SHARES = {2: (0.5, 0.6, 0.2, 0.9), 4: (0.8, 0.1, 0.7, 0.2), 6: (0.6, 0.3, 0.4, 0.5)}  # {step: shares by KEYS}
+
+
+def test_what_is_chosen_on_held_out_labels_is_reported_on_the_test_split():
+    """The rate after the last epoch, and epoch and rate of all; the best on the test split stands apart from both."""
+    history = {step: dict(zip(KEYS, shares, strict=True)) for step, shares in SHARES.items()}
+    labels = np.arange(10) % 2
+    test = probe.Judged(np.eye(2)[labels], labels)
+    kernel = np.stack([np.eye(2), 1 - np.eye(2)])  # rate 3 is always right, rate 0.1 never
+    state = State(np.array(6), Network({"kernel": kernel, "bias": np.zeros((2, 2))}, {}), None, None, ())
+    train = labelled.Split(None, np.arange(20) % 2, None)
+    pair = labelled.Pair(train, labelled.Split(None, labels, None), 2, ["a", "b"], "split test")
+    planned = fitting.Plan(np.arange(16), 8, 2, 3)
+    ask = dataclasses.replace(SETTINGS, learning_rates=(3.0, 0.1), holdout=0.2)
+    found = probe._result(ask, state, test, history, planned, pair)
+    assert found["learning_rate"] == 0.1 and found["last"]["top1"] == 0.0
+    assert found["held"] == {"epoch": 1, "learning_rate": 0.1, "top1": 0.2}
+    assert found["best"] == {"epoch": 2, "learning_rate": 3.0, "top1": 0.8}
+    assert found["rates"] == {"3": 0.6, "0.1": 0.4} and found["images"] == {"train": 16, "test": 10, "held": 4}
+    found = probe._result(dataclasses.replace(ask, holdout=0.0), state, test, history, planned, pair)
+    assert found["learning_rate"] == 3.0 and found["last"]["top1"] == 1.0 and "held" not in found
 
 
 def test_a_rate_that_diverged_has_no_number(bench, tmp_path):
