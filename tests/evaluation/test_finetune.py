@@ -9,7 +9,7 @@ import pytest
 
 from moco_jax import parallel
 from moco_jax.config import ConfigError
-from moco_jax.evaluation import classifier, finetune, fitting, labelled, metrics, networks
+from moco_jax.evaluation import classifier, finetune, fitting, metrics
 from moco_jax.protocols import Finetune, Fit, Labelled, Views
 from tests.evaluation import small
 
@@ -56,53 +56,6 @@ def test_the_groups_of_a_split_are_counted(bench, tmp_path):
     apart = dataclasses.replace(SETTINGS, test_every_epochs=0, data=Labelled(test_split=None))
     text = finetune.run(apart, "runs/a", tmp_path / "apart")
     assert "(95 % interval over 3 groups of test images)" in text
-
-
-def fitter_of(bench, **views):
-    loaded = bench.load("runs/a")
-    pair = labelled.open_pair(SETTINGS.data, bench.config.data, seed=0)
-    how = Views(recipe="supervised_digits", path="resident", **views)
-    return loaded, networks.prepare(dataclasses.replace(FIT, epochs=1), how, loaded, pair, seed=0, workers=2)
-
-
-def test_each_draw_has_a_seed_of_its_own_for_everything(bench, monkeypatch):
-    """Order, views and start; draws of neighbouring seeds do not meet, and the first is that of the seed itself."""
-    loaded, fitter = fitter_of(bench)
-    seen = {}
-
-    def batches(images, planned, *, seed, workers):
-        return lambda first: seed
-
-    def in_memory(step, init, host_seed, data, planned, own, hear=None):
-        state = parallel.host(parallel.born(init, None, own))
-        seen[at] = host_seed, int(parallel.host(data["seed"])), state.online.params["classifier"]["kernel"]
-        return state
-
-    monkeypatch.setattr(fitting, "batches", batches)
-    monkeypatch.setattr(fitting, "in_memory", in_memory)
-    for at in ((0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1000, 0)):
-        networks.fitted(fitter, loaded.trained.network, np.arange(32), seed=at[0], draw=at[1], scratch=False)
-    assert all(on_host == on_device for on_host, on_device, _ in seen.values())
-    assert len({on_host for on_host, *_ in seen.values()}) == len({k.tobytes() for *_, k in seen.values()}) == 6
-    assert [seen[seed, 0][0] for seed in (0, 1, 1000)] == [0, 1, 1000]
-    width = seen[0, 0][2].shape[0]
-    np.testing.assert_allclose(seen[1, 0][2], classifier.start(1, width, 3)["kernel"], rtol=1e-6)
-
-
-def test_draws_compile_nothing_anew(bench):
-    """The second draw runs what the first has compiled: the step, the start and the judging."""
-    loaded, fitter = fitter_of(bench)
-    compiled = []
-    jax.monitoring.register_event_duration_secs_listener(
-        lambda name, *_, **__: compiled.append(name) if "backend_compile" in name else None
-    )
-    scores, counts = [], []
-    for draw in range(3):
-        before = len(compiled)
-        scores.append(networks.fitted(fitter, loaded.trained.network, np.arange(32), seed=0, draw=draw, scratch=False))
-        counts.append(len(compiled) - before)
-    assert counts[0] > 0 and counts[1:] == [0, 0]
-    assert (scores[0] != scores[1]).any() and (scores[1] != scores[2]).any()
 
 
 @pytest.mark.parametrize("path", ["resident", "streamed"])
