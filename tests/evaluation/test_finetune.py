@@ -9,8 +9,9 @@ import pytest
 
 from moco_jax import parallel
 from moco_jax.config import ConfigError
-from moco_jax.evaluation import classifier, finetune, fitting, metrics
+from moco_jax.evaluation import classifier, few, finetune, fitting, metrics, networks
 from moco_jax.protocols import Finetune, Fit, Labelled, Views
+from moco_jax.state import State
 from tests.evaluation import small
 
 FIT = Fit(batch_size=16, epochs=20, learning_rate=0.2, head_learning_rate=0.5, scratch_learning_rate=0.2)
@@ -101,6 +102,31 @@ def test_a_number_of_labels_is_drawn_whatever_files_there_are(tmp_path, monkeypa
     finetune.check(dataclasses.replace(SHORT, labels="10", draws=2))
     with pytest.raises(ConfigError, match="nothing is drawn there"):
         finetune.check(dataclasses.replace(SHORT, labels="labels.txt", draws=2))
+
+
+def test_each_draw_has_labels_of_its_own(bench, tmp_path, monkeypatch):
+    """Those of `few.rows` for its number and the seed."""
+    drawn = []
+
+    def trained(settings, fitter, network, rows, *_):
+        drawn.append(rows.tolist())
+        return {"last": metrics.of(np.eye(3), np.arange(3), 3), "train": len(rows)}
+
+    monkeypatch.setattr(finetune, "_drawn", trained)
+    finetune.run(dataclasses.replace(SHORT, labels="5", draws=3, seed=4), "runs/a", tmp_path)
+    labels = bench.splits["train"].labels()
+    assert drawn == [few.rows(labels, "5", seed=4, draw=draw).tolist() for draw in range(3)]
+    assert len({tuple(rows) for rows in drawn}) == 3
+
+
+def test_the_best_epoch_is_the_one_that_is_most_often_right(bench, tmp_path, monkeypatch):
+    """Neither the first, the last nor the worst; a draw of 60 images has four steps per epoch."""
+    history = {step: {"test_top1": share} for step, share in ((4, 0.5), (8, 0.9), (12, 0.4), (16, 0.7))}
+    monkeypatch.setattr(fitting, "in_folder", lambda *_, **__: (State(0, None, None, None, ()), history))
+    monkeypatch.setattr(networks, "judged", lambda fitter, _: np.eye(3)[fitter.pair.test.labels])
+    assert "best epoch, chosen on the test split: 90.00%" in finetune.run(SHORT, "runs/a", tmp_path)
+    (found,) = json.loads((tmp_path / "result.json").read_text())["draws"]
+    assert found["best"] == {"epoch": 2, "top1": 0.9} and found["last"]["top1"] == 1.0
 
 
 def test_a_list_of_other_labels_is_another_evaluation(bench, tmp_path):
