@@ -79,11 +79,12 @@ def schedule(
     """The schedule of a page, as a share of its rates; ConfigError for milestones that do not rise below `epochs`."""
     points = (0, *settings.milestones, epochs)
     if settings.milestones and any(b <= a for a, b in itertools.pairwise(points)):
-        scaled = tuple(round(0.8 * epochs * m / max(settings.milestones)) for m in settings.milestones)
-        fits = scaled if all(b > a for a, b in itertools.pairwise((0, *scaled, epochs))) else ()
+        last = max(*settings.milestones, 1)
+        scaled = tuple(round(0.8 * epochs * m / last) for m in settings.milestones)
+        fits = all(b > a for a, b in itertools.pairwise((0, *scaled, epochs)))
         raise ConfigError(
-            f"{section}milestones {settings.milestones} must rise from 1 on and lie below {section}epochs {epochs}, "
-            f"such as --config.{section}milestones='{fits}'"
+            f"{section}milestones {settings.milestones} must rise from 1 on and lie below {section}epochs {epochs}"
+            + (f", such as --config.{section}milestones='{scaled}'" if fits else "")
         )
     return schedules.named(
         settings.schedule,

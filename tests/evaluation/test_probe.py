@@ -194,6 +194,8 @@ def test_a_result_of_an_encoder_that_changed_is_not_kept(bench, tmp_path):
         ({"holdout": 1.0}, "holdout must be a share"),
         ({"feature": "neck"}, "feature 'neck' is unknown"),
         ({"schedule": "step"}, "schedule 'step' needs milestones"),
+        ({"schedule": "step", "milestones": (0,)}, r"milestones \(0,\) must rise from 1 on and lie below epochs 12$"),
+        ({"schedule": "step", "milestones": (1, 2), "epochs": 2}, "lie below epochs 2$"),
         ({"schedule": "step", "milestones": (60, 80)}, r"epochs 12, such as --config.milestones='\(7, 10\)'"),
         ({"views": Views(recipe="absent")}, "views.recipe 'absent' is unknown"),
         ({"views": Views(recipe="supervised", path="both")}, "views.path must be one of resident, streamed"),
