@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging as absl_logging
 
@@ -92,6 +93,15 @@ class Store:
         self._check(step, wanted, {k: v for k, v in self._stored(step).items() if k.startswith(name + "/")})
         return self._restore(step, wanted, partial=True)[name]
 
+    def tree(self, step: int) -> dict[str, Any]:
+        """The state of a step as nested dicts and lists of numpy arrays, on the host, whatever mechanism it is of."""
+        with self._reading(step):
+            stored = self._manager.item_metadata(step)["state"].tree
+            how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored, is_leaf=_has_shape)
+            args = ocp.args.PyTreeRestore(item=stored, restore_args=how)
+            found: dict[str, Any] = self._manager.restore(step, args=ocp.args.Composite(state=args))["state"]
+        return found
+
     def _restore(self, step: int, like: Any, *, partial: bool) -> Any:
         args = ocp.args.PyTreeRestore(
             item=like, restore_args=ocp.checkpoint_utils.construct_restore_args(like), partial_restore=partial
@@ -161,6 +171,10 @@ def exclusive(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             raise ConfigError(f"another process is at work in {folder}; wait for it, or use another workdir") from None
         yield
+
+
+def _has_shape(node: Any) -> bool:
+    return hasattr(node, "shape")
 
 
 def _leaves(tree: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ MODULES = (  # every module that has a name there
 )
 TO_TORCH = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}  # axes of convolutions, dense layers and vectors
 FROM_TORCH = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}
+STATISTICS = ("running_mean", "running_var")
 BATCH_COUNT = "num_batches_tracked"  # beside torch's running statistics; nothing reads it
 
 Tree = Any  # {"params": {"backbone", "head"}, "batch_stats": {"backbone", ...}} of an encoder
@@ -44,6 +45,23 @@ def torch_name(path: tuple[str, ...]) -> str:
             f"{'/'.join(path)} has no name in torchvision's ResNets: names are known for their layers only"
         )
     return ".".join([*filter(None, found), LEAVES[leaf]])
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """The names in the order in which torch's modules were made, and thus its parameters numbered."""
+    return sorted(names, key=_place)
+
+
+def _place(name: str) -> tuple[Any, ...]:
+    """Stem, stages with their shortcuts last, fc; in a batch norm: weight, bias, statistics."""
+    *modules, leaf = name.split(".")
+    top = modules[0]
+    first = {"conv1": 0, "bn1": 1, "fc": 3}.get(top, 2)
+    numbers = [int(part) for part in (top.removeprefix("layer"), *modules[1:]) if part.isdigit()]
+    inside = next((m for m in modules[1:] if not m.isdigit()), "")  # conv2, bn2, downsample
+    layer = (9, 0) if inside == "downsample" else (int(inside[-1]), inside.startswith("bn")) if inside else (0, 0)
+    leaves = ("weight", "bias", *STATISTICS, BATCH_COUNT)
+    return first, numbers[:2], layer, numbers[2:], leaves.index(leaf)
 
 
 def _module_name(module: str) -> str | None:

@@ -4,12 +4,20 @@ Tensors are numpy arrays under torchvision's names and in torch's layouts (`torc
 torch.
 """
 
+import dataclasses
+import functools
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
-from moco_jax.config import ConfigError, Model
+from moco_jax.checkpoints import torch_names
+from moco_jax.config import BatchNorm, ConfigError, Model
+from moco_jax.models.encoder import from_config
 from moco_jax.models.resnet import ARCHS, STEMS, BasicBlock
+
+HEADS = {"linear": ("fc.weight", "fc.bias"), "mlp": ("fc.0.weight", "fc.0.bias", "fc.2.weight", "fc.2.bias")}
 
 Tensors = dict[str, np.ndarray]  # "layer1.0.conv1.weight" -> (out, in, h, w)
 
@@ -77,6 +85,73 @@ def describe(tensors: Tensors) -> Model:
         sizes = " or ".join(str(s.size) for s in STEMS.values())
         raise ConfigError(f"conv1.weight is of a convolution {size} pixels wide; the stems here have {sizes}")
     return Model(arch=arch, stem=stem, width=width)
+
+
+def encoder(backbone: Tensors, head: Tensors) -> Encoder:
+    """An encoder of a backbone and, where there is one, a projection head `fc.*`; float16 is widened, exactly.
+
+    Raises ConfigError, naming the tensor, where one is missing, left over, of another shape or not finite.
+    """
+    model = describe(backbone)
+    if head:
+        names = HEADS["linear"] if "fc.weight" in head else HEADS["mlp"]
+        if head.keys() != set(names):
+            raise ConfigError(f"its head is {listed(head)}, which is neither MoCo v1's fc nor v2's fc.0 and fc.2")
+        kind = "linear" if names is HEADS["linear"] else "mlp"
+        model = dataclasses.replace(model, head=kind, dim=len(head[names[-1]]))
+    backbone, head = _floats(backbone), _floats(head)
+    found = Encoder(backbone, head, model, backbone["conv1.weight"].shape[1])
+    network(found)
+    return found
+
+
+def network(encoder: Encoder) -> dict[str, Any]:
+    """{"params": {"backbone"[, "head"]}, "batch_stats": {"backbone"}} in our layouts, without a copy.
+
+    Raises ConfigError, naming the tensor, where one is missing, left over or of another shape.
+    """
+    like = shapes(encoder.model, encoder.channels, with_head=bool(encoder.head))
+    return dict(torch_names.from_torch(encoder.backbone | encoder.head, like))
+
+
+@functools.cache
+def shapes(model: Model, channels: int, *, with_head: bool) -> dict[str, Any]:
+    """The tree of shapes of an encoder, with its projection head or without."""
+    made = from_config(model, BatchNorm(1), channels=channels, size=8, dtype=np.dtype("float32"))
+    whole = jax.eval_shape(made.init, jax.random.key(0))
+    parts = ("backbone", "head") if with_head else ("backbone",)
+    return {kind: {k: v for k, v in tree.items() if k in parts} for kind, tree in whole.items()}
+
+
+def classifier(
+    weight: np.ndarray, bias: np.ndarray, encoder: Encoder, names: tuple[str, ...] | None = None
+) -> Classifier:
+    """A classifier on an encoder's features; ConfigError where it has another width, or another number of names."""
+    width = encoder.backbone[list(torch_names.in_order(encoder.backbone))[-1]].shape[0]
+    if weight.ndim != 2 or bias.shape != weight.shape[:1] or weight.shape[1] != width:
+        raise ConfigError(f"the classifier is {weight.shape} with bias {bias.shape}; the features are {width} wide")
+    if names is not None and len(names) != len(weight):
+        raise ConfigError(f"the classifier has {len(weight)} classes, and {len(names)} names for them")
+    found = _floats({"fc.weight": weight, "fc.bias": bias})
+    return Classifier(found["fc.weight"], found["fc.bias"], names)
+
+
+def _floats(tensors: Tensors) -> Tensors:
+    """The tensors, float16 as float32; ConfigError for other kinds of numbers, and for numbers that are none."""
+    out = {}
+    for name, value in tensors.items():
+        if value.dtype not in (np.float16, np.float32, np.float64):
+            raise ConfigError(f"{name} is {value.dtype}; weights are floating-point numbers")
+        if not np.isfinite(value).all():
+            raise ConfigError(f"{name} holds numbers that are not finite: such a network can only say nan")
+        out[name] = value.astype(np.float32) if value.dtype == np.float16 else value
+    return out
+
+
+def listed(names: Iterable[str]) -> str:
+    """The first names, and how many more there are."""
+    names = list(names)
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _stages(tensors: Tensors) -> tuple[int, ...]:

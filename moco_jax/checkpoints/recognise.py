@@ -1,0 +1,233 @@
+"""Which program wrote a file of weights, told by what is in it, and what it holds in our terms.
+
+| layout | names |
+|---|---|
+| the released MoCo code (main_moco.py) | module.encoder_q.*, module.encoder_k.*, module.queue, module.queue_ptr |
+| its CIFAR-10 notebook | encoder_q.net.N.*, encoder_k.net.N.*, queue, queue_ptr: a Sequential without its max-pool |
+| a linear classifier on a frozen encoder (main_lincls.py) | module.conv1.weight ... module.fc.weight, with best_acc1 |
+| torchvision, timm | conv1.weight ... fc.weight |
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from moco_jax.checkpoints import pytorch, weights
+from moco_jax.checkpoints.torch_names import BATCH_COUNT, STATISTICS
+from moco_jax.checkpoints.weights import Classifier, Encoder, Pixels, Tensors
+from moco_jax.config import ConfigError
+
+OURS = "moco_jax"  # the key beside the released code's own four, which that code does not read
+PUBLISHED = {  # the first eight digits of MD5, as their authors give them
+    "b251726a": "moco_v1_200ep_pretrain",
+    "59fd9945": "moco_v2_200ep_pretrain",
+    "a04e12f8": "moco_v2_800ep_pretrain",
+}
+CONTAINERS = {"epoch", "arch", "state_dict", "optimizer", "best_acc1", OURS}
+IMAGENET = Pixels(224, 256, "uint8", (0.0, 255.0), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CIFAR = Pixels(32, 32, "uint8", (0.0, 255.0), (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+NOTEBOOK = {0: "conv1", 1: "bn1", 3: "layer1", 4: "layer2", 5: "layer3", 6: "layer4", 9: "fc"}  # 2: ReLU, 7, 8: pooling
+
+
+class Training(NamedTuple):
+    """What a file holds beside its encoders, to continue from."""
+
+    epoch: int  # epochs that are done
+    momentum: Tensors  # the optimizer's buffers, by the names of the online encoder's parameters
+    settings: dict[str, Any]  # the optimizer's, as torch names them
+    queue: np.ndarray  # (K, C)
+    ptr: int  # the next row to be written
+
+
+class Found(NamedTuple):
+    """What a file of weights holds."""
+
+    layout: str  # which program's, in words
+    online: Encoder
+    target: Encoder | None
+    training: Training | None  # None: it holds weights alone
+    classifier: Classifier | None
+    pixels: Pixels | None  # None: nobody says
+    published: str | None  # the name of a file of the original's authors
+    ours: dict[str, Any] | None  # what moco_jax wrote beside: step, seed, written, about
+    dropped: tuple[str, ...]  # names left over on purpose, in full
+    sha256: str
+
+
+def from_file(path: Path) -> Found:
+    """What a PyTorch file holds; ConfigError where it is damaged, or of a layout that is not in the table."""
+    content = pytorch.read(path)
+    md5, sha256 = pytorch.digests(path)
+    if not isinstance(content, dict) or not content:
+        raise ConfigError(f"{path} holds a {type(content).__name__}, and weights are a dict of tensors by their names")
+    try:
+        found = _found(content)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    return found._replace(published=PUBLISHED.get(md5[:8]), sha256=sha256)
+
+
+def from_tensors(tensors: Tensors, layout: str, sha256: str) -> Found:
+    """What a bare dict of tensors under torchvision's names holds; ConfigError as `from_file`."""
+    return _bare(tensors, layout, certain=False)._replace(sha256=sha256)
+
+
+def _found(content: dict[str, Any]) -> Found:
+    tensors = content.get("state_dict", content)
+    others = {k for k in content if k not in CONTAINERS} if "state_dict" in content else set()
+    if others:
+        raise ConfigError(f"beside state_dict there is {weights.listed(others)}, which no known layout has")
+    if not isinstance(tensors, dict) or not all(isinstance(t, np.ndarray) for t in tensors.values()):
+        raise ConfigError("it holds no dict of tensors, neither at its top nor as state_dict")
+    if tensors and all(name.startswith("module.") for name in tensors):  # as torch's DistributedDataParallel names them
+        tensors = {name.removeprefix("module."): t for name, t in tensors.items()}
+    starts = {name.split(".")[0] for name in tensors}
+    if {"base_encoder", "momentum_encoder"} & starts:
+        raise ConfigError("it is a checkpoint of MoCo v3, which is not read: v1 and v2 are")
+    if "encoder_q" in starts:
+        return _moco(content, tensors)
+    if "conv1.weight" in tensors:
+        layout = (
+            "a linear classifier of main_lincls.py" if "best_acc1" in content else "a ResNet in torchvision's names"
+        )
+        return _checked_arch(_bare(tensors, layout, certain="best_acc1" in content), content)
+    raise ConfigError(
+        f"its names ({weights.listed(tensors)}) are those of no known layout: MoCo's encoder_q.*, with or without "
+        "module. before them, or torchvision's conv1.weight ..."
+    )
+
+
+def _moco(content: dict[str, Any], tensors: Tensors) -> Found:
+    """A checkpoint of the released code or of its notebook, whole or with the online encoder alone."""
+    parts: dict[str, Tensors] = {"encoder_q": {}, "encoder_k": {}, "": {}}
+    notebook = any(name.startswith("encoder_q.net.") for name in tensors)
+    for name, value in tensors.items():
+        part, _, rest = name.partition(".")
+        if part in ("encoder_q", "encoder_k"):
+            parts[part][_of_notebook(rest) if notebook else rest] = value
+        else:
+            parts[""][name] = value
+    if extra := parts[""].keys() - {"queue", "queue_ptr"}:
+        raise ConfigError(f"beside its two encoders and the queue there is {weights.listed(extra)}")
+    (online, dropped), layout = _encoder(parts["encoder_q"], "encoder_q"), "the CIFAR-10 notebook's"
+    if not notebook:
+        layout = f"the released code's, MoCo {'v2 (MLP head)' if online.model.head == 'mlp' else 'v1 (linear head)'}"
+    target = None
+    if parts["encoder_k"]:
+        target, more = _encoder(parts["encoder_k"], "encoder_k")
+        dropped += more
+        if target.model != online.model or target.channels != online.channels:
+            raise ConfigError(f"encoder_q is {online.model}, and encoder_k is {target.model}")
+    found = Found(
+        layout=f"MoCo checkpoint, {layout}",
+        online=online,
+        target=target,
+        training=_training(content, parts, dropped),
+        classifier=None,
+        pixels=(CIFAR if notebook else IMAGENET) if online.channels == 3 else None,
+        published=None,
+        ours=_ours(content),
+        dropped=dropped,
+        sha256="",
+    )
+    return _checked_arch(found, content)
+
+
+def _of_notebook(name: str) -> str:
+    """net.3.0.conv1.weight -> layer1.0.conv1.weight."""
+    _, number, rest = name.split(".", 2)
+    if not number.isdigit() or int(number) not in NOTEBOOK:
+        raise ConfigError(f"{name} is no layer of the notebook's ResNet")
+    return f"{NOTEBOOK[int(number)]}.{rest}"
+
+
+def _encoder(tensors: Tensors, what: str) -> tuple[Encoder, tuple[str, ...]]:
+    """An encoder with its head, and the names that were left out: counts of batches, which nothing reads."""
+    dropped = tuple(f"{what}.{n}" for n in tensors if n.endswith(BATCH_COUNT))
+    kept = {n: t for n, t in tensors.items() if not n.endswith(BATCH_COUNT)}
+    head = {n: kept.pop(n) for n in list(kept) if n.startswith("fc.")}
+    return weights.encoder(kept, head), dropped
+
+
+def _training(content: dict[str, Any], parts: dict[str, Tensors], dropped: tuple[str, ...]) -> Training | None:
+    """What training continues from, or None where any of it is missing."""
+    memory, optimizer, epoch = parts[""], content.get("optimizer"), content.get("epoch")
+    if not (parts["encoder_k"] and memory.keys() == {"queue", "queue_ptr"} and isinstance(optimizer, dict)):
+        return None
+    if not isinstance(epoch, int) or isinstance(epoch, bool) or epoch < 0:
+        raise ConfigError(f"epoch is {epoch!r}; it must be a whole number from 0 on")
+    queue, ptr = memory["queue"], memory["queue_ptr"]
+    dim = next(t for n, t in parts["encoder_q"].items() if re.fullmatch(r"fc(\.2)?\.bias", n)).shape[0]
+    if queue.ndim != 2 or queue.shape[0] != dim:
+        raise ConfigError(f"queue is {queue.shape}, and the head gives {dim} features: (C, K) is needed")
+    if ptr.shape != (1,) or not 0 <= int(ptr[0]) < queue.shape[1]:
+        raise ConfigError(f"queue_ptr is {ptr.tolist()}, which is no place in a queue of {queue.shape[1]}")
+    names = [n for n in parts["encoder_q"] if n.rpartition(".")[2] not in (*STATISTICS, BATCH_COUNT)]
+    momentum, settings = _momentum(optimizer, {n: parts["encoder_q"][n].shape for n in names})
+    return Training(epoch, momentum, settings, queue.T, int(ptr[0]))
+
+
+def _momentum(optimizer: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> tuple[Tensors, dict[str, Any]]:
+    """Buffers by parameter name, and the settings, of an SGD state over both encoders or the online one.
+
+    Parameters are numbered by their place; before torch 1.6 by what their memory address was, in the same order.
+    """
+    groups, state = optimizer.get("param_groups"), optimizer.get("state")
+    if not isinstance(groups, (list, tuple)) or len(groups) != 1 or not isinstance(state, Mapping):
+        raise ConfigError("its optimizer is no SGD with one group of parameters, as the original's")
+    numbers = list(groups[0].get("params", ()))
+    if len(numbers) not in (len(shapes), 2 * len(shapes)):
+        raise ConfigError(
+            f"its optimizer holds {len(numbers)} parameters; {len(shapes)} of the online encoder are needed, or "
+            f"{2 * len(shapes)} of both"
+        )
+    out = {}
+    for number, (name, shape) in zip(numbers, shapes.items(), strict=False):
+        buffer = state.get(number, {}).get("momentum_buffer")
+        if not isinstance(buffer, np.ndarray) or buffer.shape != shape:
+            have = "none" if not isinstance(buffer, np.ndarray) else str(buffer.shape)
+            raise ConfigError(f"the momentum of {name} {shape} is {have}: it is no checkpoint to continue from")
+        out[name] = buffer
+    if extra := state.keys() - set(numbers[: len(shapes)]):
+        raise ConfigError(
+            f"its optimizer holds momentum of {len(extra)} parameters that are none of the online encoder's"
+        )
+    return out, {k: v for k, v in groups[0].items() if k != "params"}
+
+
+def _bare(tensors: Tensors, layout: str, *, certain: bool) -> Found:
+    """A backbone under torchvision's names; `fc` is a classifier, or where it has two layers MoCo v2's head."""
+    is_head = "fc.2.weight" in tensors
+    (encoder, dropped) = _encoder({n: t for n, t in tensors.items() if is_head or not n.startswith("fc.")}, "")
+    dropped, classifier = tuple(n.removeprefix(".") for n in dropped), None
+    if certain and "fc.weight" not in tensors:
+        raise ConfigError("it has no fc.weight, which a linear classifier has")
+    if (extra := {n for n in tensors if n.startswith("fc.")}) and not is_head:
+        if extra != {"fc.weight", "fc.bias"}:
+            raise ConfigError(f"its last layer is {weights.listed(extra)}, where fc.weight and fc.bias are known")
+        classifier = weights.classifier(tensors["fc.weight"], tensors["fc.bias"], encoder)
+    pixels = IMAGENET if encoder.channels == 3 and encoder.model.stem == "imagenet" else None
+    return Found(layout, encoder, None, None, classifier, pixels, None, None, dropped, "")
+
+
+def _checked_arch(found: Found, content: dict[str, Any]) -> Found:
+    said = content.get("arch", found.online.model.arch)
+    if said != found.online.model.arch:
+        raise ConfigError(f"it says arch {said!r}, and its tensors are those of {found.online.model.arch}")
+    return found
+
+
+def _ours(content: dict[str, Any]) -> dict[str, Any] | None:
+    """What moco_jax wrote beside; ConfigError where it is not what it writes."""
+    ours = content.get(OURS)
+    if ours is None:
+        return None
+    try:
+        about = json.loads(ours["about"])
+        return {"step": int(ours["step"]), "written": np.asarray(ours["written"], np.int32), "about": dict(about)}
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"its key {OURS!r} is not what moco_jax writes ({type(error).__name__}: {error})") from None
