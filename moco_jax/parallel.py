@@ -241,8 +241,8 @@ def wait(tree: Any) -> None:
 
 
 def host(tree: Any) -> Any:
-    """One copy of every replicated leaf, as numpy on this host."""
-    return jax.tree.map(lambda a: np.asarray(a.addressable_shards[0].data), tree)
+    """One copy of every replicated leaf, as numpy on this host; numpy's own stay as they are."""
+    return jax.tree.map(lambda a: np.asarray(a.addressable_shards[0].data) if isinstance(a, jax.Array) else a, tree)
 
 
 def check_identical(state: Any) -> None:

@@ -58,12 +58,7 @@ def train(
     if evaluators is None:
         evaluators = default_evaluators(parts)
     cadence = _cadence(parts)
-    about = {
-        **describe(to_json(parts.config), parts.objects),
-        "values": parts.values._asdict(),
-        "records": parts.records,
-        "total_steps": cadence.total,
-    }
+    about = about_of(parts)
     resident = parts.config.data.path == "resident"
     data = loader.resident(parts.source, parts.config.data.workers) if resident else {}
 
@@ -180,6 +175,16 @@ def _folder(workdir: Path, about: dict[str, Any]) -> Iterator[None]:
                 if made:
                     workdir.rmdir()
             raise
+
+
+def about_of(parts: Parts) -> dict[str, Any]:
+    """What the checkpoints of a run say of it: everything needed to continue, and to use its encoder."""
+    return {
+        **describe(to_json(parts.config), parts.objects),
+        "values": parts.values._asdict(),
+        "records": parts.records,
+        "total_steps": _cadence(parts).total,
+    }
 
 
 def _cadence(parts: Parts) -> Cadence:

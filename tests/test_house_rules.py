@@ -26,7 +26,7 @@ LAYERS = (
     ("assembly", "suggest"),
     ("gallery",),
     ("pretrain",),
-    ("dry_run",),
+    ("conversion", "dry_run"),
     ("cli",),
     ("", "__main__"),
 )

@@ -33,7 +33,7 @@ def to_content(tree: dict[str, Any], about: dict[str, Any], config: Config, *, s
     named = {part: torch_names.to_torch(tree[part]) for part in ("online", "target")}
     order = torch_names.in_order(named["online"])
     params = [n for n in order if not n.endswith(torch_names.STATISTICS)]
-    momentum = torch_names.to_torch({"params": _trace(tree)})
+    momentum = torch_names.to_torch({"params": trace(tree)})
     prefix, forwards = "" if notebook else "module.", np.asarray(step * (2 if config.moco.symmetric else 1), np.int64)
     memory = tree["memory"]
     state_dict: Tensors = {
@@ -98,7 +98,7 @@ def _notebook_name(name: str) -> str:
     return f"{TO_NOTEBOOK[first]}.{rest}"
 
 
-def _trace(tree: dict[str, Any]) -> Any:
+def trace(tree: dict[str, Any]) -> Any:
     """The momentum buffers of a stored optimizer: a tree like the parameters."""
     return next(part["trace"] for part in tree["optimizer"] if part is not None and "trace" in part)
 

@@ -111,7 +111,7 @@ class Store:
 
     def _stored(self, step: int) -> dict[str, Any]:
         with self._reading(step):
-            return _leaves(self._manager.item_metadata(step)["state"].tree)
+            return leaves(self._manager.item_metadata(step)["state"].tree)
 
     @contextlib.contextmanager
     def _reading(self, step: int) -> Iterator[None]:
@@ -125,7 +125,7 @@ class Store:
             ) from error
 
     def _check(self, step: int, like: Any, stored: dict[str, Any]) -> None:
-        wanted = _leaves(like)
+        wanted = leaves(like)
         for name in sorted(stored.keys() ^ wanted.keys()):
             side = "the checkpoint lacks" if name in wanted else "the checkpoint has, and this run lacks,"
             raise ConfigError(f"checkpoint {self.folder}/{step} is of another model: {side} {name}")
@@ -177,7 +177,7 @@ def _has_shape(node: Any) -> bool:
     return hasattr(node, "shape")
 
 
-def _leaves(tree: Any) -> dict[str, Any]:
+def leaves(tree: Any) -> dict[str, Any]:
     """{"online/params/...": leaf}: names that do not depend on whether a node is a dict or a dataclass."""
     named = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):

@@ -15,6 +15,7 @@ COMMANDS = {
     "eval-linear": "linear accuracy of a frozen encoder by the published protocol",
     "finetune": "the whole network trained on labels: from an encoder, or from scratch for comparison",
     "transfer": "was it worth it? encoders beside pixels, no training and supervised training, in one table",
+    "convert": "weights to and from PyTorch, timm, Hugging Face and Detectron2, compared in features",
     "prepare": "a data set of TFDS, downloaded and written once: moco-jax prepare dataset NAME",
     "compare": "a run's learning rate, loss and kNN beside a reference's, also while the run is going",
 }
@@ -26,7 +27,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     `compare` is like diff: 0 within its tolerances, 1 outside, 2 for an error of the user's.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    from moco_jax.cli import compare, eval_linear, features, finetune, inspect, knn, prepare, report, train, transfer
+    from moco_jax.cli import (
+        compare,
+        convert,
+        eval_linear,
+        features,
+        finetune,
+        inspect,
+        knn,
+        prepare,
+        report,
+        train,
+        transfer,
+    )
 
     mains = {
         "inspect": inspect.main,
@@ -37,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "eval-linear": eval_linear.main,
         "finetune": finetune.main,
         "transfer": transfer.main,
+        "convert": convert.main,
         "prepare": prepare.main,
         "compare": compare.main,
     }

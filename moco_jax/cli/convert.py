@@ -1,0 +1,69 @@
+"""`moco-jax convert SRC DST --format=FORMAT`: flags, then one call."""
+
+from collections.abc import Sequence
+
+from moco_jax import config
+from moco_jax.cli import flags
+from moco_jax.config import ConfigError
+
+USAGE = (
+    "usage: moco-jax convert SRC DST --format=FORMAT [--encoder=online|target] [--classifier=DIR] [--sha256=HEX]\n"
+    "       [--license=NAME] [--config=PAGE] [--config.KEY=VALUE ...]\n\n"
+    "Weights from one program's format to another's: read safely, mapped without left-overs, compared in features.\n\n"
+    "  a run for the released MoCo code        moco-jax convert runs/moco moco.pth.tar --format=pth.tar\n"
+    "  and back, to the bit                    moco-jax convert moco.pth.tar runs/back --format=orbax\n"
+    "  official weights for timm               moco-jax convert moco_v2_800ep_pretrain.pth.tar v2 --format=timm\n"
+    "  an official checkpoint, to continue     moco-jax convert checkpoint_0099.pth.tar runs/on --format=orbax\n"
+    "                                          --config=moco_v2_r50 --config.data.data_dir=DIR\n"
+    "  a run with its linear classifier        moco-jax convert runs/xray xray_hf --format=huggingface\n"
+    "                                          --classifier=runs/xray/linear\n"
+    "  for Detectron2                          moco-jax convert runs/photos photos.pkl --format=detectron2\n\n"
+    "Formats: orbax (a run's folder), pth.tar (the released code's, whole), pth (backbone, torchvision's names),\n"
+    "timm and huggingface (folders), detectron2 (.pkl, only written)."
+)
+PLACES = {
+    "SRC": "a run's folder; a .pth.tar of MoCo v1 or v2 or of its notebook; a ResNet's .pth or .safetensors; a folder "
+    "of timm or transformers",
+    "DST": "what is written; it must not be there yet",
+}
+NAMED = {
+    "format": (None, "orbax, pth.tar, pth, timm, huggingface or detectron2"),
+    "encoder": ("online", "online or target, for a format that holds one"),
+    "classifier": (None, "folder of an eval-linear result of that encoder, to travel with it"),
+    "sha256": (None, "refuse SRC unless it has this SHA-256"),
+    "license": (None, "licence of the weights, such as apache-2.0, for the model card"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Convert as the flags say; returns the exit status."""
+    return flags.run(_convert, argv)
+
+
+def _convert(argv: Sequence[str]) -> int:
+    of_page = [a for a in argv if a.lstrip("-").startswith("config") and a.startswith("-")]
+    rest = [a for a in argv if a not in of_page]
+    (src, dst), named = flags.parse_without_page(rest, places=PLACES, named=NAMED, usage=USAGE)
+    if named["format"] is None:
+        raise ConfigError(f"--format=FORMAT is missing: {NAMED['format'][1]}")
+    page = None
+    if of_page:
+        if not any(a.lstrip("-").startswith("config=") for a in of_page):
+            raise ConfigError(f"{of_page[0]} changes a page: name it by --config=PAGE, such as --config=moco_v2_r50")
+        page = config.read(flags.parse(of_page, page="digits", named={}, usage=USAGE)[0])
+    flags.prepare_environment()
+
+    from moco_jax.conversion import convert
+
+    convert.convert(
+        src,
+        dst,
+        named["format"],
+        which=named["encoder"],
+        config=page,
+        classifier=named["classifier"],
+        sha256=named["sha256"],
+        licence=named["license"],
+        say=flags.say,
+    )
+    return 0

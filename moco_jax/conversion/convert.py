@@ -1,0 +1,100 @@
+"""A conversion from start to end: read, check, write beside, compare, and only then give it its name."""
+
+import contextlib
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from moco_jax.config import Config, ConfigError, unknown
+from moco_jax.conversion import probe, source, table, written
+
+FORMATS = {  # what --format takes, and what it makes
+    "orbax": "a run's folder, from which train continues",
+    "pth.tar": "the released MoCo code's checkpoint, whole",
+    "pth": "the backbone as a PyTorch state_dict in torchvision's names",
+    "timm": "a folder that timm opens",
+    "huggingface": "a folder that transformers opens",
+    "detectron2": "a .pkl that Detectron2 starts from",
+}
+WHOLE = ("orbax", "pth.tar")  # formats of a whole state; the others hold a backbone
+FROM_PORTABLE = {"pth": written.pth}
+
+
+def convert(
+    src: str | Path,
+    dst: str | Path,
+    form: str,
+    *,
+    which: str = "online",
+    config: Config | None = None,
+    classifier: str | Path | None = None,
+    sha256: str | None = None,
+    licence: str | None = None,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Write the weights of `src` to `dst` in a format of FORMATS, and say what was mapped and how far it agrees.
+
+    `which` is the encoder that leaves; `config` the run that continues another program's checkpoint (orbax);
+    `classifier` a folder of `eval-linear`, of that very encoder; `sha256` what the source must have. Raises ConfigError
+    for what cannot be read, written or held by the format, and where features do not agree: then `dst` is not there.
+    """
+    if form not in FORMATS:
+        raise unknown("--format", form, FORMATS)
+    if config is not None and form != "orbax":
+        raise ConfigError(f"--config is read by --format=orbax alone, not by {form}")
+    if licence is not None and form not in ("timm", "huggingface"):
+        raise ConfigError(f"--license goes into a model card, and --format={form} has none")
+    src, dst = Path(src), Path(dst)
+    _check_destination(src, dst)
+    what = source.open_source(src, sha256=sha256)
+    say(f"{src}: {what.layout}")
+    if what.found is not None and what.found.published is not None:
+        say(f"it is {what.found.published} by the MD5 that its authors give")
+    if form in WHOLE:
+        if classifier is not None:
+            raise ConfigError(f"--classifier goes with a backbone, and --format={form} holds a state of training")
+        with _beside(dst) as part:
+            told = written.orbax(what, part, config) if form == "orbax" else written.pth_tar(what, which, part)
+    else:
+        head = None if classifier is None else probe.read(Path(classifier), what, which)
+        goods = source.portable(what, which, head, licence)
+        with _beside(dst) as part:
+            told = FROM_PORTABLE[form](goods, part)
+    for line in [*table.of(what, which, whole=form in WHOLE), told.agreement, *told.notes]:
+        say(line)
+    say(f"written: {dst}")
+
+
+def _check_destination(src: Path, dst: Path) -> None:
+    """ConfigError where `dst` is taken or can not be made; nothing is read before."""
+    if dst.exists() or dst.is_symlink():
+        raise ConfigError(f"{dst} is there already: give another name, or remove it")
+    if not dst.absolute().parent.is_dir():
+        raise ConfigError(f"{dst} cannot be written: there is no folder {dst.parent}")
+    if (
+        src.is_dir()
+        and src.resolve() in dst.resolve().parents
+        and (src / "checkpoints").resolve() in dst.resolve().parents
+    ):
+        raise ConfigError(f"{dst} lies among the checkpoints of {src}; write elsewhere")
+
+
+@contextlib.contextmanager
+def _beside(dst: Path) -> Iterator[Path]:
+    """A name beside `dst`, which takes its place when all went well, and is gone otherwise."""
+    part = dst.with_name(dst.name + ".part")
+    try:
+        _remove(part)  # of a conversion that was killed
+        yield part
+        part.rename(dst)
+    except OSError as error:
+        raise ConfigError(f"{dst} cannot be written ({error.strerror or error})") from None
+    finally:
+        _remove(part)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,144 @@
+"""What is converted: a run's folder or another program's weights, in the same terms."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from moco_jax.checkpoints import moco_state, reading, recognise, torch_names, weights
+from moco_jax.checkpoints.store import Store
+from moco_jax.checkpoints.weights import Classifier, Encoder, Pixels, Portable
+from moco_jax.config import Config, ConfigError, read_stored
+
+MIT_OR_NC = (
+    "Weights published by the authors of MoCo: their repository's LICENSE file has been MIT since January 2023, while "
+    "its README says CC-BY-NC 4.0, which was its licence when the weights were published: settle which holds for you "
+    "before any commercial use."
+)
+
+
+class Run(NamedTuple):
+    """A checkpoint of our own, whole."""
+
+    step: int
+    total_steps: int
+    tree: dict[str, Any]  # the state, as `Store.tree` gives it
+    about: dict[str, Any]
+    config: Config
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of an epoch."""
+        return self.total_steps // self.config.train.epochs
+
+    @property
+    def momentum(self) -> weights.Tensors:
+        """The optimizer's buffers, by the names of the online encoder's parameters."""
+        return torch_names.to_torch({"params": moco_state.trace(self.tree)})
+
+
+class Source(NamedTuple):
+    """What is converted."""
+
+    name: str
+    layout: str  # in words
+    online: Encoder
+    target: Encoder | None
+    classifier: Classifier | None
+    pixels: Pixels | None
+    run: Run | None  # of our own
+    found: recognise.Found | None  # of another program
+
+    def encoder(self, which: str) -> Encoder:
+        """The online or the target encoder; ConfigError where there is no target."""
+        if which == "online":
+            return self.online
+        if which != "target":
+            raise ConfigError(f"--encoder is {which!r}; it must be online or target")
+        if self.target is None:
+            raise ConfigError(f"{self.name} holds no target encoder: it is {self.layout}")
+        return self.target
+
+
+def open_source(path: Path, *, sha256: str | None) -> Source:
+    """A run's folder (its newest checkpoint) or another program's weights; ConfigError where it is neither."""
+    if reading.is_foreign(path) or not path.exists():
+        found = reading.read(path, sha256=sha256)
+        run = None if found.ours is None else found.ours["about"]
+        return Source(
+            path.name,
+            found.layout,
+            found.online,
+            found.target,
+            found.classifier,
+            found.pixels if run is None else pixels_of(read_stored(run["config"]), run),
+            None,
+            found,
+        )
+    if sha256 is not None:
+        raise ConfigError(f"--sha256 is of a file, and {path} is a folder")
+    return _of_run(path)
+
+
+def _of_run(path: Path) -> Source:
+    if not (path / "checkpoints").is_dir():
+        raise ConfigError(f"{path} is neither a run's folder nor one with config.json and model.safetensors")
+    with Store(path / "checkpoints", read_only=True) as store:
+        step = store.latest()
+        if step is None:
+            raise ConfigError(f"{path} holds no finished checkpoint yet; train writes one every few epochs")
+        about, tree = store.about(step), store.tree(step)
+    config = read_stored(about["config"])
+    run = Run(step, about["total_steps"], tree, about, config)
+    both = {part: _encoder(tree[part], config) for part in ("online", "target") if tree.get(part) is not None}
+    layout = f"run of {config.mechanism}, step {step} of {run.total_steps}"
+    return Source(path.name, layout, both["online"], both.get("target"), None, pixels_of(config, about), run, None)
+
+
+def _encoder(network: dict[str, Any], config: Config) -> Encoder:
+    tensors = torch_names.to_torch(network)
+    head = {name: tensors.pop(name) for name in list(tensors) if name.startswith("fc.")}
+    encoder = weights.encoder(tensors, head)
+    wanted = dataclasses.replace(config.model, dtype=encoder.model.dtype)
+    if encoder.model != wanted:
+        raise ConfigError(f"the checkpoint holds {encoder.model}, and its config says {wanted}")
+    return encoder
+
+
+def pixels_of(config: Config, about: dict[str, Any]) -> Pixels:
+    """What a run's encoder expects of images."""
+    values, size = about["values"], config.views.size
+    return Pixels(
+        size=size,
+        resize=config.eval.resize or size,
+        dtype=values["dtype"],
+        range=(values["low"], values["high"]),
+        mean=config.data.mean,
+        std=config.data.std,
+    )
+
+
+def portable(source: Source, which: str, classifier: Classifier | None, licence: str | None) -> Portable:
+    """One encoder of a source, on its way to another program."""
+    encoder, found, note, config = source.encoder(which), source.found, "", None
+    origin = source.layout
+    if found is not None:
+        if found.published is not None:
+            origin, note = f"{found.published} as published by the authors of MoCo ({origin})", MIT_OR_NC
+        origin += f", SHA-256 {found.sha256}"
+    if source.run is not None:
+        config = source.run.about["config"]
+    elif found is not None and found.ours is not None:
+        config = found.ours["about"]["config"]
+    return Portable(
+        backbone=encoder.backbone,
+        model=encoder.model,
+        channels=encoder.channels,
+        pixels=source.pixels,
+        classifier=classifier or source.classifier,
+        name=source.name,
+        origin=origin,
+        which=which,
+        license=licence or ("other" if note else None),
+        license_note=note or ("" if licence else "No licence is stated; say one before you publish these weights."),
+        config=config,
+    )

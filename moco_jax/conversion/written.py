@@ -1,0 +1,220 @@
+"""One function for each format: it writes a source's weights, and returns how far what it wrote agrees."""
+
+import hashlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from moco_jax import pretrain
+from moco_jax.assembly import assemble
+from moco_jax.checkpoints import agreement, moco_state, pytorch, recognise, weights
+from moco_jax.checkpoints.store import Store, leaves, write_json
+from moco_jax.checkpoints.weights import Encoder, Pixels, Portable
+from moco_jax.config import Config, ConfigError, read_stored
+from moco_jax.conversion.source import Source
+from moco_jax.core.schedules import learning_rate
+from moco_jax.state import FORMAT
+
+TOLERANCE = 1e-5  # relative, in float32: above it a conversion is refused
+
+
+class Told(NamedTuple):
+    """What a conversion found out about what it wrote."""
+
+    agreement: str  # in words
+    notes: tuple[str, ...] = ()
+
+
+def pth_tar(source: Source, which: str, path: Path) -> Told:
+    """The whole state as a checkpoint that the released code, or for the CIFAR stem its notebook, resumes from."""
+    if source.run is None:
+        raise ConfigError(
+            f"--format=pth.tar takes a run's folder, and {source.name} is {source.layout}: make one of it first, by "
+            "--format=orbax"
+        )
+    if which != "online":
+        raise ConfigError("--format=pth.tar holds both encoders: leave --encoder out")
+    run = source.run
+    content = moco_state.to_content(run.tree, run.about, run.config, steps_per_epoch=run.steps_per_epoch)
+    pytorch.write(path, content)
+    found = recognise.from_file(path)
+    assert found.ours is not None
+    back = moco_state.to_state(found, step=found.ours["step"], written=found.ours["written"])
+    same = equal(back, run.tree)
+    epoch, part = divmod(run.step, run.steps_per_epoch)
+    notes = (
+        []
+        if not part
+        else [
+            f"step {run.step} lies inside epoch {epoch}: the released code knows whole epochs and would begin that one "
+            "anew; moco_jax continues at the step"
+        ]
+    )
+    if len(run.tree["memory"]["queue"]) % run.config.batch_size:
+        notes.append("the released code takes queues that are a multiple of the batch alone; this one is none")
+    notes.append(_resuming(run.config, path.name.removesuffix(".part")))
+    return Told(f"{same}; {features_of_tensors(source.online, source.pixels, found.online.backbone)}", tuple(notes))
+
+
+def pth(goods: Portable, path: Path) -> Told:
+    """A state_dict of the backbone, with its classifier as fc where there is one, under torchvision's names."""
+    last = {} if goods.classifier is None else {"fc.weight": goods.classifier.weight, "fc.bias": goods.classifier.bias}
+    pytorch.write(path, goods.backbone | last)
+    found = recognise.from_file(path)
+    return Told(features_of_tensors(_encoder(goods), goods.pixels, found.online.backbone))
+
+
+def _encoder(goods: Portable) -> Encoder:
+    return Encoder(goods.backbone, {}, goods.model, goods.channels)
+
+
+def orbax(source: Source, folder: Path, config: Config | None) -> Told:
+    """A run's folder, from which `train` continues: exactly where moco_jax wrote the file, else from its epoch on."""
+    found = source.found
+    if found is None:
+        raise ConfigError(f"{source.name} is a run's folder already")
+    if found.ours is not None:
+        about, step, written, notes = _recorded(found, found.ours)
+    else:
+        about, step, notes = _described(source, found, config)
+        written = None
+    state = moco_state.to_state(found, step=step, written=written)
+    folder.mkdir()
+    write_json(folder / "config.json", about)
+    with Store(folder / "checkpoints") as store:
+        store.save(step, state, about)
+    with Store(folder / "checkpoints", read_only=True) as store:
+        same = equal(store.tree(step), state)
+    return Told(f"{same}; {features_of_tensors(source.online, source.pixels, source.online.backbone)}", tuple(notes))
+
+
+def _recorded(found: recognise.Found, ours: dict[str, Any]) -> tuple[dict[str, Any], int, np.ndarray, list[str]]:
+    """Description, step and rows of the queue as moco_jax wrote them; ConfigError where the file contradicts them."""
+    about, step = ours["about"], ours["step"]
+    if about.get("format") != FORMAT:
+        raise ConfigError(f"its state has format version {about.get('format')}; this version reads {FORMAT}")
+    config = read_stored(about["config"])
+    steps_per_epoch = about["total_steps"] // config.train.epochs
+    assert found.training is not None
+    if step // steps_per_epoch != found.training.epoch:
+        raise ConfigError(
+            f"it says epoch {found.training.epoch}, and moco_jax wrote step {step} beside it, of {steps_per_epoch} per "
+            "epoch: one of them was changed"
+        )
+    check_fits(found, config)
+    return about, step, ours["written"], []
+
+
+def _described(source: Source, found: recognise.Found, config: Config | None) -> tuple[dict[str, Any], int, list[str]]:
+    """Description and step of another program's checkpoint, which knows its epoch alone, for the run of a config."""
+    if found.training is None:
+        moco_state.to_state(found, step=0)  # says what is missing
+        raise AssertionError
+    if config is None:
+        page = (
+            "cifar10_demo"
+            if source.online.model.stem == "cifar"
+            else ("moco_v2_r50" if source.online.model.head == "mlp" else "moco_v1_r50")
+        )
+        raise ConfigError(
+            f"{source.name} knows its epoch, and neither its images nor its settings: name the run that continues it, "
+            f"such as --config={page} --config.data.data_dir=DIR"
+        )
+    check_fits(found, config)
+    parts = assemble(config)
+    check_fits(found, parts.config)
+    step, total = found.training.epoch * parts.steps_per_epoch, parts.config.train.epochs * parts.steps_per_epoch
+    if step > total:
+        raise ConfigError(
+            f"{source.name} has done {found.training.epoch} epochs, and the config trains {parts.config.train.epochs}: "
+            "raise --config.train.epochs"
+        )
+    config, notes = parts.config, [f"warning: {w}" for w in parts.warnings]
+    rate = learning_rate(
+        config.optimizer,
+        batch_size=config.batch_size,
+        epochs=config.train.epochs,
+        steps_per_epoch=parts.steps_per_epoch,
+    )
+    last, ours = found.training.settings.get("lr"), float(rate(jax.numpy.asarray(max(step - 1, 0))))
+    if isinstance(last, float) and not np.isclose(last, ours, rtol=1e-4, atol=0):
+        notes.append(f"its last learning rate was {last:g}, and the config's at that epoch is {ours:g}")
+    if step == total:
+        notes.append(f"all {total} steps of this config are done: nothing is left to train")
+    return pretrain.about_of(parts), step, notes
+
+
+def check_fits(found: recognise.Found, config: Config) -> None:
+    """ConfigError naming all flags by which a config differs from what a checkpoint was trained with."""
+    training, model = found.training, found.online.model
+    assert training is not None
+    if config.queue is None:
+        raise ConfigError(f"the checkpoint is MoCo's, and the config is of mechanism {config.mechanism!r}")
+    have: dict[str, tuple[Any, Any]] = {
+        f"model.{name}": (getattr(model, name), getattr(config.model, name))
+        for name in ("arch", "stem", "width", "head", "dim")
+    }
+    if config.queue.size is not None:
+        have["queue.size"] = (len(training.queue), config.queue.size)
+    for theirs, key in (("momentum", "momentum"), ("weight_decay", "weight_decay")):
+        have[f"optimizer.{key}"] = (training.settings.get(theirs, 0.0), getattr(config.optimizer, key))
+    wrong = [f"--config.{key}={theirs}" for key, (theirs, ours) in have.items() if theirs != ours]
+    if wrong:
+        raise ConfigError(f"the checkpoint was trained otherwise than the config says; it fits with {' '.join(wrong)}")
+    for name, plain in (("nesterov", False), ("dampening", 0), ("maximize", False)):
+        if training.settings.get(name, plain) != plain:
+            raise ConfigError(f"its SGD has {name}={training.settings[name]}, which training here has not")
+
+
+def features_of_tensors(encoder: Encoder, pixels: Pixels | None, tensors: weights.Tensors) -> str:
+    """How far torch's features by `tensors` are from ours by `encoder`."""
+    x = agreement.images(encoder.channels, pixels)
+    theirs = pytorch.features(tensors, encoder.model, np.ascontiguousarray(x.transpose(0, 3, 1, 2)))
+    return agreed(agreement.features(encoder, x), theirs, "PyTorch", x.shape[1])
+
+
+def agreed(ours: np.ndarray, theirs: np.ndarray, library: str, size: int) -> str:
+    """The agreement in words; ConfigError where it is none."""
+    furthest = agreement.furthest(ours, theirs)
+    if not furthest <= TOLERANCE:
+        raise ConfigError(
+            f"features by {library} differ from ours by {furthest:.1e} of their length, more than {TOLERANCE:g}: nothing "
+            "was kept; please report it with the file"
+        )
+    return (
+        f"features of {len(ours)} images of {size} pixels, JAX against {library}: at most {furthest:.1e} of their length "
+        "apart"
+    )
+
+
+def equal(one: Any, other: Any) -> str:
+    """The digest of two states in words; RuntimeError naming a leaf where they are not equal bit for bit."""
+    out, left, right = hashlib.sha256(), leaves(one), leaves(other)
+    for name in sorted(left.keys() | right.keys()):
+        a, b = left.get(name), right.get(name)
+        if a is None or b is None or a.shape != b.shape or a.dtype != b.dtype or a.tobytes() != b.tobytes():
+            raise RuntimeError(f"{name} is not what it was before it was written")
+        out.update(a.tobytes())
+    return f"read back, all {len(left)} arrays of the state are equal bit for bit (SHA-256 {out.hexdigest()[:16]})"
+
+
+def _resuming(config: Config, file: str) -> str:
+    """How the code that a checkpoint is laid out for goes on from it, or why no published code does."""
+    assert config.moco is not None and config.queue is not None
+    model, notebook = config.model, config.model.stem == "cifar"
+    same = f"--lr {config.optimizer.learning_rate:g} --batch-size {config.batch_size} --epochs {config.train.epochs}"
+    same += f" --moco-dim {model.dim} --moco-k {config.queue.size} --moco-m {config.moco.momentum:g}"
+    same += f" --moco-t {config.moco.temperature:g}"
+    if model.arch == "resnet_tiny" or model.width != 64 or (notebook and model.head != "linear"):
+        return (
+            f"the published code has no {model.arch} of width {model.width} with that stem and head: this file is for"
+            " moco_jax, and for PyTorch code of yours"
+        )
+    if notebook:
+        return f"the notebook resumes it: --arch {model.arch} {same} --resume {file}"
+    flags = {"--mlp": model.head == "mlp", "--aug-plus": config.views.recipe == "moco_v2"}
+    flags |= {"--cos": config.optimizer.schedule == "cosine"}
+    said = " ".join([f"-a {model.arch}", same, *(flag for flag, used in flags.items() if used)])
+    return f"the released code resumes it: main_moco.py {said} --resume {file}, and your flags of data and GPUs"
