@@ -180,12 +180,12 @@ def agreed(ours: np.ndarray, theirs: np.ndarray, library: str, size: int) -> str
     furthest = agreement.furthest(ours, theirs)
     if not furthest <= TOLERANCE:
         raise ConfigError(
-            f"features by {library} differ from ours by {furthest:.1e} of their length, more than {TOLERANCE:g}: nothing "
-            "was kept; please report it with the file"
+            f"features by {library} differ from ours by {furthest:.1e} of their length, more than {TOLERANCE:g}: "
+            "nothing was kept; please report it with the file"
         )
     return (
-        f"features of {len(ours)} images of {size} pixels, JAX against {library}: at most {furthest:.1e} of their length "
-        "apart"
+        f"features of {len(ours)} images of {size} pixels, JAX against {library}: at most {furthest:.1e} of their "
+        "length apart"
     )
 
 
