@@ -1,16 +1,38 @@
-"""How far two implementations of one encoder agree, on images that everybody has."""
+"""How far another program's features of an encoder are from ours, on images that everybody has."""
+
+from collections.abc import Callable
 
 import jax
 import numpy as np
 
 from moco_jax.checkpoints import weights
 from moco_jax.checkpoints.weights import Encoder, Pixels
-from moco_jax.config import BatchNorm
+from moco_jax.config import BatchNorm, ConfigError
 from moco_jax.data import crops
 from moco_jax.models.encoder import from_config
 
-COUNT = 8
+TOLERANCE = 1e-5  # of a feature's length, in float32: above it a conversion is refused
+COUNT = 8  # images
+AT_ONCE = 2  # of them: their maps are larger than many an encoder
 SIZE = 64  # side of an image where nobody says what the encoder was trained on
+
+Forward = Callable[[np.ndarray], np.ndarray]  # standardised images (n, C, S, S) float32 -> features (n, D)
+
+
+def of(encoder: Encoder, pixels: Pixels | None, theirs: Forward, library: str) -> str:
+    """How far `library` and our network agree on an encoder, in words; ConfigError where they do not."""
+    x = images(encoder.channels, pixels)
+    ours = _in_parts(_forward(encoder, x.shape[1]), x)
+    others = _in_parts(theirs, np.ascontiguousarray(x.transpose(0, 3, 1, 2)))
+    apart = furthest(ours, others)
+    if not apart <= TOLERANCE:
+        raise ConfigError(
+            f"features by {library} differ from ours by {apart:.1e} of their length, more than {TOLERANCE:g}: nothing "
+            "was kept; please report it with the file"
+        )
+    return (
+        f"features of {COUNT} images of {x.shape[1]} pixels, JAX against {library}: {apart:.1e} apart at most, relative"
+    )
 
 
 def images(channels: int, pixels: Pixels | None) -> np.ndarray:
@@ -23,24 +45,30 @@ def images(channels: int, pixels: Pixels | None) -> np.ndarray:
     for photo in load_sample_images().images:  # (427, 640, 3) uint8
         for i in range(COUNT // 2):
             window = photo[40 * i : 40 * i + 300, 100 * i : 100 * i + 300]
-            small = crops.center(window, resize=size, size=size)
-            out.append(small[..., np.arange(channels) % 3].reshape(size, size, channels))
+            out.append(crops.center(window, resize=size, size=size)[..., np.arange(channels) % 3])
     x = np.stack(out).astype(np.float32) / 255  # (8, S, S, C)
     return ((x - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)).astype(np.float32)
 
 
-def features(encoder: Encoder, x: np.ndarray) -> np.ndarray:
-    """Pooled features (N, D) of standardised images (N, S, S, C), by our own network, in full float32."""
-    made = from_config(
-        encoder.model, BatchNorm(1), channels=encoder.channels, size=x.shape[1], dtype=np.dtype("float32")
-    )
+def furthest(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """The largest difference between two features (N, D) of one image, as a share of their length."""
+    one, other = ours.astype(np.float64), theirs.astype(np.float64)
+    return float(np.max(np.linalg.norm(one - other, axis=1) / np.linalg.norm(other, axis=1)))
+
+
+def _forward(encoder: Encoder, size: int) -> Forward:
+    """Our network in full float32: (n, S, S, C) -> (n, D)."""
+    made = from_config(encoder.model, BatchNorm(1), channels=encoder.channels, size=size, dtype=np.dtype("float32"))
     assert made.module is not None
     variables = {kind: {"backbone": tree["backbone"]} for kind, tree in weights.network(encoder).items()}
-    with jax.default_matmul_precision("highest"):
-        return np.asarray(jax.jit(made.module.apply)(variables, x))
+    apply = jax.jit(made.module.apply)
+
+    def forward(x: np.ndarray) -> np.ndarray:
+        with jax.default_matmul_precision("highest"):
+            return np.asarray(apply(variables, x))
+
+    return forward
 
 
-def furthest(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """The largest relative difference between two features (N, D) of one image."""
-    wide = ours.astype(np.float64), theirs.astype(np.float64)
-    return float(np.max(np.linalg.norm(wide[0] - wide[1], axis=1) / np.linalg.norm(wide[1], axis=1)))
+def _in_parts(forward: Forward, x: np.ndarray) -> np.ndarray:
+    return np.concatenate([forward(x[i : i + AT_ONCE]) for i in range(0, len(x), AT_ONCE)])

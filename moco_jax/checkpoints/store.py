@@ -93,14 +93,22 @@ class Store:
         self._check(step, wanted, {k: v for k, v in self._stored(step).items() if k.startswith(name + "/")})
         return self._restore(step, wanted, partial=True)[name]
 
-    def tree(self, step: int) -> dict[str, Any]:
-        """The state of a step as nested dicts and lists of numpy arrays, on the host, whatever mechanism it is of."""
+    def fields(self, step: int) -> list[str]:
+        """The names of the state's fields at a step, such as "online"."""
         with self._reading(step):
-            stored = self._manager.item_metadata(step)["state"].tree
+            return sorted(self._manager.item_metadata(step)["state"].tree)
+
+    def field(self, step: int, name: str) -> Any:
+        """One field of the state of a step as nested dicts and lists of numpy arrays, whatever mechanism it is of."""
+        with self._reading(step):
+            stored = {name: self._manager.item_metadata(step)["state"].tree[name]}
             how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored, is_leaf=_has_shape)
-            args = ocp.args.PyTreeRestore(item=stored, restore_args=how)
-            found: dict[str, Any] = self._manager.restore(step, args=ocp.args.Composite(state=args))["state"]
-        return found
+            args = ocp.args.PyTreeRestore(item=stored, restore_args=how, partial_restore=True)
+            return self._manager.restore(step, args=ocp.args.Composite(state=args))["state"][name]
+
+    def tree(self, step: int) -> dict[str, Any]:
+        """All fields of the state of a step, each as `field` gives it, and read one by one, which takes less memory."""
+        return {name: self.field(step, name) for name in self.fields(step)}
 
     def _restore(self, step: int, like: Any, *, partial: bool) -> Any:
         args = ocp.args.PyTreeRestore(

@@ -53,14 +53,16 @@ def convert(
     if form in WHOLE:
         if classifier is not None:
             raise ConfigError(f"--classifier goes with a backbone, and --format={form} holds a state of training")
+        lines = table.of(what, which, whole=True)
         with _beside(dst) as part:
             told = written.orbax(what, part, config) if form == "orbax" else written.pth_tar(what, which, part)
     else:
         head = None if classifier is None else probe.read(Path(classifier), what, which)
+        lines = table.of(what, which, whole=False)
         goods = source.portable(what, which, head, licence)
         with _beside(dst) as part:
             told = FROM_PORTABLE[form](goods, part)
-    for line in [*table.of(what, which, whole=form in WHOLE), told.agreement, *told.notes]:
+    for line in [*lines, told.agreement, *told.notes]:
         say(line)
     say(f"written: {dst}")
 

@@ -58,6 +58,14 @@ class Source(NamedTuple):
             raise ConfigError(f"{self.name} holds no target encoder: it is {self.layout}")
         return self.target
 
+    def release(self) -> None:
+        """Let go of another program's tensors, once they are copied: nothing is to be read of them afterwards."""
+        for encoder in filter(None, (self.online, self.target)):
+            encoder.backbone.clear()
+            encoder.head.clear()
+        if self.found is not None and self.found.training is not None:
+            self.found.training.momentum.clear()
+
 
 def open_source(path: Path, *, sha256: str | None) -> Source:
     """A run's folder (its newest checkpoint) or another program's weights; ConfigError where it is neither."""

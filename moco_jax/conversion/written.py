@@ -1,5 +1,6 @@
 """One function for each format: it writes a source's weights, and returns how far what it wrote agrees."""
 
+import functools
 import hashlib
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -7,17 +8,15 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from moco_jax import pretrain
+from moco_jax import parallel, pretrain
 from moco_jax.assembly import assemble
-from moco_jax.checkpoints import agreement, moco_state, pytorch, recognise, weights
+from moco_jax.checkpoints import agreement, moco_state, pytorch, recognise
 from moco_jax.checkpoints.store import Store, leaves, write_json
-from moco_jax.checkpoints.weights import Encoder, Pixels, Portable
+from moco_jax.checkpoints.weights import Encoder, Pixels, Portable, Tensors
 from moco_jax.config import Config, ConfigError, read_stored
 from moco_jax.conversion.source import Source
 from moco_jax.core.schedules import learning_rate
 from moco_jax.state import FORMAT
-
-TOLERANCE = 1e-5  # relative, in float32: above it a conversion is refused
 
 
 class Told(NamedTuple):
@@ -37,12 +36,12 @@ def pth_tar(source: Source, which: str, path: Path) -> Told:
     if which != "online":
         raise ConfigError("--format=pth.tar holds both encoders: leave --encoder out")
     run = source.run
-    content = moco_state.to_content(run.tree, run.about, run.config, steps_per_epoch=run.steps_per_epoch)
-    pytorch.write(path, content)
+    before = digests(run.tree)
+    pytorch.write(path, moco_state.to_content(run.tree, run.about, run.config, steps_per_epoch=run.steps_per_epoch))
     found = recognise.from_file(path)
     assert found.ours is not None
     back = moco_state.to_state(found, step=found.ours["step"], written=found.ours["written"])
-    same = equal(back, run.tree)
+    same = unchanged(before, digests(back))
     epoch, part = divmod(run.step, run.steps_per_epoch)
     notes = (
         []
@@ -80,14 +79,29 @@ def orbax(source: Source, folder: Path, config: Config | None) -> Told:
     else:
         about, step, notes = _described(source, found, config)
         written = None
-    state = moco_state.to_state(found, step=step, written=written)
+    agreed = features_of_tensors(source.online, source.pixels, source.online.backbone)
+    state = _placed(moco_state.to_state(found, step=step, written=written))
+    source.release()  # a second copy is one more than the state needs
+    before = digests(parallel.host(state))
     folder.mkdir()
     write_json(folder / "config.json", about)
     with Store(folder / "checkpoints") as store:
         store.save(step, state, about)
+    del state
     with Store(folder / "checkpoints", read_only=True) as store:
-        same = equal(store.tree(step), state)
-    return Told(f"{same}; {features_of_tensors(source.online, source.pixels, source.online.backbone)}", tuple(notes))
+        after: dict[str, str] = {}
+        for field in store.fields(step):  # one at a time: together they are the state a second time
+            after |= digests({field: store.field(step, field)})
+    return Told(f"{unchanged(before, after)}; {agreed}", tuple(notes))
+
+
+def _placed(state: Any) -> Any:
+    """The state in JAX's arrays, as training saves it; ConfigError where JAX would narrow it."""
+    placed = parallel.put_data(state)
+    for name, leaf in leaves(placed).items():
+        if leaf.dtype != leaves(state)[name].dtype:
+            raise ConfigError(f"{name} is {leaves(state)[name].dtype}: set JAX_ENABLE_X64=1 to convert it")
+    return placed
 
 
 def _recorded(found: recognise.Found, ours: dict[str, Any]) -> tuple[dict[str, Any], int, np.ndarray, list[str]]:
@@ -168,36 +182,26 @@ def check_fits(found: recognise.Found, config: Config) -> None:
             raise ConfigError(f"its SGD has {name}={training.settings[name]}, which training here has not")
 
 
-def features_of_tensors(encoder: Encoder, pixels: Pixels | None, tensors: weights.Tensors) -> str:
-    """How far torch's features by `tensors` are from ours by `encoder`."""
-    x = agreement.images(encoder.channels, pixels)
-    theirs = pytorch.features(tensors, encoder.model, np.ascontiguousarray(x.transpose(0, 3, 1, 2)))
-    return agreed(agreement.features(encoder, x), theirs, "PyTorch", x.shape[1])
+def features_of_tensors(encoder: Encoder, pixels: Pixels | None, tensors: Tensors) -> str:
+    """How far torch's features by `tensors` are from ours by `encoder`, in words."""
+    return agreement.of(encoder, pixels, functools.partial(pytorch.features, tensors, encoder.model), "PyTorch")
 
 
-def agreed(ours: np.ndarray, theirs: np.ndarray, library: str, size: int) -> str:
-    """The agreement in words; ConfigError where it is none."""
-    furthest = agreement.furthest(ours, theirs)
-    if not furthest <= TOLERANCE:
-        raise ConfigError(
-            f"features by {library} differ from ours by {furthest:.1e} of their length, more than {TOLERANCE:g}: "
-            "nothing was kept; please report it with the file"
-        )
-    return (
-        f"features of {len(ours)} images of {size} pixels, JAX against {library}: at most {furthest:.1e} of their "
-        "length apart"
-    )
+def digests(state: Any) -> dict[str, str]:
+    """SHA-256 of every array of a state, with its type and shape, by name."""
+    return {
+        name: hashlib.sha256(f"{leaf.dtype}{leaf.shape}".encode() + np.ascontiguousarray(leaf).tobytes()).hexdigest()
+        for name, leaf in leaves(state).items()
+    }
 
 
-def equal(one: Any, other: Any) -> str:
-    """The digest of two states in words; RuntimeError naming a leaf where they are not equal bit for bit."""
-    out, left, right = hashlib.sha256(), leaves(one), leaves(other)
-    for name in sorted(left.keys() | right.keys()):
-        a, b = left.get(name), right.get(name)
-        if a is None or b is None or a.shape != b.shape or a.dtype != b.dtype or a.tobytes() != b.tobytes():
+def unchanged(before: dict[str, str], after: dict[str, str]) -> str:
+    """In words, that a state read back is what was written; RuntimeError naming a leaf that is not."""
+    for name in sorted(before.keys() | after.keys()):
+        if before.get(name) != after.get(name):
             raise RuntimeError(f"{name} is not what it was before it was written")
-        out.update(a.tobytes())
-    return f"read back, all {len(left)} arrays of the state are equal bit for bit (SHA-256 {out.hexdigest()[:16]})"
+    whole = hashlib.sha256(repr(sorted(before.items())).encode()).hexdigest()
+    return f"read back, all {len(before)} arrays of the state are equal bit for bit (SHA-256 {whole[:16]})"
 
 
 def _resuming(config: Config, file: str) -> str:
