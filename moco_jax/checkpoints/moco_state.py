@@ -51,7 +51,7 @@ def to_content(tree: dict[str, Any], about: dict[str, Any], config: Config, *, s
         config.optimizer, batch_size=config.batch_size, epochs=config.train.epochs, steps_per_epoch=steps_per_epoch
     )
     optimizer = pytorch.sgd_state(
-        [named[part][n] for part in ("online", "target") for n in params],
+        [named[part][n].shape for part in ("online", "target") for n in params],
         [momentum[n] for n in params],
         learning_rate=float(rate(jax.numpy.asarray(max(step - 1, 0)))),
         momentum=config.optimizer.momentum,

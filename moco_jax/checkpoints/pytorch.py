@@ -139,16 +139,16 @@ def _tensors(torch: ModuleType, value: Any) -> Any:
 
 
 def sgd_state(
-    params: Sequence[np.ndarray],
+    shapes: Sequence[tuple[int, ...]],
     buffers: Sequence[np.ndarray],
     *,
     learning_rate: float,
     momentum: float,
     weight_decay: float,
 ) -> dict[str, Any]:
-    """The state_dict of torch.optim.SGD over `params`, whose first ones have momentum `buffers`, as torch writes it."""
+    """The state_dict of torch.optim.SGD over parameters of `shapes`, the first with momentum `buffers`, as torch's own."""
     torch = require("a checkpoint with its optimizer")
-    held = [torch.from_numpy(np.require(p, requirements=["C", "W"])) for p in params]
+    held = [torch.empty(shape, device="meta") for shape in shapes]  # of which the state_dict holds numbers alone
     state = torch.optim.SGD(held, learning_rate, momentum=momentum, weight_decay=weight_decay).state_dict()
     return {**state, "state": {i: {"momentum_buffer": b} for i, b in enumerate(buffers)}}
 

@@ -14,7 +14,7 @@ from moco_jax.checkpoints import agreement, moco_state, pytorch, recognise
 from moco_jax.checkpoints.store import Store, leaves, write_json
 from moco_jax.checkpoints.weights import Encoder, Pixels, Portable, Tensors
 from moco_jax.config import Config, ConfigError, read_stored
-from moco_jax.conversion.source import Source
+from moco_jax.conversion.source import Run, Source
 from moco_jax.core.schedules import learning_rate
 from moco_jax.state import FORMAT
 
@@ -36,25 +36,28 @@ def pth_tar(source: Source, which: str, path: Path) -> Told:
     if which != "online":
         raise ConfigError("--format=pth.tar holds both encoders: leave --encoder out")
     run = source.run
-    before = digests(run.tree)
+    before, notes = digests(run.tree), _notes(run, path.name.removesuffix(".part"))
     pytorch.write(path, moco_state.to_content(run.tree, run.about, run.config, steps_per_epoch=run.steps_per_epoch))
+    for field in ("target", "optimizer", "memory"):
+        del run.tree[field]  # before the state is read a second time
     found = recognise.from_file(path)
     assert found.ours is not None
     back = moco_state.to_state(found, step=found.ours["step"], written=found.ours["written"])
     same = unchanged(before, digests(back))
-    epoch, part = divmod(run.step, run.steps_per_epoch)
-    notes = (
-        []
-        if not part
-        else [
+    return Told(f"{same}; {features_of_tensors(source.online, source.pixels, found.online.backbone)}", notes)
+
+
+def _notes(run: Run, file: str) -> tuple[str, ...]:
+    """What the code that a checkpoint is laid out for makes of it."""
+    notes, (epoch, part) = [_resuming(run.config, file)], divmod(run.step, run.steps_per_epoch)
+    if part:
+        notes.append(
             f"step {run.step} lies inside epoch {epoch}: the released code knows whole epochs and would begin that one "
             "anew; moco_jax continues at the step"
-        ]
-    )
-    if len(run.tree["memory"]["queue"]) % run.config.batch_size:
-        notes.append("the released code takes queues that are a multiple of the batch alone; this one is none")
-    notes.append(_resuming(run.config, path.name.removesuffix(".part")))
-    return Told(f"{same}; {features_of_tensors(source.online, source.pixels, found.online.backbone)}", tuple(notes))
+        )
+    if (size := len(run.tree["memory"]["queue"])) % run.config.batch_size:
+        notes.append(f"the released code takes a queue that is a multiple of the batch, and {size} is none")
+    return tuple(notes)
 
 
 def pth(goods: Portable, path: Path) -> Told:
