@@ -146,7 +146,7 @@ def sgd_state(
     momentum: float,
     weight_decay: float,
 ) -> dict[str, Any]:
-    """The state_dict of torch.optim.SGD over parameters of `shapes`, the first with momentum `buffers`, as torch's own."""
+    """The state_dict of torch.optim.SGD over parameters of `shapes`, the first ones with momentum `buffers`."""
     torch = require("a checkpoint with its optimizer")
     held = [torch.empty(shape, device="meta") for shape in shapes]  # of which the state_dict holds numbers alone
     state = torch.optim.SGD(held, learning_rate, momentum=momentum, weight_decay=weight_decay).state_dict()

@@ -38,8 +38,6 @@ def pth_tar(source: Source, which: str, path: Path) -> Told:
     run = source.run
     before, notes = digests(run.tree), _notes(run, path.name.removesuffix(".part"))
     pytorch.write(path, moco_state.to_content(run.tree, run.about, run.config, steps_per_epoch=run.steps_per_epoch))
-    for field in ("target", "optimizer", "memory"):
-        del run.tree[field]  # before the state is read a second time
     found = recognise.from_file(path)
     assert found.ours is not None
     back = moco_state.to_state(found, step=found.ours["step"], written=found.ours["written"])
