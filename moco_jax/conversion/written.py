@@ -36,26 +36,26 @@ def pth_tar(source: Source, which: str, path: Path) -> Told:
     if which != "online":
         raise ConfigError("--format=pth.tar holds both encoders: leave --encoder out")
     run = source.run
-    before, notes = digests(run.tree), _notes(run, path.name.removesuffix(".part"))
+    before, said = digests(run.tree), notes(run, path.name.removesuffix(".part"))
     pytorch.write(path, moco_state.to_content(run.tree, run.about, run.config, steps_per_epoch=run.steps_per_epoch))
     found = recognise.from_file(path)
     assert found.ours is not None
     back = moco_state.to_state(found, step=found.ours["step"], written=found.ours["written"])
     same = unchanged(before, digests(back))
-    return Told(f"{same}; {features_of_tensors(source.online, source.pixels, found.online.backbone)}", notes)
+    return Told(f"{same}; {features_of_tensors(source.online, source.pixels, found.online.backbone)}", said)
 
 
-def _notes(run: Run, file: str) -> tuple[str, ...]:
+def notes(run: Run, file: str) -> tuple[str, ...]:
     """What the code that a checkpoint is laid out for makes of it."""
-    notes, (epoch, part) = [_resuming(run.config, file)], divmod(run.step, run.steps_per_epoch)
+    said, (epoch, part) = [_resuming(run.config, file)], divmod(run.step, run.steps_per_epoch)
     if part:
-        notes.append(
+        said.append(
             f"step {run.step} lies inside epoch {epoch}: the released code knows whole epochs and would begin that one "
             "anew; moco_jax continues at the step"
         )
     if (size := len(run.tree["memory"]["queue"])) % run.config.batch_size:
-        notes.append(f"the released code takes a queue that is a multiple of the batch, and {size} is none")
-    return tuple(notes)
+        said.append(f"the released code takes a queue that is a multiple of the batch, and {size} is none")
+    return tuple(said)
 
 
 def pth(goods: Portable, path: Path) -> Told:

@@ -1,0 +1,57 @@
+"""A run's folder whose every number is another, without training one."""
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from moco_jax import parallel
+from moco_jax.checkpoints.store import Store, describe, write_json
+from moco_jax.config import Data, Eval, Model, Views, to_json
+from tests import tiny
+
+STEPS_PER_EPOCH = 4
+
+
+def config(channels=3, **changes):
+    """A tiny run of five epochs of four steps, in the notebook's layout unless `stem` says otherwise."""
+    model = {"width": 4, "dim": 8, "dtype": "float32"} | changes.pop("model", {})
+    return tiny.config(
+        model=Model(**model),
+        data=Data(mean=(0.4,) * channels, std=(0.3,) * channels),
+        views=Views(recipe="moco_v2" if channels == 3 else "bands", size=16),
+        eval=Eval(every_epochs=0, resize=20),
+        **changes,
+    )
+
+
+def write(folder, step=8, channels=3, seed=0, **changes):
+    """The folder of a run at a step; returns its description and its state, of numpy arrays."""
+    c = config(channels, **changes)
+    shapes = jax.eval_shape(tiny.mechanism(c, tiny.images(channels)).init)
+    rng = np.random.default_rng(seed)
+
+    def some(leaf):
+        if np.issubdtype(leaf.dtype, np.integer):
+            return rng.integers(0, 8, leaf.shape).astype(leaf.dtype)
+        return (rng.standard_normal(leaf.shape) * 0.3).astype(leaf.dtype)
+
+    state = jax.tree.map(some, shapes)
+    stats = [jax.tree.map(np.abs, network.batch_stats) for network in (state.online, state.target)]  # variances
+    state = dataclasses.replace(
+        state,
+        step=np.asarray(step, np.int32),
+        online=state.online.replace(batch_stats=stats[0]),
+        target=state.target.replace(batch_stats=stats[1]),
+    )
+    about = {
+        **describe(to_json(c), {"encoder": "tiny", "source": ""}),
+        "values": {"channels": channels, "dtype": "uint8", "low": 0.0, "high": 255.0},
+        "records": {"count": tiny.RECORDS, "fingerprint": "f"},
+        "total_steps": c.train.epochs * STEPS_PER_EPOCH,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "config.json", about)
+    with Store(folder / "checkpoints") as store:
+        store.save(step, parallel.put_data(state), about)
+    return about, state

@@ -1,0 +1,265 @@
+"""moco-jax convert from start to end: what travels is equal, what fails leaves nothing behind."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from moco_jax.checkpoints import agreement, pytorch, recognise
+from moco_jax.checkpoints.store import Store
+from moco_jax.config import ConfigError
+from moco_jax.conversion import convert, source, written
+from tests.conversion import runs
+
+RELEASED = {"stem": "imagenet"}
+
+
+@pytest.fixture(autouse=True)
+def compared(request, monkeypatch):
+    """What was compared; networks are compiled for it in the tests that ask for `really` alone."""
+    if "really" in request.fixturenames:
+        return None
+    heard = []
+    monkeypatch.setattr(agreement, "of", lambda *args: heard.append(args) or "agreed")
+    return heard
+
+
+@pytest.fixture
+def really():
+    """Compare features as users do."""
+
+
+def quiet(*args, **options):
+    """A conversion, and what it said."""
+    said = []
+    convert.convert(*args, say=said.append, **options)
+    return said
+
+
+def everything(folder):
+    """Step, description and state of a folder's newest checkpoint."""
+    with Store(folder / "checkpoints", read_only=True) as store:
+        step = store.latest()
+        return step, store.about(step), store.tree(step)
+
+
+@pytest.fixture
+def run(tmp_path):
+    runs.write(tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize(
+    ("step", "changes"),
+    [
+        (8, {}),
+        (11, {"model": {**RELEASED, "head": "linear"}, "channels": 1}),
+        (8, {"model": RELEASED, "channels": 13, "moco": runs.tiny.Moco(symmetric=True)}),
+    ],
+)
+def test_there_and_back_is_equal_to_the_bit(tmp_path, step, changes):
+    """A run as the released code's file, or its notebook's, and back: step, state, description, to the last bit."""
+    pytest.importorskip("torch")
+    runs.write(tmp_path / "run", step=step, **changes)
+    quiet(tmp_path / "run", tmp_path / "a.pth.tar", "pth.tar")
+    said = quiet(tmp_path / "a.pth.tar", tmp_path / "back", "orbax")
+    before, after = everything(tmp_path / "run"), everything(tmp_path / "back")
+    assert before[:2] == after[:2] and before[0] == step
+    assert jax.tree.structure(before[2]) == jax.tree.structure(after[2])
+    for a, b in zip(jax.tree.leaves(before[2]), jax.tree.leaves(after[2]), strict=True):
+        assert a.dtype == b.dtype and a.tobytes() == b.tobytes()
+    assert (tmp_path / "run/config.json").read_text() == (tmp_path / "back/config.json").read_text()
+    assert any("are equal bit for bit" in line for line in said)
+
+
+def test_what_stands_in_the_file(run, tmp_path):
+    """Four keys as main_moco.py writes them, both encoders in order, the optimizer over both, and one key of ours."""
+    torch = pytest.importorskip("torch")
+    runs.write(tmp_path / "r18", model={"arch": "resnet18", **RELEASED}, step=9)
+    quiet(tmp_path / "r18", tmp_path / "a.pth.tar", "pth.tar")
+    content = torch.load(tmp_path / "a.pth.tar", weights_only=True)
+    assert list(content) == ["epoch", "arch", "state_dict", "optimizer", "moco_jax"]
+    assert (content["epoch"], content["arch"], content["moco_jax"]["step"]) == (2, "resnet18", 9)
+    names = list(content["state_dict"])
+    assert names[:3] == ["module.queue", "module.queue_ptr", "module.encoder_q.conv1.weight"]
+    assert content["state_dict"]["module.queue"].shape == (8, 40)
+    assert content["state_dict"]["module.queue_ptr"].dtype == torch.int64
+    q = [n.removeprefix("module.encoder_q.") for n in names if "encoder_q" in n]
+    assert q == [n.removeprefix("module.encoder_k.") for n in names if "encoder_k" in n]
+    assert content["state_dict"]["module.encoder_q.bn1.num_batches_tracked"] == 9
+    group = content["optimizer"]["param_groups"][0]
+    assert (group["momentum"], group["weight_decay"], group["nesterov"]) == (0.9, 1e-4, False)
+    params = [n for n in q if not n.endswith(("running_mean", "running_var", "num_batches_tracked"))]
+    assert group["params"] == list(range(2 * len(params)))
+    assert list(content["optimizer"]["state"]) == list(range(len(params)))
+    shapes = [tuple(s["momentum_buffer"].shape) for s in content["optimizer"]["state"].values()]
+    assert shapes == [tuple(content["state_dict"][f"module.encoder_q.{n}"].shape) for n in params]
+    notebook = quiet(run, tmp_path / "b.pth.tar", "pth.tar")
+    content = torch.load(tmp_path / "b.pth.tar", weights_only=True)
+    assert list(content) == ["epoch", "state_dict", "optimizer", "moco_jax"]
+    assert "encoder_q.net.3.0.conv1.weight" in content["state_dict"] and "queue" in content["state_dict"]
+    assert any("the published code has no resnet_tiny of width 4" in line for line in notebook)
+
+
+def test_it_says_how_the_released_code_goes_on():
+    """With the flags of that run; inside an epoch it says that whole epochs are all it knows."""
+    config = runs.config(model={"arch": "resnet18", "stem": "imagenet", "width": 64, "head": "mlp"})
+    tree = {"memory": {"queue": np.zeros((40, 8))}}
+    said = "\n".join(written.notes(source.Run(9, 20, tree, {}, config), "a.pth.tar"))
+    assert "main_moco.py -a resnet18 --lr 0.3 --batch-size 16 --epochs 5 --moco-dim 8 --moco-k 40" in said
+    assert "--mlp --aug-plus --cos --resume a.pth.tar" in said
+    assert "step 9 lies inside epoch 2" in said and "and 40 is none" in said
+    notebook = runs.config(model={"arch": "resnet18", "width": 64, "head": "linear"})
+    said = written.notes(source.Run(8, 20, {"memory": {"queue": np.zeros((48, 8))}}, {}, notebook), "a")
+    assert len(said) == 1 and "the notebook resumes it: --arch resnet18" in said[0]
+
+
+@pytest.mark.parametrize("which", ["online", "target"])
+def test_a_backbone_is_a_state_dict_of_the_encoder_that_was_asked_for(run, tmp_path, which):
+    """Under torchvision's names; no head, no queue; the table says what stayed behind."""
+    torch = pytest.importorskip("torch")
+    said = quiet(run, tmp_path / "a.pth", "pth", which=which)
+    tensors = torch.load(tmp_path / "a.pth", weights_only=True)
+    _, _, tree = everything(run)
+    kernel = tree[which]["params"]["backbone"]["layer2_0"]["conv1"]["kernel"]
+    np.testing.assert_array_equal(tensors["layer2.0.conv1.weight"].numpy(), kernel.transpose(3, 2, 0, 1))
+    assert not [n for n in tensors if n.startswith(("fc", "queue"))]
+    assert any(line.startswith(f"{which} layer3") for line in said)
+    assert "left over: none" in said
+    assert any("left out: the projection head (4 tensors, 16 -> 8)" in line for line in said)
+
+
+def test_the_table_counts_every_tensor(run, tmp_path):
+    """As many values as the state holds, by part."""
+    pytest.importorskip("torch")
+    said = quiet(run, tmp_path / "a.pth.tar", "pth.tar")
+    _, _, tree = everything(run)
+    counted = [line[16:37].split() for line in said if line.startswith(("online ", "target ", "momentum", "memory"))]
+    leaves = [leaf for name, part in tree.items() if name != "step" for leaf in jax.tree.leaves(part)]
+    assert sum(int(c[0]) for c in counted) == len(leaves)
+    assert sum(int(c[1].replace(",", "")) for c in counted) == sum(leaf.size for leaf in leaves)
+
+
+@pytest.mark.parametrize("form", ["pth", "pth.tar"])
+def test_features_that_differ_are_refused(run, tmp_path, monkeypatch, really, form):
+    """A mapping that is wrong must not leave a file behind, whatever the format."""
+    pytest.importorskip("torch")
+    before = pytorch.features
+    monkeypatch.setattr(pytorch, "features", lambda *a: before(*a) * 1.0001)
+    with pytest.raises(ConfigError, match="features by PyTorch differ from ours by 1.0e-04 of their length"):
+        quiet(run, tmp_path / "a", form)
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_state_that_is_not_read_back_as_it_was_is_an_error(run, tmp_path, monkeypatch):
+    """It is compared array by array with what was written."""
+    pytest.importorskip("torch")
+    before = recognise.from_file
+
+    def changed(path):
+        found = before(path)
+        found.training.queue[3, 2] += 1
+        return found
+
+    monkeypatch.setattr(recognise, "from_file", changed)
+    with pytest.raises(RuntimeError, match="memory/queue is not what it was"):
+        quiet(run, tmp_path / "a.pth.tar", "pth.tar")
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize(
+    ("src", "dst", "form", "options", "message"),
+    [
+        ("run", "a", "onnx", {}, "--format 'onnx' is unknown"),
+        ("run", "run", "pth", {}, "run is there already: give another name, or remove it"),
+        ("run", "no/a.pth", "pth", {}, "there is no folder .*no"),
+        ("run", "run/checkpoints/a.pth", "pth", {}, "lies among the checkpoints of"),
+        ("run", "a", "orbax", {}, "run is a run's folder already"),
+        ("none", "a", "pth", {}, "there is no .*none"),
+        ("run", "a", "pth", {"which": "both"}, "--encoder is 'both'; it must be online or target"),
+        ("run", "a", "pth.tar", {"which": "target"}, "holds both encoders: leave --encoder out"),
+        ("run", "a", "pth.tar", {"classifier": "run"}, "--classifier goes with a backbone"),
+        ("run", "a", "pth", {"classifier": "run"}, "holds no finished result of `moco-jax eval-linear`"),
+        ("run", "a", "pth", {"config": runs.config()}, "--config is read by --format=orbax alone"),
+        ("run", "a", "pth", {"licence": "mit"}, "--format=pth has none"),
+        ("run", "a", "pth", {"sha256": "00"}, "--sha256 is of a file, and .*run is a folder"),
+        ("empty", "a", "pth", {}, "empty is neither a run's folder nor one with config.json"),
+    ],
+)
+def test_what_cannot_be_is_one_line_and_leaves_nothing(run, tmp_path, src, dst, form, options, message):
+    """Before anything is written."""
+    (tmp_path / "empty").mkdir()
+    if "classifier" in options:
+        options["classifier"] = tmp_path / options["classifier"]
+    before = sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*"))
+    with pytest.raises(ConfigError, match=message):
+        quiet(tmp_path / src, tmp_path / dst, form, **options)
+    assert sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*")) == before
+
+
+def test_what_a_killed_conversion_left_is_no_obstacle(run, tmp_path):
+    """A file or a folder of the name that is written under."""
+    pytest.importorskip("torch")
+    (tmp_path / "a.pth.part").mkdir()
+    (tmp_path / "a.pth.part/x").write_text("half")
+    quiet(run, tmp_path / "a.pth", "pth")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.pth", "run"]
+
+
+def test_our_key_is_held_against_the_rest(run, tmp_path):
+    """An epoch that someone changed, a step outside, a description that is none."""
+    torch = pytest.importorskip("torch")
+    quiet(run, tmp_path / "a.pth.tar", "pth.tar")
+    content = torch.load(tmp_path / "a.pth.tar", weights_only=True)
+    about = json.loads(content["moco_jax"]["about"])
+    for change, message in (
+        ({"epoch": 3}, "it says epoch 3, and moco_jax wrote step 8 beside it"),
+        ({"moco_jax": {**content["moco_jax"], "step": 400}}, "it says epoch 2, and moco_jax wrote step 400"),
+        ({"moco_jax": {**content["moco_jax"], "about": "{"}}, "its key 'moco_jax' is not what moco_jax writes"),
+        ({"moco_jax": {**content["moco_jax"], "about": json.dumps(about | {"format": 7})}}, "has format version 7"),
+        (
+            {"moco_jax": {**content["moco_jax"], "written": torch.zeros(3)}},
+            r"written is \(3,\), and the queue holds 40",
+        ),
+    ):
+        torch.save(content | change, tmp_path / "b.pth.tar")
+        with pytest.raises(ConfigError, match=message):
+            quiet(tmp_path / "b.pth.tar", tmp_path / "back", "orbax")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.pth.tar", "b.pth.tar", "run"]
+
+
+def test_a_file_of_a_published_name_says_so(run, tmp_path, monkeypatch):
+    """By the MD5 that its authors give."""
+    pytest.importorskip("torch")
+    quiet(run, tmp_path / "a.pth.tar", "pth.tar")
+    md5, _ = pytorch.digests(tmp_path / "a.pth.tar")
+    monkeypatch.setitem(recognise.PUBLISHED, md5[:8], "moco_v9_5ep_pretrain")
+    said = quiet(tmp_path / "a.pth.tar", tmp_path / "a.pth", "pth")
+    assert any("it is moco_v9_5ep_pretrain by the MD5" in line for line in said)
+
+
+def test_a_wrong_sha256_is_refused_before_the_file_is_read(run, tmp_path):
+    """The only check there is for files without checksums."""
+    pytest.importorskip("torch")
+    quiet(run, tmp_path / "a.pth.tar", "pth.tar")
+    with pytest.raises(ConfigError, match="a.pth.tar has SHA-256 .*, not 1234"):
+        quiet(tmp_path / "a.pth.tar", tmp_path / "b", "pth", sha256="1234")
+    _, sha256 = pytorch.digests(tmp_path / "a.pth.tar")
+    quiet(tmp_path / "a.pth.tar", tmp_path / "b", "pth", sha256=sha256.upper())
+
+
+def test_states_are_compared_by_values_types_and_shapes():
+    """A state of other bits, another type or another shape is not the same."""
+    one = {"step": np.zeros((), np.int32), "memory": {"queue": np.zeros((2, 3), np.float32)}}
+    same = written.digests(one)
+    assert "all 2 arrays" in written.unchanged(same, written.digests(one))
+    for other in (
+        one | {"step": np.ones((), np.int32)},
+        one | {"step": np.zeros((), np.float32)},
+        one | {"memory": {"queue": np.zeros((3, 2), np.float32)}},
+        one | {"memory": {}},
+        one | {"target": np.zeros(1)},
+    ):
+        with pytest.raises(RuntimeError, match="is not what it was before it was written"):
+            written.unchanged(same, written.digests(other))
