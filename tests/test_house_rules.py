@@ -40,10 +40,13 @@ DOORS = {
     "importlib.import_module": (),  # a table from name to thing can be searched for, a string cannot
     "ml_collections.config_flags": ("cli/",),
     "orbax": ("checkpoints/store.py",),
+    "safetensors": ("checkpoints/safetensors_file.py",),
     "tensorflow": (),
     "tensorflow_datasets": ("data/",),
+    "timm": ("checkpoints/libraries.py",),
     "torch": ("checkpoints/",),
     "torchvision": (),
+    "transformers": ("checkpoints/libraries.py",),
 }
 DEVICE_WORDS = {"pmap", "shard_map", "Mesh", "make_mesh", "NamedSharding", "PositionalSharding", "distributed"}
 DEVICE_WORDS |= {"device_put", "device_put_replicated", "device_put_sharded", "multihost_utils", "default_backend"}
@@ -53,10 +56,13 @@ LAZY = (
     "cv2",
     "matplotlib",
     "pyarrow",
+    "safetensors",
     "sklearn",
     "tensorboardX",
     "tifffile",
+    "timm",
     "torch",
+    "transformers",
 )  # a second each, or optional: imported by the function that uses it
 
 # Flags are parsed before JAX is imported, and `import moco_jax` costs nothing.
@@ -307,6 +313,14 @@ EXAMPLES = [
     (one_door_each, "views/a.py", "import grain", "grain belongs to data/"),
     (one_door_each, "evaluation/a.py", "def f():\n    import tensorflow_datasets as t", "belongs to data/"),
     (one_door_each, "checkpoints/a.py", "import orbax.checkpoint as ocp", "orbax belongs to checkpoints/store.py"),
+    (
+        one_door_each,
+        "models/a.py",
+        "def f():\n    import safetensors.numpy",
+        "belongs to checkpoints/safetensors_file.py",
+    ),
+    (one_door_each, "checkpoints/a.py", "def f():\n    import timm", "timm belongs to checkpoints/libraries.py"),
+    (one_door_each, "checkpoints/a.py", "def f():\n    import transformers", "belongs to checkpoints/libraries.py"),
     (one_door_each, "models/a.py", "def f():\n    from torch import nn", "torch belongs to checkpoints/"),
     (one_door_each, "data/a.py", "import tensorflow as tf", "tensorflow belongs to no file"),
     (one_door_each, "loop.py", "from absl import flags", "absl.flags belongs to cli/"),
@@ -315,6 +329,7 @@ EXAMPLES = [
     (one_door_each, "data/a.py", "import grain\nimport tensorflow_datasets as tfds", None),
     (slow_imports_are_lazy, "evaluation/a.py", "from sklearn import svm", "import sklearn.svm inside"),
     (slow_imports_are_lazy, "evaluation/a.py", "class A:\n    import matplotlib", "import matplotlib inside"),
+    (slow_imports_are_lazy, "checkpoints/libraries.py", "import timm", "import timm inside"),
     (slow_imports_are_lazy, "evaluation/a.py", "def f():\n    import sklearn", None),
     (entries_are_light, "cli/a.py", "import jax", "jax is too heavy"),
     (entries_are_light, "reports/a.py", "import jax.numpy as jnp", "jax.numpy is too heavy"),

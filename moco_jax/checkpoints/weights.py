@@ -66,6 +66,16 @@ class Portable(NamedTuple):
     config: dict[str, Any] | None  # of the run that made it, where that is known
 
 
+class Imported(NamedTuple):
+    """An encoder as another program's folder holds it, without a head."""
+
+    backbone: Tensors
+    classifier: Classifier | None
+    pixels: Pixels | None  # None: nobody says
+    model: Model  # arch, stem, width; head and dim as the default
+    layout: str  # what the folder is, in words
+
+
 def describe(tensors: Tensors) -> Model:
     """Architecture, stem and width of a ResNet by its backbone's names and shapes; head and dim as the default.
 

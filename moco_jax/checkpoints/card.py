@@ -1,0 +1,114 @@
+"""The model card of a folder: what the weights are, where from, and how to use them, in Markdown with a YAML header."""
+
+import json
+
+from moco_jax.checkpoints.backbones import feature_size
+from moco_jax.checkpoints.folders import usual
+from moco_jax.checkpoints.weights import Portable
+
+WHICH = {
+    "online": "the online encoder, which encoded the queries and was trained by gradients",
+    "target": "the target encoder, which encoded the keys: an exponential moving average of the online one",
+}
+FOLDER = "path/to/this/folder"  # in the snippets, for the reader to replace
+
+TIMM = f"""import timm, torch
+
+model = timm.create_model("local-dir:{FOLDER}", pretrained=True).eval()
+images = torch.zeros(1, CHANNELS, SIZE, SIZE)  # prepared as above
+with torch.no_grad():
+    features = model.forward_head(model.forward_features(images), pre_logits=True)  # (n, FEATURES)"""
+
+HUGGINGFACE = f"""import torch
+from transformers import ResNetModel
+
+model = ResNetModel.from_pretrained("{FOLDER}").eval()
+images = torch.zeros(1, CHANNELS, SIZE, SIZE)  # prepared as above
+with torch.no_grad():
+    features = model(images).pooler_output.flatten(1)  # (n, FEATURES)"""
+
+LOGITS = {
+    "timm": "\n    logits = model(images)  # (n, CLASSES)",
+    "transformers": """
+
+from transformers import ResNetForImageClassification
+
+model = ResNetForImageClassification.from_pretrained("FOLDER").eval()
+with torch.no_grad():
+    logits = model(images).logits  # (n, CLASSES)""".replace("FOLDER", FOLDER),
+}
+
+
+def card(portable: Portable, library: str, *, missing: str = "") -> str:
+    """The text of README.md for `library`, timm or transformers; `missing` says what the folder could not hold."""
+    sections = [
+        _header(portable, library),
+        _what(portable),
+        "## Images\n\n" + "\n\n".join(filter(None, (_images(portable), missing))),
+        f"## Use\n\n```python\n{_snippet(portable, library)}\n```\n\nBatch norm has its running statistics, as in "
+        "evaluation; call `.eval()`, or the images of a batch are normalised by each other.",
+        "## Licence\n\n" + (portable.license_note or "Nobody says under which licence these weights are."),
+    ]
+    if portable.config is not None:
+        sections.append(f"## The run that made it\n\n```json\n{json.dumps(portable.config, indent=2)}\n```")
+    return "\n\n".join(sections) + "\n"
+
+
+def _header(portable: Portable, library: str) -> str:
+    task = "image-feature-extraction" if portable.classifier is None else "image-classification"
+    lines = [f"library_name: {library}", f"pipeline_tag: {task}"]
+    if portable.license is not None:
+        lines.append(f"license: {json.dumps(portable.license)}")  # JSON is YAML
+    return "\n".join(["---", *lines, "tags:", "- moco", "- self-supervised", "---"])
+
+
+def _what(portable: Portable) -> str:
+    model = portable.model
+    head = "Its projection head is not here."
+    if portable.classifier is not None:
+        head = f"On it is a linear classifier of {len(portable.classifier.bias)} classes. {head}"
+    return (
+        f"# {portable.name}: {model.arch}, Momentum Contrast (MoCo)\n\n"
+        f"The backbone of {WHICH[portable.which]}. {head}\n\n"
+        f"- Comes from: {portable.origin}\n"
+        f"- Architecture: {model.arch} as torchvision builds it (v1.5), stem `{model.stem}`, {model.width} channels in "
+        f"the first stage, {feature_size(model)} features\n"
+        f"- Channels of an image: {portable.channels}\n"
+        "- Paper: Momentum Contrast for Unsupervised Visual Representation Learning (arXiv:1911.05722)"
+    )
+
+
+def _images(portable: Portable) -> str:
+    p = portable.pixels
+    if p is None:
+        return (
+            "Nobody says how images were prepared for this encoder. Where a library fills in a mean and a standard "
+            "deviation, they are that library's, not this encoder's."
+        )
+    low, high = p.range
+    out = (
+        f"Images as stored are {p.dtype} with {portable.channels} channels. Resize the shorter side to {p.resize} "
+        f"pixels (bilinear, antialiased), cut the centre {p.size} x {p.size}, map the values {low:g} to {high:g} to 0 "
+        f"to 1, subtract the mean {list(p.mean)} and divide by the standard deviation {list(p.std)}, per channel."
+    )
+    if not usual(p):
+        out += (
+            " The transforms of timm and transformers take 8-bit images; prepare these by code of your own. `moco_jax` "
+            "in config.json repeats the numbers."
+        )
+    return out
+
+
+def _snippet(portable: Portable, library: str) -> str:
+    text = TIMM if library == "timm" else HUGGINGFACE
+    numbers = {
+        "CHANNELS": portable.channels,
+        "SIZE": portable.pixels.size if portable.pixels else 224,
+        "FEATURES": feature_size(portable.model),
+    }
+    if portable.classifier is not None:
+        text += LOGITS[library]
+        numbers["CLASSES"] = len(portable.classifier.bias)
+    for name, value in numbers.items():
+        text = text.replace(name, str(value))
+    return text

@@ -1,0 +1,194 @@
+"""What folders of timm and of Hugging Face have in common: config.json, model.safetensors, README.md, pixels.
+
+Nothing that a file names is imported, and nothing here reads a pickle.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from moco_jax.checkpoints import safetensors_file
+from moco_jax.checkpoints.backbones import check_backbone, check_classifier, with_counts
+from moco_jax.checkpoints.weights import Classifier, Pixels, Portable, Tensors
+from moco_jax.config import ConfigError
+
+CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+OURS = "moco_jax"  # the key of config.json for pixels that the libraries' own fields cannot say
+NAMELESS = "LABEL_{}"  # what transformers calls a class without a name
+
+Json = dict[str, Any]
+
+
+def library(folder: Path) -> str:
+    """Whose folder it is, "timm" or "huggingface", by its config.json.
+
+    Raises ConfigError where there is none that can be read, or where it is of another network.
+    """
+    config = read_json(folder / CONFIG)
+    kind = config.get("model_type")
+    if kind == "resnet":
+        return "huggingface"
+    if "architecture" in config and kind in (None, "timm_wrapper"):
+        return "timm"
+    said = f'model_type {kind!r}, where "resnet" is read' if kind else "neither a model_type nor timm's architecture"
+    raise ConfigError(f"{folder / CONFIG} has {said}: no folder of a ResNet of Hugging Face or of timm")
+
+
+def read_json(path: Path) -> Json:
+    """A JSON file that holds one object; raises ConfigError naming the file."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:  # bytes that are no text, and text that is no JSON
+        raise ConfigError(f"{path} is no JSON ({str(error).splitlines()[0]})") from error
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path} holds a JSON {type(found).__name__}, not an object of keys")
+    return found
+
+
+def read_weights(folder: Path) -> Tensors:
+    """The tensors of model.safetensors; raises ConfigError where that file is missing, or is none."""
+    path = folder / WEIGHTS
+    if not path.exists():
+        raise ConfigError(
+            f"{folder} has no {WEIGHTS}: weights in other files of such a folder are not read; save the model again "
+            "with safe serialization, in one file"
+        )
+    return safetensors_file.read(path)[0]
+
+
+def write(folder: Path, config: Json, tensors: Tensors, card: str) -> None:
+    """Write config.json, model.safetensors with torch's counts of batches, and README.md into a folder that exists."""
+    safetensors_file.write(folder / WEIGHTS, with_counts(tensors))
+    write_json(folder / CONFIG, config)
+    (folder / CARD).write_text(card, encoding="utf-8")
+
+
+def write_json(path: Path, content: Json) -> None:
+    """Write an object as the libraries do: two spaces, a newline at the end."""
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def with_classifier(portable: Portable) -> Tensors:
+    """The backbone and `fc.weight`, `fc.bias` where there is a classifier."""
+    if portable.classifier is None:
+        return portable.backbone
+    return portable.backbone | {"fc.weight": portable.classifier.weight, "fc.bias": portable.classifier.bias}
+
+
+def without_classifier(
+    tensors: Tensors, names: tuple[str, ...] | None, *, what: str
+) -> tuple[Tensors, Classifier | None]:
+    """The backbone and the classifier of tensors under torchvision's names.
+
+    Raises ConfigError where a classifier is half there.
+    """
+    rest, half = dict(tensors), [name for name in ("fc.weight", "fc.bias") if name in tensors]
+    if not half:
+        return rest, None
+    if len(half) == 1:
+        raise ConfigError(f"{what}: of a classifier's weight and bias there is {half[0]} alone")
+    return rest, Classifier(rest.pop("fc.weight"), rest.pop("fc.bias"), names)
+
+
+def class_names(classifier: Classifier) -> list[str]:
+    """Names for the classes: their own, or those that mean that nobody says."""
+    rows = len(classifier.bias)
+    return list(classifier.names) if classifier.names is not None else [NAMELESS.format(i) for i in range(rows)]
+
+
+def named(labels: Any, *, what: str) -> tuple[str, ...] | None:
+    """Class names of a list, or of an object from number to name; None where nobody says.
+
+    Raises ConfigError where they are neither, or numbers are missing.
+    """
+    if isinstance(labels, dict):
+        if set(labels) != {str(i) for i in range(len(labels))}:
+            raise ConfigError(f"{what}: the classes' numbers are not 0 to {len(labels) - 1}: {sorted(labels)[:3]}, ...")
+        labels = [labels[str(i)] for i in range(len(labels))]
+    if not labels:
+        return None
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        raise ConfigError(f"{what}: class names are a list of texts, or an object from number to text")
+    return None if labels == [NAMELESS.format(i) for i in range(len(labels))] else tuple(labels)
+
+
+def usual(pixels: Pixels) -> bool:
+    """Whether 0..1 are the 8 bits 0..255, which is all that the libraries' own fields can say."""
+    return pixels.dtype == "uint8" and pixels.range == (0.0, 255.0)
+
+
+def crop_share(size: int, resize: int) -> float:
+    """`crop_pct` of both libraries: they resize to floor(size / crop_pct), and rounding must not make that one less."""
+    share = size / resize
+    return share if math.floor(size / share) == resize else float(np.nextafter(share, 0.0))
+
+
+def our_pixels(pixels: Pixels) -> Json:
+    """The key of config.json that says them in full, to be read back; the libraries ignore it."""
+    return {OURS: {"pixels": pixels._asdict()}}
+
+
+def read_our_pixels(config: Json, *, what: str) -> Pixels | None:
+    """What `our_pixels` wrote, or None; raises ConfigError where it is there and not whole."""
+    if OURS not in config:
+        return None
+    try:
+        said = config[OURS]["pixels"]
+        low, high = said["range"]
+        size, resize, dtype = said["size"], said["resize"], said["dtype"]
+        pixels = Pixels(int(size), int(resize), str(dtype), (float(low), float(high)), said["mean"], said["std"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"{what}: {OURS}.pixels is not as it was written ({error!r})") from error
+    return pixels._replace(mean=numbers(said, "mean", what=what), std=numbers(said, "std", what=what))
+
+
+def numbers(said: Mapping[str, Any], key: str, *, what: str) -> tuple[float, ...]:
+    """A list of numbers under a key; raises ConfigError for anything else."""
+    value = said.get(key)
+    if not isinstance(value, list) or not value or not all(_number(v) for v in value):
+        raise ConfigError(f"{what}: {key} is {value!r}; a list of a number for each channel is read")
+    return tuple(float(v) for v in value)
+
+
+def number(said: Mapping[str, Any], key: str, default: float, *, what: str) -> float:
+    """A positive number under a key; raises ConfigError for anything else."""
+    value = said.get(key, default)
+    if not _number(value) or not value > 0:
+        raise ConfigError(f"{what}: {key} is {value!r}; a number above 0 is read")
+    return float(value)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def check_pixels(pixels: Pixels | None, channels: int, *, what: str) -> None:
+    """Raises ConfigError unless there is a mean and a deviation above 0 for each channel."""
+    if pixels is None:
+        return
+    if (len(pixels.mean), len(pixels.std)) != (channels, channels) or min(pixels.std) <= 0:
+        raise ConfigError(
+            f"{what}: mean {pixels.mean} and std {pixels.std} do not fit {channels} channels: one of each for every "
+            "channel, std above 0"
+        )
+
+
+def check_whole(portable: Portable) -> None:
+    """Raises ConfigError unless backbone, classifier and pixels fit the architecture and the channels."""
+    check_backbone(portable.backbone, portable.model, portable.channels, what=portable.name)
+    if portable.classifier is not None:
+        check_classifier(portable.classifier, portable.model, what=portable.name)
+    check_pixels(portable.pixels, portable.channels, what=portable.name)
+
+
+def channels_of(tensors: Tensors, *, what: str) -> int:
+    """The channels that the first convolution takes; raises ConfigError where there is none."""
+    if "conv1.weight" not in tensors or tensors["conv1.weight"].ndim != 4:
+        raise ConfigError(f"{what}: there is no first convolution of 4 axes, so it is no ResNet's")
+    return int(tensors["conv1.weight"].shape[1])

@@ -1,0 +1,48 @@
+"""The one door for timm and transformers: features of a folder as its own library computes them, to compare with."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from moco_jax.checkpoints import folders
+from moco_jax.config import ConfigError
+
+
+def features(folder: Path, images: np.ndarray) -> np.ndarray | None:
+    """Backbone features (n, D) float32 of prepared images (n, C, H, W), by the library that the folder is for.
+
+    In evaluation mode, on the CPU, from the folder alone: nothing is downloaded. None where that library, or what it
+    needs, is not installed. Raises ConfigError where the library opens the folder without some of its weights.
+    """
+    opened = {"timm": _timm, "huggingface": _transformers}[folders.library(folder)](folder.resolve())
+    if opened is None:
+        return None
+    import torch
+
+    model, call = opened
+    model.float().eval()
+    with torch.no_grad():
+        found = call(torch.from_numpy(np.array(images, np.float32, order="C")))
+    return np.asarray(found.numpy(), np.float32)
+
+
+def _timm(folder: Path) -> Any:
+    try:
+        import timm
+    except ImportError:
+        return None
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True)  # strict: every name must be there
+    return model, lambda x: model.forward_head(model.forward_features(x), pre_logits=True)
+
+
+def _transformers(folder: Path) -> Any:
+    try:
+        from transformers import ResNetModel
+    except ImportError:
+        return None
+    # By this class and not by an Auto one, which would look into config.json for code to import.
+    model, report = ResNetModel.from_pretrained(str(folder), local_files_only=True, output_loading_info=True)
+    if report["missing_keys"] or report["mismatched_keys"]:
+        raise ConfigError(f"transformers opened {folder} without {sorted(report['missing_keys'])[:3]}")
+    return model, lambda x: model(x).pooler_output.flatten(1)

@@ -1,0 +1,153 @@
+"""What folders of both libraries have in common: whose one is, its JSON, names of classes, pixels, and the card."""
+
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+
+from moco_jax.checkpoints import folders
+from moco_jax.checkpoints.card import card
+from moco_jax.checkpoints.weights import Classifier
+from moco_jax.config import ConfigError
+from tests.checkpoints.portables import pixels, portable
+
+
+@pytest.mark.parametrize(
+    ("config", "library"),
+    [
+        ({"model_type": "resnet"}, "huggingface"),
+        ({"architecture": "resnet50", "pretrained_cfg": {}}, "timm"),
+        ({"architecture": "resnet50", "model_type": "timm_wrapper"}, "timm"),
+        ({"architecture": "vit_tiny"}, "timm"),
+    ],
+)
+def test_a_folder_is_known_by_its_config(tmp_path, config, library):
+    """Its name says nothing."""
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert folders.library(tmp_path) == library
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "config.json cannot be read"),
+        ("{", "config.json is no JSON"),
+        ("", "config.json is no JSON"),
+        ("\udcff", "config.json is no JSON"),
+        ("[" * 100_000, "config.json is no JSON"),
+        ("[1]", "config.json holds a JSON list"),
+        ("{}", "config.json has neither a model_type nor"),
+        ('{"model_type": "vit"}', "config.json has model_type 'vit', where \"resnet\" is read"),
+        ('{"model_type": "vit", "architecture": "resnet50"}', "config.json has model_type 'vit'"),
+    ],
+)
+def test_what_is_no_folder_of_a_resnet_is_said_in_one_line(tmp_path, text, message):
+    """No file, no JSON, no object, no key, another network."""
+    if text is not None:
+        (tmp_path / "config.json").write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(ConfigError, match=rf"^[^\n]*{message}[^\n]*$"):
+        folders.library(tmp_path)
+
+
+def test_no_weights_is_said_in_one_line(tmp_path):
+    """A pickle that lies there instead is not read."""
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"has no model.safetensors: [^\n]*$"):
+        folders.read_weights(tmp_path)
+
+
+def test_both_libraries_resize_to_the_size_that_is_meant():
+    """They divide and cut the fraction off: for every size and resize up to twice as large."""
+    for size in range(1, 520):
+        for resize in range(size, 2 * size + 1):
+            share = folders.crop_share(size, resize)
+            assert math.floor(size / share) == int(size / share) == resize
+            assert share == pytest.approx(size / resize, rel=1e-15)
+
+
+def test_class_names_there_and_back():
+    """As a list, or by number; names that mean nothing are none."""
+    classifier = Classifier(np.zeros((2, 3)), np.zeros(2), ("a", "b"))
+    assert folders.class_names(classifier) == ["a", "b"]
+    nameless = folders.class_names(classifier._replace(names=None))
+    assert nameless == ["LABEL_0", "LABEL_1"] and folders.named(nameless, what="it") is None
+    assert folders.named(["a", "b"], what="it") == folders.named({"1": "b", "0": "a"}, what="it") == ("a", "b")
+    assert folders.named(None, what="it") is None and folders.named([], what="it") is None
+    for odd in ({"0": "a", "2": "b"}, {"a": "b"}, [1, 2], "ab"):
+        with pytest.raises(ConfigError, match="^it: "):
+            folders.named(odd, what="it")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda said: said.pop("range"),
+        lambda said: said.update(range=[1]),
+        lambda said: said.update(size="big"),
+        lambda said: said.update(mean=[]),
+        lambda said: said.update(mean=["a"]),
+        lambda said: said.update(std=0.5),
+        lambda said: said.update(std=[True]),
+    ],
+)
+def test_our_pixels_there_and_back_or_refused(change):
+    """As JSON keeps them; a value that was changed into something else is refused."""
+    ours = pixels(2, dtype="uint16", range=(0.0, 4095.0))
+    config = json.loads(json.dumps(folders.our_pixels(ours)))
+    assert folders.read_our_pixels(config, what="it") == ours
+    assert folders.read_our_pixels({}, what="it") is None
+    change(config["moco_jax"]["pixels"])
+    with pytest.raises(ConfigError, match="^it: "):
+        folders.read_our_pixels(config, what="it")
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [pixels(2), pixels(3)._replace(std=(0.1,)), pixels(3)._replace(std=(0.1, 0.0, 0.2))],
+    ids=["mean", "std", "zero"],
+)
+def test_pixels_fit_the_channels(odd):
+    """One mean and one deviation for each, none of them zero."""
+    folders.check_pixels(pixels(3), 3, what="it")
+    with pytest.raises(ConfigError, match=r"^it: mean .* do not fit 3 channels"):
+        folders.check_pixels(odd, 3, what="it")
+
+
+def test_the_libraries_can_say_8_bits_alone():
+    """Both the dtype and the range: 16-bit images that happen to end at 255 are still no 8-bit images."""
+    assert folders.usual(pixels())
+    assert not folders.usual(pixels(dtype="uint16")) and not folders.usual(pixels(range=(0.0, 254.0)))
+
+
+@pytest.mark.parametrize("library", ["timm", "transformers"])
+def test_the_card_says_what_is_known(library):
+    """Header, encoder, origin, images, licence, config: each where it is known, and that it is not where it is not."""
+    text = card(portable(classes=("a", "b")), library)
+    header = re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)[1].splitlines()
+    assert f"library_name: {library}" in header and 'license: "mit"' in header
+    assert "pipeline_tag: image-classification" in header and "- moco" in header and "- self-supervised" in header
+    for part in (
+        "The backbone of the online encoder",
+        "a linear classifier of 2 classes",
+        "a run of moco_jax, step 7",
+        "resnet18 as torchvision builds it",
+        "512 features",
+        "Channels of an image: 3",
+        "shorter side to 73 pixels",
+        "centre 64 x 64",
+        "0 to 255 to 0 to 1",
+        "[0.3, 0.31, 0.32]",
+        "running statistics",
+        "MIT, as the file that it comes from.",
+        '"seed": 3',
+    ):
+        assert part in text, part
+    bare = portable(pixels=None, license=None, license_note="", config=None, which="target")
+    text = card(bare, library, missing="And so on.")
+    assert "pipeline_tag: image-feature-extraction" in text and "license:" not in text
+    for part in ("the target encoder", "Nobody says how images", "And so on.", "Nobody says under which licence"):
+        assert part in text, part
+    assert "```json" not in text and "classifier" not in text
+    assert "8-bit" in card(portable(pixels=pixels(dtype="uint16", range=(0.0, 9.0))), library)
