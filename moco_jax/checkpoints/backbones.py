@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from moco_jax.checkpoints.torch_names import BATCH_COUNT
-from moco_jax.checkpoints.weights import Classifier, Tensors
+from moco_jax.checkpoints.weights import Classifier, Tensors, listed
 from moco_jax.config import ConfigError, Model
 from moco_jax.models.resnet import ARCHS, STEMS, BasicBlock
 
@@ -85,8 +85,3 @@ def with_counts(tensors: Mapping[str, np.ndarray]) -> Tensors:
     """The tensors and, beside each running mean, a count of batches of 0, which torch's batch norm keeps."""
     norms = [name.removesuffix("running_mean") for name in tensors if name.endswith(".running_mean")]
     return {**tensors, **{norm + BATCH_COUNT: np.zeros((), np.int64) for norm in norms}}
-
-
-def listed(names: list[str]) -> str:
-    """The first three of some names, and how many more there are."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,5 +1,6 @@
 """The one door for timm and transformers: features of a folder as its own library computes them, to compare with."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,22 +10,25 @@ from moco_jax.checkpoints import folders
 from moco_jax.config import ConfigError
 
 
-def features(folder: Path, images: np.ndarray) -> np.ndarray | None:
-    """Backbone features (n, D) float32 of prepared images (n, C, H, W), by the library that the folder is for.
+def opened(folder: Path) -> Callable[[np.ndarray], np.ndarray] | None:
+    """Prepared images (n, C, H, W) -> backbone features (n, D) float32, by the library that the folder is for.
 
     In evaluation mode, on the CPU, from the folder alone: nothing is downloaded. None where that library, or what it
     needs, is not installed. Raises ConfigError where the library opens the folder without some of its weights.
     """
-    opened = {"timm": _timm, "huggingface": _transformers}[folders.library(folder)](folder.resolve())
-    if opened is None:
+    found = {"timm": _timm, "huggingface": _transformers}[folders.library(folder)](folder.resolve())
+    if found is None:
         return None
     import torch
 
-    model, call = opened
+    model, call = found
     model.float().eval()
-    with torch.no_grad():
-        found = call(torch.from_numpy(np.array(images, np.float32, order="C")))
-    return np.asarray(found.numpy(), np.float32)
+
+    def features(images: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            return np.asarray(call(torch.from_numpy(np.array(images, np.float32, order="C"))).numpy(), np.float32)
+
+    return features
 
 
 def _timm(folder: Path) -> Any:

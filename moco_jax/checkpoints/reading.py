@@ -1,26 +1,69 @@
-"""Weights of other programs, whatever kind of file they come in: one function."""
+"""Weights of other programs, whatever kind of file or folder they come in: one function."""
 
 from pathlib import Path
 
-from moco_jax.checkpoints import pytorch, recognise
+from moco_jax.checkpoints import folders, pytorch, recognise, safetensors_file, weights
+from moco_jax.checkpoints.huggingface_folders import read_huggingface
 from moco_jax.checkpoints.recognise import Found
+from moco_jax.checkpoints.timm_folders import read_timm
+from moco_jax.checkpoints.weights import Imported
 from moco_jax.config import ConfigError
+
+READERS = {"timm": read_timm, "huggingface": read_huggingface}
 
 
 def is_foreign(path: Path) -> bool:
-    """Whether a path is a file of weights, as against a run's folder."""
-    return path.is_file()
+    """Whether a path is a file of weights, or a folder of timm or transformers, as against a run's folder."""
+    return path.is_file() or (path / folders.WEIGHTS).is_file() or _describes_a_model(path / folders.CONFIG)
+
+
+def _describes_a_model(config: Path) -> bool:
+    """Whether it is a config.json of those libraries, not a run's, which has the same name."""
+    try:
+        return bool({"model_type", "architecture"} & folders.read_json(config).keys())
+    except ConfigError:
+        return False
 
 
 def read(path: Path, *, sha256: str | None = None) -> Found:
-    """What a file of weights holds; ConfigError where there is none, or it is damaged, unsafe or unknown.
+    """What a file or folder of weights holds; ConfigError where there is none, or it is damaged, unsafe or unknown.
 
-    `sha256`, in hexadecimal digits, is compared first: the one check of formats that carry no checksum.
+    `sha256`, in hexadecimal digits, is of the file, and compared first: the one check of formats without checksums.
     """
     if not path.exists():
         raise ConfigError(f"there is no {path}")
-    if sha256 is not None:
-        _, found = pytorch.digests(path)
-        if found != sha256.lower():
-            raise ConfigError(f"{path} has SHA-256 {found}, not {sha256}: it is damaged, or another file")
+    file = path / folders.WEIGHTS if path.is_dir() else path
+    found = "" if not file.exists() else pytorch.digests(file)[1]
+    if sha256 is not None and found != sha256.lower():
+        raise ConfigError(f"{file} has SHA-256 {found}, not {sha256}: it is damaged, or another file")
+    if path.is_dir():
+        return _of_folder(READERS[folders.library(path)](path), path, found)
+    if safetensors_file.is_file(path):
+        tensors, _ = safetensors_file.read(path)
+        try:
+            return recognise.from_tensors(tensors, "a ResNet in torchvision's names, safetensors", found)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from None
     return recognise.from_file(path)
+
+
+def _of_folder(imported: Imported, path: Path, sha256: str) -> Found:
+    """The encoder of a folder, its numbers checked as any file's."""
+    try:
+        encoder, classifier = weights.encoder(imported.backbone, {}), imported.classifier
+        if classifier is not None:
+            classifier = weights.classifier(classifier.weight, classifier.bias, encoder, classifier.names)
+    except ConfigError as error:
+        raise ConfigError(f"{path / folders.WEIGHTS}: {error}") from None
+    return Found(
+        layout=imported.layout,
+        online=encoder,
+        target=None,
+        training=None,
+        classifier=classifier,
+        pixels=imported.pixels,
+        published=None,
+        ours=None,
+        dropped=(),
+        sha256=sha256,
+    )

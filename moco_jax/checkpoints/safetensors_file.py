@@ -14,6 +14,13 @@ DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", 
 DTYPES |= {"U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?"}
 
 
+def is_file(path: Path) -> bool:
+    """Whether a file begins as the format does: the length of a header, and the brace that opens it."""
+    with path.open("rb") as file:
+        begins = file.read(9)
+    return begins[8:] == b"{" and int.from_bytes(begins[:8], "little") < path.stat().st_size
+
+
 def read(path: Path) -> tuple[Tensors, dict[str, str]]:
     """Tensors and metadata of a file. Every tensor keeps its dtype but bfloat16, which is widened to float32, exactly.
 
@@ -40,7 +47,7 @@ def write(path: Path, tensors: Tensors) -> None:
 
     dense = {name: np.array(tensor, order="C") for name, tensor in tensors.items()}  # it writes memory as it lies
     try:
-        numpy.save_file(dense, str(path), metadata={"format": "pt"})
+        path.write_bytes(numpy.save(dense, metadata={"format": "pt"}))  # save_file makes a file for its owner alone
     except (OSError, library.SafetensorError) as error:
         raise ConfigError(f"{path} cannot be written ({_first_line(error)})") from error
 

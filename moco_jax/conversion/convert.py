@@ -1,10 +1,13 @@
 """A conversion from start to end: read, check, write beside, compare, and only then give it its name."""
 
 import contextlib
+import functools
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from moco_jax.checkpoints import huggingface_folders, timm_folders
+from moco_jax.checkpoints.weights import Portable
 from moco_jax.config import Config, ConfigError, unknown
 from moco_jax.conversion import probe, source, table, written
 
@@ -17,7 +20,12 @@ FORMATS = {  # what --format takes, and what it makes
     "detectron2": "a .pkl that Detectron2 starts from",
 }
 WHOLE = ("orbax", "pth.tar")  # formats of a whole state; the others hold a backbone
-FROM_PORTABLE = {"pth": written.pth}
+FROM_PORTABLE: dict[str, Callable[[Portable, Path], written.Told]] = {
+    "pth": written.pth,
+    "timm": functools.partial(written.folder_of, timm_folders.write_timm),
+    "huggingface": functools.partial(written.folder_of, huggingface_folders.write_huggingface),
+    "detectron2": written.detectron,
+}
 
 
 def convert(

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,13 +11,15 @@ import numpy as np
 
 from moco_jax import parallel, pretrain
 from moco_jax.assembly import assemble
-from moco_jax.checkpoints import agreement, moco_state, pytorch, recognise
+from moco_jax.checkpoints import agreement, detectron2, folders, libraries, moco_state, pytorch, reading, recognise
 from moco_jax.checkpoints.store import Store, leaves, write_json
 from moco_jax.checkpoints.weights import Encoder, Pixels, Portable, Tensors
 from moco_jax.config import Config, ConfigError, read_stored
 from moco_jax.conversion.source import Run, Source
 from moco_jax.core.schedules import learning_rate
 from moco_jax.state import FORMAT
+
+LIBRARIES = {"timm": "timm", "huggingface": "transformers"}
 
 
 class Told(NamedTuple):
@@ -64,6 +67,26 @@ def pth(goods: Portable, path: Path) -> Told:
     pytorch.write(path, goods.backbone | last)
     found = recognise.from_file(path)
     return Told(features_of_tensors(_encoder(goods), goods.pixels, found.online.backbone))
+
+
+def folder_of(write: Callable[[Portable, Path], None], goods: Portable, folder: Path) -> Told:
+    """A folder that timm or transformers open; features are those of that library, or of torch where it is missing."""
+    folder.mkdir()
+    write(goods, folder)
+    found, name = reading.read(folder), folders.library(folder)
+    theirs = libraries.opened(folder)
+    if theirs is None:
+        return Told(
+            features_of_tensors(_encoder(goods), goods.pixels, found.online.backbone),
+            (f"{LIBRARIES[name]} is not installed, so it was not asked; PyTorch read what was written",),
+        )
+    return Told(agreement.of(_encoder(goods), goods.pixels, theirs, LIBRARIES[name]))
+
+
+def detectron(goods: Portable, path: Path) -> Told:
+    """A .pkl of the backbone for Detectron2's MODEL.WEIGHTS, and the lines that its config needs."""
+    detectron2.write(goods, path)
+    return Told("features not compared: Detectron2 is not run here", ("its config needs:\n" + detectron2.note(goods),))
 
 
 def _encoder(goods: Portable) -> Encoder:

@@ -49,7 +49,7 @@ def test_features_are_torchvisions(tmp_path, library, arch, channels):
     encoder, x = portable(arch, channels=channels), images(channels)
     WRITE[library.__name__](encoder, tmp_path)
     wanted = features_in_torchvision(encoder, x)
-    found = libraries.features(tmp_path, x)
+    found = libraries.opened(tmp_path)(x)
     assert found.dtype == np.float32
     assert gap(found, wanted) < CLOSE
     assert gap(wanted[::-1], wanted) > 100 * CLOSE  # images differ, so that the bound says something
@@ -61,7 +61,7 @@ def test_transformers_open_other_widths_and_three_stages(tmp_path):
     pytest.importorskip("transformers", reason="transformers is not installed")
     encoder, x = portable("resnet_tiny", width=16), images()
     write_huggingface(encoder, tmp_path)
-    assert gap(libraries.features(tmp_path, x), _tiny(encoder.backbone, x)) < CLOSE
+    assert gap(libraries.opened(tmp_path)(x), _tiny(encoder.backbone, x)) < CLOSE
 
 
 def _tiny(backbone, x):
@@ -129,7 +129,7 @@ def test_logits_and_names_arrive(tmp_path, classes):
             net = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / kind).eval()
             assert gap(net(torch.from_numpy(x)).logits.numpy(), wanted) < CLOSE
             assert [net.config.id2label[i] for i in range(len(names))] == names
-    assert gap(libraries.features(tmp_path / "timm", x), features_in_torchvision(encoder, x)) < CLOSE
+    assert gap(libraries.opened(tmp_path / "timm")(x), features_in_torchvision(encoder, x)) < CLOSE
     net.save_pretrained(tmp_path / "saved")
     back = read_huggingface(tmp_path / "saved")
     same(back.backbone, encoder.backbone)
@@ -187,7 +187,7 @@ def test_without_the_library_there_are_no_features(tmp_path, monkeypatch, missin
     """None, not an error: the folder is written all the same."""
     WRITE[missing](portable(), tmp_path)
     monkeypatch.setitem(sys.modules, missing, None)
-    assert libraries.features(tmp_path, images()) is None
+    assert libraries.opened(tmp_path) is None
 
 
 def test_transformers_may_not_fill_in_what_is_missing(tmp_path):
@@ -201,4 +201,4 @@ def test_transformers_may_not_fill_in_what_is_missing(tmp_path):
     del tensors["embedder.embedder.normalization.bias"]
     safetensors_file.write(tmp_path / "model.safetensors", tensors)
     with pytest.raises(ConfigError, match="without .*embedder.embedder.normalization.bias"):
-        libraries.features(tmp_path, images())
+        libraries.opened(tmp_path)

