@@ -1,0 +1,65 @@
+"""How far features agree: on fixed images, per image, relative to their length, and refused above the tolerance."""
+
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from moco_jax.checkpoints import agreement, torch_names, weights
+from moco_jax.checkpoints.weights import Pixels
+from moco_jax.config import ConfigError
+from tests.conversion import runs
+
+
+def encoder(channels=3):
+    """A tiny network of random numbers."""
+    shapes = weights.shapes(runs.config(channels).model, channels, with_head=False)
+    rng, tensors = np.random.default_rng(0), {}
+    for path, leaf in traverse_util.flatten_dict(shapes).items():
+        tensors[path] = np.abs(rng.standard_normal(leaf.shape).astype(np.float32)) * 0.1 + 0.05
+    return weights.encoder(torch_names.to_torch(traverse_util.unflatten_dict(tensors)), {})
+
+
+def test_images_are_the_same_for_everybody():
+    """Windows of two photographs: standardised, of the encoder's size, three channels in turn for any number."""
+    x = agreement.images(3, None)
+    assert x.shape == (8, 64, 64, 3) and x.dtype == np.float32
+    means = (x * 0.25 + 0.5).mean((1, 2, 3))
+    np.testing.assert_allclose(
+        means, [0.53, 0.51, 0.59, 0.58, 0.26, 0.36, 0.38, 0.31], atol=0.01
+    )  # decoders of JPEG may differ a little
+    pixels = Pixels(24, 32, "uint8", (0.0, 255.0), (0.1, 0.2, 0.3, 0.4), (1.0, 2.0, 4.0, 8.0))
+    many = agreement.images(4, pixels)
+    assert many.shape == (8, 24, 24, 4)
+    np.testing.assert_allclose(many[..., 3] * 8 + 0.4, many[..., 0] + 0.1, atol=1e-6)
+    assert len({many[i].tobytes() for i in range(8)}) == 8
+
+
+def test_the_furthest_image_counts():
+    """Not the mean: one image that differs shows, as a share of its own length."""
+    theirs = np.array([[3.0, 4.0], [30.0, 40.0]], np.float32)
+    ours = theirs + np.array([[0.0, 0.05], [0.0, 0.05]], np.float32)
+    assert agreement.furthest(ours, theirs) == pytest.approx(0.01, rel=1e-4)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_our_features_meet_theirs_image_by_image(channels):
+    """Theirs get (n, C, S, S), a few at a time, and in the same order."""
+    one, seen = encoder(channels), []
+
+    def theirs(x):
+        seen.append(x)
+        return ours(x.transpose(0, 2, 3, 1))
+
+    ours = agreement._forward(one, 64)
+    said = agreement.of(one, None, theirs, "Somebody")
+    assert "JAX against Somebody: 0.0e+00 apart" in said
+    np.testing.assert_array_equal(np.concatenate(seen).transpose(0, 2, 3, 1), agreement.images(channels, None))
+
+
+@pytest.mark.parametrize("factor", [1 + 3e-5, np.nan])
+def test_features_that_differ_are_refused(factor):
+    """Above a hundred-thousandth, and where there is no number at all."""
+    one = encoder()
+    ours = agreement._forward(one, 64)
+    with pytest.raises(ConfigError, match="differ from ours by .* of their length, more than 1e-05"):
+        agreement.of(one, None, lambda x: ours(x.transpose(0, 2, 3, 1)) * np.float32(factor), "Somebody")

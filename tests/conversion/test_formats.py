@@ -1,0 +1,138 @@
+"""What convert writes for other programs: the format's own writer is called, its reading compared, its refusals kept."""
+
+import pickle
+
+import numpy as np
+import pytest
+
+from moco_jax.checkpoints import agreement, libraries, reading
+from moco_jax.checkpoints.store import Store, write_json
+from moco_jax.config import ConfigError
+from moco_jax.conversion import convert, probe, source
+from moco_jax.evaluation.encoder import digest
+from moco_jax.state import Network
+from tests.conversion import runs
+
+IMAGENET = {"stem": "imagenet"}
+
+
+@pytest.fixture
+def run(tmp_path):
+    runs.write(tmp_path / "run", model=IMAGENET)
+    return tmp_path / "run"
+
+
+def quiet(*args, **options):
+    said = []
+    convert.convert(*args, say=said.append, **options)
+    return said
+
+
+def linear(folder, run, **changes):
+    """The folder of an eval-linear of two rates on a run's online encoder, of which the second was chosen."""
+    with Store(run / "checkpoints", read_only=True) as store:
+        network = Network(**store.tree(8)["online"])
+    about = {"settings": {"feature": "backbone", "learning_rates": [30.0, 3.0]}, "encoder": digest(network)} | changes
+    rng = np.random.default_rng(5)
+    params = {"kernel": rng.standard_normal((2, 16, 3)).astype("f4"), "bias": rng.standard_normal((2, 3)).astype("f4")}
+    folder.mkdir()
+    row = {"learning_rate": 3.0}
+    write_json(folder / "result.json", {"about": about, "classes": ["a", "b", "c"], "rows": {"trained encoder": row}})
+    with Store(folder / "trained" / "checkpoints") as store:
+        store.save(6, {"online": {"params": params}}, {"format": 1})
+    return params
+
+
+def test_a_folder_of_transformers_holds_encoder_classifier_and_card(run, tmp_path, monkeypatch):
+    """The backbone's tensors, the chosen rate's classifier with its classes, the pixels, the licence."""
+    pytest.importorskip("safetensors")
+    params, compared = linear(tmp_path / "linear", run), []
+    monkeypatch.setattr(agreement, "of", lambda *args: compared.append(args[-1]) or "agreed")
+    monkeypatch.setattr(libraries, "opened", lambda folder: lambda x: x)
+    said = quiet(run, tmp_path / "hf", "huggingface", classifier=tmp_path / "linear", licence="apache-2.0")
+    found, before = reading.read(tmp_path / "hf"), source.open_source(run, sha256=None)
+    assert found.online.backbone.keys() == before.online.backbone.keys()
+    for name, value in before.online.backbone.items():
+        np.testing.assert_array_equal(found.online.backbone[name], value)
+    assert found.classifier.names == ("a", "b", "c")
+    np.testing.assert_array_equal(found.classifier.weight, params["kernel"][1].T)
+    np.testing.assert_array_equal(found.classifier.bias, params["bias"][1])
+    assert found.pixels == before.pixels and found.pixels.resize == 20
+    card = (tmp_path / "hf/README.md").read_text()
+    assert 'license: "apache-2.0"' in card and "run of moco, step 8 of 20" in card and '"batch_size": 16' in card
+    assert compared == ["transformers"] and "agreed" in said
+
+
+def test_without_the_library_torch_reads_what_was_written(run, tmp_path, monkeypatch):
+    """And it is said that the library was not asked."""
+    pytest.importorskip("safetensors")
+    pytest.importorskip("torch")
+    monkeypatch.setattr(libraries, "opened", lambda folder: None)
+    said = quiet(run, tmp_path / "hf", "huggingface")
+    assert any("JAX against PyTorch" in line for line in said)
+    assert any("transformers is not installed, so it was not asked" in line for line in said)
+
+
+def test_detectron2_gets_its_pickle_and_the_lines_of_its_config(tmp_path, monkeypatch):
+    """Nothing is compared, which is said."""
+    runs.write(tmp_path / "run", model={"arch": "resnet18", "width": 64, **IMAGENET})
+    said = "\n".join(quiet(tmp_path / "run", tmp_path / "a.pkl", "detectron2"))
+    content = pickle.loads((tmp_path / "a.pkl").read_bytes())  # written by this test
+    assert content["matching_heuristics"] is True and "res2.0.conv1.norm.weight" in content["model"]
+    assert "features not compared: Detectron2 is not run here" in said and 'FORMAT: "RGB"' in said
+
+
+@pytest.mark.parametrize(
+    ("form", "model", "message"),
+    [
+        ("timm", IMAGENET, "timm has no resnet_tiny"),
+        ("timm", {"arch": "resnet18", "width": 64}, "this encoder has the stem 'cifar'"),
+        ("huggingface", {}, "this encoder has the stem 'cifar'"),
+        ("detectron2", IMAGENET, "Detectron2 has no resnet_tiny"),
+    ],
+)
+def test_what_a_format_cannot_hold_is_refused(tmp_path, form, model, message):
+    """In one line, with nothing left behind."""
+    runs.write(tmp_path / "run", model=model)
+    with pytest.raises(ConfigError, match=message):
+        quiet(tmp_path / "run", tmp_path / "a", form)
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize(
+    ("which", "changes", "message"),
+    [
+        ("target", {}, "was trained on another encoder than run's target one"),
+        ("online", {"settings": {"feature": "head", "learning_rates": [30.0, 3.0]}}, "is on head features"),
+        ("online", {"encoder": "0" * 64}, "was trained on another encoder"),
+    ],
+)
+def test_a_classifier_travels_with_its_own_encoder_alone(run, tmp_path, which, changes, message):
+    """Told by the digest that eval-linear kept."""
+    linear(tmp_path / "linear", run, **changes)
+    with pytest.raises(ConfigError, match=message):
+        probe.read(tmp_path / "linear", source.open_source(run, sha256=None), which)
+
+
+def test_the_card_of_published_weights_tells_of_both_licences(run):
+    """MIT and CC-BY-NC: what their repository says, and nothing that we know better."""
+    what = source.open_source(run, sha256=None)
+    assert source.portable(what, "online", None, None).license_note.startswith("No licence is stated")
+    assert source.portable(what, "online", None, "mit")[8:10] == ("mit", "")
+    found = reading.Found("the released code's", what.online, None, None, None, None, "moco_v1_x", None, (), "ab12")
+    goods = source.portable(what._replace(run=None, found=found), "online", None, None)
+    assert goods.license == "other" and "MIT" in goods.license_note and "CC-BY-NC 4.0" in goods.license_note
+    assert goods.origin.startswith("moco_v1_x as published by the authors of MoCo") and "SHA-256 ab12" in goods.origin
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("form", "library"), [("timm", "timm"), ("huggingface", "transformers")])
+def test_the_library_itself_agrees(tmp_path, form, library):
+    """ResNet-18: timm and transformers open what was written, and their features are ours to 1e-5."""
+    from tests.parity.torchvision_cpu import import_torchvision
+
+    import_torchvision()
+    pytest.importorskip(library)
+    runs.write(tmp_path / "run", model={"arch": "resnet18", "width": 64, **IMAGENET})
+    said = quiet(tmp_path / "run", tmp_path / "out", form)
+    assert any(f"JAX against {library}" in line for line in said)
