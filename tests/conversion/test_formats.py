@@ -1,4 +1,4 @@
-"""What convert writes for other programs: the format's own writer is called, its reading compared, its refusals kept."""
+"""What convert writes for others: the writer of the format is called, its reading compared, its refusals kept."""
 
 import pickle
 
