@@ -130,3 +130,18 @@ def test_verdicts_says_whether_each_run_became_what_it_was_meant_to(tmp_path, mo
     assert [result[n]["3"]["right"] for n in ("small", "no-momentum")] == [True, False]
     assert result["small"]["3"]["knn"] == [0.8567, 0.94]
     assert (tmp_path / "logs" / "small.jsonl").read_text() == (logs / "small.jsonl").read_text()
+
+
+@pytest.mark.slow
+def test_bad_weights_counts_by_kind(tmp_path):
+    """Whatever was tried is explained and not executed, and what flips did adds up."""
+    pytest.importorskip("torch", reason="torch is not installed: it writes the files")
+    from benchmarks import bad_weights
+
+    found = bad_weights.measure(tmp_path, times=20, kinds=["code"])
+    assert set(found["kinds"]) == {"code, zip", "code, legacy", "other files"} and found["unexplained"] == []
+    assert found["total"]["tried"] == found["total"]["explained"] > 100 and found["total"]["executed"] == 0
+    for flips in found["flips"].values():
+        assert flips["tried"] == 20 == sum(flips.get(k, 0) for k in ("explained", "equal", "changed"))
+        assert flips["explained with sha256"] == 20
+    assert "changed" not in found["flips"]["zip"]

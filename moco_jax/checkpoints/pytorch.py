@@ -4,6 +4,7 @@ import hashlib
 import importlib.metadata
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from moco_jax.checkpoints import weights
 from moco_jax.checkpoints.weights import Tensors
 from moco_jax.config import ConfigError, Model
 from moco_jax.models.resnet import ARCHS, STEMS, BasicBlock
@@ -19,7 +21,10 @@ from moco_jax.models.resnet import ARCHS, STEMS, BasicBlock
 OLDEST = (2, 10)  # below it, code in a file runs even with weights_only=True (CVE-2025-32434, CVE-2026-24747)
 INSTALL = 'pip install "moco_jax[torch]"'
 LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9"  # how files of torch before 1.6 begin: a pickled number
+FOLDER = 0x10  # the bit of a zip entry's attributes that says so
 EPSILON = 1e-5  # of torch's batch norm
+UNSAFE = r"unsupported global:? (?:global )?([\w.]+)"  # how torch names what it did not run
+DEEPEST, VALUES, MOST = 12, 1_000_000, 150  # containers in each other, values in all; characters of a stranger's text
 
 
 def require(what: str) -> ModuleType:
@@ -57,15 +62,17 @@ def read(path: Path) -> Any:
     torch = require(f"reading {path}")
     _check_whole(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of what is deprecated in torch, not in the file
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise _refused(path, error) from None
-    return _plain(torch, content, path, "")
+    return _Plain(torch, path).of(content, "", 0)
 
 
 def _check_whole(path: Path) -> None:
     """ConfigError where a zip archive is not what its checksums say: torch stores them and does not look."""
-    if path.stat().st_size == 0:
+    size = path.stat().st_size
+    if size == 0:
         raise ConfigError(f"{path} is empty")
     if not is_file(path):
         with path.open("rb") as file:
@@ -75,44 +82,99 @@ def _check_whole(path: Path) -> None:
         return
     try:
         with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            if not any(e.filename.endswith("/data.pkl") for e in entries):
+                have = weights.listed(archive.namelist()) or "nothing"
+                raise ConfigError(f"{path} is a zip archive of {have}: no PyTorch file")
+            _check_entries(path, size, entries)
             damaged = archive.testzip()
+    except ConfigError:
+        raise
     except Exception as error:  # BadZipFile, and what a damaged header makes of zipfile's and zlib's code
-        reason = str(error) or type(error).__name__
+        reason = weights.one_line(str(error), MOST) or type(error).__name__
         raise ConfigError(f"{path} is cut off or damaged ({reason}): fetch or copy it again") from None
+    if damaged is not None and not any(e.CRC for e in entries):
+        raise ConfigError(f"{path} has no checksums (torch.serialization.set_crc32_options): save it again with them")
     if damaged is not None:
-        raise ConfigError(f"{path} is damaged in {damaged}, which its checksum tells: fetch or copy it again")
+        name = weights.one_line(damaged, MOST)
+        raise ConfigError(f"{path} is damaged in {name}, which its checksum tells: fetch or copy it again")
+
+
+def _check_entries(path: Path, size: int, entries: list[zipfile.ZipInfo]) -> None:
+    """ConfigError for what torch never writes, and reads as something else than the bytes that have the checksum."""
+    if any(e.filename.endswith("/constants.pkl") for e in entries):
+        raise ConfigError(f"{path} is a program (TorchScript): refused, not run; save its state_dict instead")
+    for e in entries:
+        packed = e.compress_type != zipfile.ZIP_STORED or e.compress_size != e.file_size
+        if packed or e.is_dir() or e.external_attr & FOLDER:  # of a folder it returns memory that nobody wrote to
+            kind = "packed" if packed else "a folder"
+            name = weights.one_line(e.filename, MOST)
+            raise ConfigError(f"{path}: its entry {name} is {kind}, as in no PyTorch file: it is damaged, or repacked")
+    if sum(e.file_size for e in entries) > size:
+        raise ConfigError(f"{path} would unpack to more than its {size:,} bytes, as no PyTorch file does")
 
 
 def _refused(path: Path, error: Exception) -> ConfigError:
     """In our words: torch's own advise to load the file by running what is in it."""
     text = " ".join(str(error).split())
-    if code := re.search(r"unsupported (?:global|class):? (?:global )?([\w.]+\.\w+)", text, re.IGNORECASE):
+    if code := re.search(UNSAFE, text, re.IGNORECASE):
         return ConfigError(
-            f"{path} holds {code[1]}, which is no tensor and no plain value: refused, and nothing in it was run; save "
-            "the weights again without it"
+            f"{path} holds {weights.one_line(code[1], 80)}, which is no tensor and no plain value: refused, and "
+            "nothing in it was run; save the weights again without it"
         )
     if isinstance(error, pickle.UnpicklingError) and "weights_only" in text.lower():
         return ConfigError(
             f"{path} holds more than tensors and plain values, or is damaged: refused, and nothing in it was run"
         )
-    reason = re.sub(r"\s*\[enforce fail.*?\]|\. ?Traceback.*", "", text)[:150] or type(error).__name__
-    return ConfigError(f"{path} is cut off or damaged ({reason}): fetch or copy it again")
+    reason = weights.one_line(re.sub(r"\s*\[enforce fail.*?\]|\. ?(Traceback|\(Could this).*", "", text), MOST)
+    return ConfigError(f"{path} is cut off or damaged ({reason or type(error).__name__}): fetch or copy it again")
 
 
-def _plain(torch: ModuleType, value: Any, path: Path, where: str) -> Any:
-    """Tensors as numpy arrays, containers plain; ConfigError naming the place of anything else."""
-    if isinstance(value, torch.Tensor):
-        if value.layout != torch.strided or value.is_quantized or value.is_complex():
-            raise ConfigError(f"{path}: {where} is a tensor of a kind that no weights are ({value.layout})")
-        wide = value.float() if value.dtype == torch.bfloat16 else value
-        return wide.detach().numpy()
-    if isinstance(value, Mapping):
-        return {k: _plain(torch, v, path, f"{where}.{k}".lstrip(".")) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_plain(torch, v, path, f"{where}[{i}]") for i, v in enumerate(value))
-    if value is None or isinstance(value, (str, int, float, bool)):
-        return value
-    raise ConfigError(f"{path}: {where} is a {type(value).__name__}; weights are tensors and plain values")
+class _Plain:
+    """What torch read, with tensors as numpy arrays and plain containers; ConfigError naming the place of all else."""
+
+    def __init__(self, torch: ModuleType, path: Path):
+        self._torch, self._path, self._values = torch, path, 0
+
+    def of(self, value: Any, where: str, depth: int) -> Any:
+        """One value, `depth` containers down at a place such as "state_dict.conv1.weight"."""
+        self._values += 1
+        if depth > DEEPEST or self._values > VALUES:  # also what holds itself, or itself many times over
+            raise self._error(where, f"lies deeper than {DEEPEST} containers, or is one of more than {VALUES:,} values")
+        if isinstance(value, self._torch.Tensor):
+            return self._array(value, where)
+        if isinstance(value, Mapping):
+            for key in value:
+                if not isinstance(key, (str, int)):
+                    raise self._error(where, f"has a {type(key).__name__} as a key, where names and numbers are plain")
+            return {k: self.of(v, f"{where}.{k}".lstrip("."), depth + 1) for k, v in value.items()}
+        if isinstance(value, (list, tuple)):
+            return type(value)(self.of(v, f"{where}[{i}]", depth + 1) for i, v in enumerate(value))
+        if isinstance(value, int) and value.bit_length() > 64:
+            raise self._error(where, f"is a number of {value.bit_length()} bits")
+        if value is None or isinstance(value, (str, int, float, bool)):
+            return value
+        raise self._error(where, f"is a {type(value).__name__}; weights are tensors and plain values")
+
+    def _array(self, value: Any, where: str) -> np.ndarray:
+        if (
+            value.layout != self._torch.strided
+            or value.is_quantized
+            or value.is_complex()
+            or value.device.type != "cpu"
+        ):
+            kind = "quantised" if value.is_quantized else f"{value.layout}, {value.dtype}, {value.device}"
+            raise self._error(where, f"is a tensor of a kind that no weights are ({kind})")
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():  # the same numbers many times over
+            raise self._error(where, f"says that it holds {value.numel():,} numbers, and the file has fewer for it")
+        wide = value.float() if value.dtype == self._torch.bfloat16 else value
+        try:
+            return np.asarray(wide.detach().numpy())
+        except (TypeError, RuntimeError):  # of less than 16 bits
+            raise self._error(where, f"is of {value.dtype}, which numpy has not") from None
+
+    def _error(self, where: str, what: str) -> ConfigError:
+        return ConfigError(f"{self._path}: {weights.one_line(where, MOST) or 'its content'} {what}")
 
 
 def write(path: Path, content: Any) -> None:
@@ -156,10 +218,12 @@ def sgd_state(
 def features(backbone: Tensors, model: Model, images: np.ndarray) -> np.ndarray:
     """Pooled features (N, D) of standardised images (N, C, H, W), by torch's own operations on a backbone's tensors.
 
-    An implementation apart from `models.resnet`, to compare with; torchvision's is the third.
+    An implementation apart from `models.resnet`, to compare with; torchvision's is the third. Of the widest type that
+    any of the tensors or the images has.
     """
     torch = require("comparing features")
-    named = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in backbone.items()}
+    dtype = np.result_type(images, *backbone.values())
+    named = {name: torch.from_numpy(np.ascontiguousarray(value, dtype)) for name, value in backbone.items()}
     relu, arch, stem = torch.nn.functional.relu, ARCHS[model.arch], STEMS[model.stem]
 
     def conv(x: Any, name: str, stride: int = 1) -> Any:
@@ -171,7 +235,7 @@ def features(backbone: Tensors, model: Model, images: np.ndarray) -> np.ndarray:
         return torch.nn.functional.batch_norm(x, *of, training=False, eps=EPSILON)
 
     with torch.inference_mode():
-        x = relu(norm(conv(torch.from_numpy(images), "conv1", stem.stride), "bn1"))
+        x = relu(norm(conv(torch.from_numpy(np.ascontiguousarray(images, dtype)), "conv1", stem.stride), "bn1"))
         x = torch.nn.functional.max_pool2d(x, 3, 2, 1) if stem.pool else x
         for i, blocks in enumerate(arch.stage_sizes):
             for j in range(blocks):

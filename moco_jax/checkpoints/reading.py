@@ -1,5 +1,6 @@
 """Weights of other programs, whatever kind of file or folder they come in: one function."""
 
+import re
 from pathlib import Path
 
 from moco_jax.checkpoints import folders, pytorch, recognise, safetensors_file, weights
@@ -32,19 +33,28 @@ def read(path: Path, *, sha256: str | None = None) -> Found:
     """
     if not path.exists():
         raise ConfigError(f"there is no {path}")
+    if sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
+        raise ConfigError(f"a SHA-256 has 64 hexadecimal digits, and {sha256!r} is none")
     file = path / folders.WEIGHTS if path.is_dir() else path
-    found = "" if not file.exists() else pytorch.digests(file)[1]
-    if sha256 is not None and found != sha256.lower():
-        raise ConfigError(f"{file} has SHA-256 {found}, not {sha256}: it is damaged, or another file")
-    if path.is_dir():
-        return _of_folder(READERS[folders.library(path)](path), path, found)
-    if safetensors_file.is_file(path):
-        tensors, _ = safetensors_file.read(path)
-        try:
-            return recognise.from_tensors(tensors, "a ResNet in torchvision's names, safetensors", found)
-        except ConfigError as error:
-            raise ConfigError(f"{path}: {error}") from None
-    return recognise.from_file(path)
+    try:
+        found = pytorch.digests(file)[1] if file.is_file() else None
+        if sha256 is not None and found != sha256.lower():
+            raise ConfigError(f"{file} has SHA-256 {found}, not {sha256}: it is damaged, or another file")
+        if path.is_dir():
+            return _of_folder(READERS[folders.library(path)](path), path, found or "")
+        if not path.is_file():
+            raise ConfigError(f"{path} is no file: give a file of weights")
+        return _of_safetensors(path, found or "") if safetensors_file.is_file(path) else recognise.from_file(path)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror or error})") from None
+
+
+def _of_safetensors(path: Path, sha256: str) -> Found:
+    tensors, _ = safetensors_file.read(path)
+    try:
+        return recognise.from_tensors(tensors, "a ResNet in torchvision's names, safetensors", sha256)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
 
 
 def _of_folder(imported: Imported, path: Path, sha256: str) -> Found:

@@ -5,18 +5,18 @@
 | the released MoCo code (main_moco.py) | module.encoder_q.*, module.encoder_k.*, module.queue, module.queue_ptr |
 | its CIFAR-10 notebook | encoder_q.net.N.*, encoder_k.net.N.*, queue, queue_ptr: a Sequential without its max-pool |
 | a linear classifier on a frozen encoder (main_lincls.py) | module.conv1.weight ... module.fc.weight, with best_acc1 |
+| PyTorch's ImageNet example | the same, its optimizer over all parameters |
 | torchvision, timm | conv1.weight ... fc.weight |
 """
 
 import json
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from moco_jax.checkpoints import pytorch, weights
+from moco_jax.checkpoints import pytorch, torch_names, weights
 from moco_jax.checkpoints.torch_names import BATCH_COUNT, STATISTICS
 from moco_jax.checkpoints.weights import Classifier, Encoder, Pixels, Tensors
 from moco_jax.config import ConfigError
@@ -27,6 +27,7 @@ PUBLISHED = {  # the first eight digits of MD5, as their authors give them
     "59fd9945": "moco_v2_200ep_pretrain",
     "a04e12f8": "moco_v2_800ep_pretrain",
 }
+MOST = 260  # characters of what is said about a file
 CONTAINERS = {"epoch", "arch", "state_dict", "optimizer", "best_acc1", OURS}
 IMAGENET = Pixels(224, 256, "uint8", (0.0, 255.0), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CIFAR = Pixels(32, 32, "uint8", (0.0, 255.0), (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
@@ -63,11 +64,13 @@ def from_file(path: Path) -> Found:
     content = pytorch.read(path)
     md5, sha256 = pytorch.digests(path)
     if not isinstance(content, dict) or not content:
-        raise ConfigError(f"{path} holds a {type(content).__name__}, and weights are a dict of tensors by their names")
+        kind = "tensor" if isinstance(content, np.ndarray) else type(content).__name__
+        have = f"a {kind}" if isinstance(content, np.ndarray) or content else "nothing"
+        raise ConfigError(f"{path} holds {have}, and weights are a dict of tensors by their names")
     try:
         found = _found(content)
     except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
+        raise ConfigError(f"{path}: {weights.one_line(str(error), MOST)}") from None
     return found._replace(published=PUBLISHED.get(md5[:8]), sha256=sha256)
 
 
@@ -83,6 +86,8 @@ def _found(content: dict[str, Any]) -> Found:
         raise ConfigError(f"beside state_dict there is {weights.listed(others)}, which no known layout has")
     if not isinstance(tensors, dict) or not all(isinstance(t, np.ndarray) for t in tensors.values()):
         raise ConfigError("it holds no dict of tensors, neither at its top nor as state_dict")
+    if odd := [name for name in tensors if not isinstance(name, str)]:
+        raise ConfigError(f"its tensors are numbered ({weights.listed(odd)}), where weights have names")
     if tensors and all(name.startswith("module.") for name in tensors):  # as torch's DistributedDataParallel names them
         tensors = {name.removeprefix("module."): t for name, t in tensors.items()}
     starts = {name.split(".")[0] for name in tensors}
@@ -91,14 +96,21 @@ def _found(content: dict[str, Any]) -> Found:
     if "encoder_q" in starts:
         return _moco(content, tensors)
     if "conv1.weight" in tensors:
-        layout = (
-            "a linear classifier of main_lincls.py" if "best_acc1" in content else "a ResNet in torchvision's names"
-        )
-        return _checked_arch(_bare(tensors, layout, certain="best_acc1" in content), content)
+        return _checked_arch(_bare(tensors, _bare_layout(content), certain="best_acc1" in content), content)
     raise ConfigError(
         f"its names ({weights.listed(tensors)}) are those of no known layout: MoCo's encoder_q.*, with or without "
         "module. before them, or torchvision's conv1.weight ..."
     )
+
+
+def _bare_layout(content: dict[str, Any]) -> str:
+    """main_lincls.py saves as the example that it began as, which trains all parameters where that one trains two."""
+    if "best_acc1" not in content:
+        return "a ResNet in torchvision's names"
+    match content.get("optimizer"):
+        case {"param_groups": [{"params": [*trained]}]} if len(trained) != 2:
+            return "a supervised network of PyTorch's ImageNet example"
+    return "a linear classifier of main_lincls.py"
 
 
 def _moco(content: dict[str, Any], tensors: Tensors) -> Found:
@@ -121,7 +133,9 @@ def _moco(content: dict[str, Any], tensors: Tensors) -> Found:
         target, more = _encoder(parts["encoder_k"], "encoder_k")
         dropped += more
         if target.model != online.model or target.channels != online.channels:
-            raise ConfigError(f"encoder_q is {online.model}, and encoder_k is {target.model}")
+            one, other = (f"{e.model.arch} of width {e.model.width}, {e.channels} channels" for e in (online, target))
+            heads = f"head {online.model.head} {online.model.dim}", f"head {target.model.head} {target.model.dim}"
+            raise ConfigError(f"encoder_q is a {one}, {heads[0]}, and encoder_k a {other}, {heads[1]}")
     found = Found(
         layout=f"MoCo checkpoint, {layout}",
         online=online,
@@ -139,18 +153,24 @@ def _moco(content: dict[str, Any], tensors: Tensors) -> Found:
 
 def _of_notebook(name: str) -> str:
     """net.3.0.conv1.weight -> layer1.0.conv1.weight."""
-    _, number, rest = name.split(".", 2)
-    if not number.isdigit() or int(number) not in NOTEBOOK:
+    match = re.fullmatch(r"net\.([0-9])\.(.+)", name)
+    if match is None or int(match[1]) not in NOTEBOOK:
         raise ConfigError(f"{name} is no layer of the notebook's ResNet")
-    return f"{NOTEBOOK[int(number)]}.{rest}"
+    return f"{NOTEBOOK[int(match[1])]}.{match[2]}"
 
 
 def _encoder(tensors: Tensors, what: str) -> tuple[Encoder, tuple[str, ...]]:
     """An encoder with its head, and the names that were left out: counts of batches, which nothing reads."""
-    dropped = tuple(f"{what}.{n}" for n in tensors if n.endswith(BATCH_COUNT))
-    kept = {n: t for n, t in tensors.items() if not n.endswith(BATCH_COUNT)}
+    counts = {n.removesuffix("running_var") + BATCH_COUNT for n in tensors if n.endswith(".running_var")}
+    dropped = tuple(f"{what}.{n}" for n in tensors if n in counts)
+    kept = {n: t for n, t in tensors.items() if n not in counts}
+    if left := [n for n in kept if n.endswith(BATCH_COUNT)]:
+        raise ConfigError(f"{weights.listed(left)} counts the batches of no batch norm that is there")
     head = {n: kept.pop(n) for n in list(kept) if n.startswith("fc.")}
-    return weights.encoder(kept, head), dropped
+    try:
+        return weights.encoder(kept, head), dropped
+    except ConfigError as error:
+        raise ConfigError(f"in {what}, {error}" if what else str(error)) from None
 
 
 def _training(content: dict[str, Any], parts: dict[str, Tensors], dropped: tuple[str, ...]) -> Training | None:
@@ -158,45 +178,61 @@ def _training(content: dict[str, Any], parts: dict[str, Tensors], dropped: tuple
     memory, optimizer, epoch = parts[""], content.get("optimizer"), content.get("epoch")
     if not (parts["encoder_k"] and memory.keys() == {"queue", "queue_ptr"} and isinstance(optimizer, dict)):
         return None
-    if not isinstance(epoch, int) or isinstance(epoch, bool) or epoch < 0:
-        raise ConfigError(f"epoch is {epoch!r}; it must be a whole number from 0 on")
-    queue, ptr = memory["queue"], memory["queue_ptr"]
-    dim = next(t for n, t in parts["encoder_q"].items() if re.fullmatch(r"fc(\.2)?\.bias", n)).shape[0]
+    if not isinstance(epoch, int) or isinstance(epoch, bool) or not 0 <= epoch < 2**31:
+        said = f"of type {type(epoch).__name__}" if isinstance(epoch, (dict, list, tuple, np.ndarray)) else repr(epoch)
+        raise ConfigError(f"epoch is {weights.one_line(said, 60)}; it must be a whole number from 0 on")
+    queue, ptr = weights.floats({"queue": memory["queue"]})["queue"], memory["queue_ptr"]
+    dim = next((t.shape[0] for n, t in parts["encoder_q"].items() if n in ("fc.bias", "fc.2.bias")), None)
+    if dim is None:
+        raise ConfigError("it holds a queue, and an encoder without the head that makes its keys")
     if queue.ndim != 2 or queue.shape[0] != dim:
         raise ConfigError(f"queue is {queue.shape}, and the head gives {dim} features: (C, K) is needed")
-    if ptr.shape != (1,) or not 0 <= int(ptr[0]) < queue.shape[1]:
-        raise ConfigError(f"queue_ptr is {ptr.tolist()}, which is no place in a queue of {queue.shape[1]}")
+    if ptr.shape != (1,) or ptr.dtype.kind not in "iu" or not 0 <= int(ptr[0]) < queue.shape[1]:
+        said = f"{ptr.dtype}{ptr.shape}" if ptr.size > 1 else f"{ptr.tolist()}"
+        raise ConfigError(f"queue_ptr is {said}, which is no place in a queue of {queue.shape[1]}")
     names = [n for n in parts["encoder_q"] if n.rpartition(".")[2] not in (*STATISTICS, BATCH_COUNT)]
-    momentum, settings = _momentum(optimizer, {n: parts["encoder_q"][n].shape for n in names})
+    if names != torch_names.in_order(names):
+        raise ConfigError("its tensors are in another order than torch's modules give: momentum goes by that order")
+    momentum, settings = _momentum(optimizer, {n: parts["encoder_q"][n] for n in names})
     return Training(epoch, momentum, settings, queue.T, int(ptr[0]))
 
 
-def _momentum(optimizer: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> tuple[Tensors, dict[str, Any]]:
+def _momentum(optimizer: dict[str, Any], params: Tensors) -> tuple[Tensors, dict[str, Any]]:
     """Buffers by parameter name, and the settings, of an SGD state over both encoders or the online one.
 
     Parameters are numbered by their place; before torch 1.6 by what their memory address was, in the same order.
     """
     groups, state = optimizer.get("param_groups"), optimizer.get("state")
-    if not isinstance(groups, (list, tuple)) or len(groups) != 1 or not isinstance(state, Mapping):
+    one = isinstance(groups, (list, tuple)) and len(groups) == 1 and isinstance(groups[0], dict)
+    numbers = groups[0].get("params") if one else None  # type: ignore[index]  # it is one dict
+    if not isinstance(numbers, (list, tuple)) or not isinstance(state, dict):
         raise ConfigError("its optimizer is no SGD with one group of parameters, as the original's")
-    numbers = list(groups[0].get("params", ()))
-    if len(numbers) not in (len(shapes), 2 * len(shapes)):
+    if not all(isinstance(n, int) for n in numbers) or len(set(numbers)) != len(numbers):
+        raise ConfigError("its optimizer numbers its parameters by something else, or one number twice")
+    if len(numbers) not in (len(params), 2 * len(params)):
         raise ConfigError(
-            f"its optimizer holds {len(numbers)} parameters; {len(shapes)} of the online encoder are needed, or "
-            f"{2 * len(shapes)} of both"
+            f"its optimizer holds {len(numbers)} parameters; {len(params)} of the online encoder are needed, or "
+            f"{2 * len(params)} of both"
         )
     out = {}
-    for number, (name, shape) in zip(numbers, shapes.items(), strict=False):
-        buffer = state.get(number, {}).get("momentum_buffer")
-        if not isinstance(buffer, np.ndarray) or buffer.shape != shape:
+    for number, (name, param) in zip(numbers, params.items(), strict=False):
+        of = state.get(number, {})
+        if isinstance(of, dict) and "exp_avg" in of:
+            raise ConfigError("its optimizer is an Adam, and SGD with momentum trains here")
+        buffer = of.get("momentum_buffer") if isinstance(of, dict) else None
+        if not isinstance(buffer, np.ndarray) or buffer.shape != param.shape:
             have = "none" if not isinstance(buffer, np.ndarray) else str(buffer.shape)
-            raise ConfigError(f"the momentum of {name} {shape} is {have}: it is no checkpoint to continue from")
+            raise ConfigError(f"the momentum of {name} {param.shape} is {have}: it is no checkpoint to continue from")
         out[name] = buffer
-    if extra := state.keys() - set(numbers[: len(shapes)]):
+    if extra := state.keys() - set(numbers[: len(params)]):
         raise ConfigError(
             f"its optimizer holds momentum of {len(extra)} parameters that are none of the online encoder's"
         )
-    return out, {k: v for k, v in groups[0].items() if k != "params"}
+    settings = {k: v for k, v in groups[0].items() if k != "params"}  # type: ignore[index]
+    try:
+        return weights.floats(out), settings
+    except ConfigError as error:
+        raise ConfigError(f"in its momentum, {error}") from None
 
 
 def _bare(tensors: Tensors, layout: str, *, certain: bool) -> Found:
@@ -216,8 +252,9 @@ def _bare(tensors: Tensors, layout: str, *, certain: bool) -> Found:
 
 def _checked_arch(found: Found, content: dict[str, Any]) -> Found:
     said = content.get("arch", found.online.model.arch)
-    if said != found.online.model.arch:
-        raise ConfigError(f"it says arch {said!r}, and its tensors are those of {found.online.model.arch}")
+    if not isinstance(said, str) or said != found.online.model.arch:
+        said = weights.one_line(repr(said), 60) if isinstance(said, str) else f"of type {type(said).__name__}"
+        raise ConfigError(f"it says arch {said}, and its tensors are those of {found.online.model.arch}")
     return found
 
 
@@ -226,8 +263,17 @@ def _ours(content: dict[str, Any]) -> dict[str, Any] | None:
     ours = content.get(OURS)
     if ours is None:
         return None
+    step, written, about = (ours.get(k) if isinstance(ours, dict) else None for k in ("step", "written", "about"))
     try:
-        about = json.loads(ours["about"])
-        return {"step": int(ours["step"]), "written": np.asarray(ours["written"], np.int32), "about": dict(about)}
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"its key {OURS!r} is not what moco_jax writes ({type(error).__name__}: {error})") from None
+        about = json.loads(about) if isinstance(about, str) else None
+    except (ValueError, RecursionError):
+        about = None
+    if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step < 2**31:
+        wrong = "step"
+    elif not isinstance(written, np.ndarray) or written.dtype != np.int32:
+        wrong = "written"
+    elif not isinstance(about, dict):
+        wrong = "about"
+    else:
+        return {"step": step, "written": written, "about": about}
+    raise ConfigError(f"its key {OURS!r} is not what moco_jax writes: {wrong} is missing or of another kind")

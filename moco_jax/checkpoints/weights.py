@@ -6,6 +6,7 @@ torch.
 
 import dataclasses
 import functools
+import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -84,12 +85,15 @@ def describe(tensors: Tensors) -> Model:
     if "conv1.weight" not in tensors or tensors["conv1.weight"].ndim != 4:
         raise ConfigError("the weights have no first convolution conv1.weight of 4 axes: they are of no ResNet")
     width, _, size, _ = tensors["conv1.weight"].shape
+    if empty := [name for name, value in tensors.items() if not value.size]:
+        raise ConfigError(f"{listed(empty)} is empty: a layer of no channels is none")
     stages = _stages(tensors)
     basic = not any(".conv3." in name for name in tensors)
     arch = next((n for n, a in ARCHS.items() if a.stage_sizes == stages and (a.block is BasicBlock) == basic), None)
     if arch is None:
         kind = "basic blocks" if basic else "bottlenecks"
-        raise ConfigError(f"the weights are of a ResNet with {stages} {kind}, which is none of {', '.join(ARCHS)}")
+        of = f"{len(stages)} stages, {stages[:8]} {kind}"
+        raise ConfigError(f"the weights are of a ResNet with {of}, which is none of {', '.join(ARCHS)}")
     stem = next((n for n, s in STEMS.items() if s.size == size), None)
     if stem is None:
         sizes = " or ".join(str(s.size) for s in STEMS.values())
@@ -108,8 +112,8 @@ def encoder(backbone: Tensors, head: Tensors) -> Encoder:
         if head.keys() != set(names):
             raise ConfigError(f"its head is {listed(head)}, which is neither MoCo v1's fc nor v2's fc.0 and fc.2")
         kind = "linear" if names is HEADS["linear"] else "mlp"
-        model = dataclasses.replace(model, head=kind, dim=len(head[names[-1]]))
-    backbone, head = _floats(backbone), _floats(head)
+        model = dataclasses.replace(model, head=kind, dim=head[names[-1]].size)
+    backbone, head = floats(backbone), floats(head)
     found = Encoder(backbone, head, model, backbone["conv1.weight"].shape[1])
     network(found)
     return found
@@ -142,11 +146,11 @@ def classifier(
         raise ConfigError(f"the classifier is {weight.shape} with bias {bias.shape}; the features are {width} wide")
     if names is not None and len(names) != len(weight):
         raise ConfigError(f"the classifier has {len(weight)} classes, and {len(names)} names for them")
-    found = _floats({"fc.weight": weight, "fc.bias": bias})
+    found = floats({"fc.weight": weight, "fc.bias": bias})
     return Classifier(found["fc.weight"], found["fc.bias"], names)
 
 
-def _floats(tensors: Tensors) -> Tensors:
+def floats(tensors: Tensors) -> Tensors:
     """The tensors, float16 as float32; ConfigError for other kinds of numbers, and for numbers that are none."""
     out = {}
     for name, value in tensors.items():
@@ -158,17 +162,23 @@ def _floats(tensors: Tensors) -> Tensors:
     return out
 
 
-def listed(names: Iterable[str]) -> str:
+def listed(names: Iterable[object]) -> str:
     """The first names, and how many more there are."""
-    names = list(names)
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    texts = [one_line(str(name), 60) for name in names]
+    return ", ".join(texts[:3]) + (f" and {len(texts) - 3} more" if len(texts) > 3 else "")
+
+
+def one_line(text: str, most: int) -> str:
+    """A text of a stranger's as part of a message: on one line, without control characters, `most` long."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * most]).split())
+    return line if len(line) <= most else line[: most - 3] + "..."
 
 
 def _stages(tensors: Tensors) -> tuple[int, ...]:
     """Blocks of each stage."""
     blocks: dict[int, int] = {}
     for name in tensors:
-        stage, _, rest = name.removeprefix("layer").partition(".")
-        if name.startswith("layer") and stage.isdigit() and (block := rest.split(".")[0]).isdigit():
-            blocks[int(stage)] = max(blocks.get(int(stage), 0), int(block) + 1)
+        if match := re.match(r"layer([0-9]{1,3})\.([0-9]{1,3})\.", name):
+            stage, block = map(int, match.groups())
+            blocks[stage] = max(blocks.get(stage, 0), block + 1)
     return tuple(blocks[stage] for stage in sorted(blocks))

@@ -140,3 +140,41 @@ def test_json_that_is_no_object_is_damaged(tmp_path, content):
     (tmp_path / "config.json").write_bytes(content)
     with pytest.raises(ConfigError, match="is damaged"):
         stores.read_json(tmp_path / "config.json")
+
+
+def test_a_tree_is_the_whole_state_without_a_template(folder):
+    """Nested dicts and lists of numpy arrays on the host, leaf for leaf what was saved, of whatever mechanism."""
+    tree = stores.Store(folder, read_only=True).tree(3)
+    assert type(tree) is dict and type(tree["online"]["params"]["backbone"]) is dict
+    found, saved = stores.leaves(tree), stores.leaves(parallel.host(init()))
+    assert found.keys() == saved.keys() and "optimizer/1/0" in found
+    for name, leaf in saved.items():
+        assert isinstance(found[name], np.ndarray) and found[name].dtype == leaf.dtype, name
+        np.testing.assert_array_equal(found[name], leaf)
+
+
+def test_a_tree_of_a_damaged_checkpoint_names_its_folder(folder):
+    """As `restore` does."""
+    import shutil
+
+    shutil.rmtree(folder / "3" / "state")
+    with pytest.raises(ConfigError, match=r"/3 cannot be read .* delete that folder"):
+        stores.Store(folder, read_only=True).tree(3)
+
+
+def test_leaves_are_named_alike_in_dicts_and_dataclasses():
+    """What is compared across programs: a State, and the dicts that it is read back as."""
+    state = init()
+    as_dicts = {
+        "step": state.step,
+        **{
+            part: {"params": n.params, "batch_stats": n.batch_stats}
+            for part, n in (("online", state.online), ("target", state.target))
+        },
+        "optimizer": list(state.optimizer),
+        "memory": state.memory,
+    }
+    assert stores.leaves(state).keys() == stores.leaves(as_dicts).keys()
+    names = stores.leaves(state)
+    assert names["online/params/backbone/w"] is state.online.params["backbone"]["w"]
+    assert {"step", "optimizer/1/0", "memory/queue"} <= names.keys()

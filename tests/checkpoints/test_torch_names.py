@@ -4,9 +4,10 @@ import jax
 import numpy as np
 import pytest
 
-from moco_jax.checkpoints.torch_names import from_torch, to_torch, torch_name
+from moco_jax.checkpoints.torch_names import from_torch, in_order, to_torch, torch_name
 from moco_jax.config import BatchNorm, ConfigError, Model
 from moco_jax.models import encoder
+from tests.parity.torchvision_cpu import import_torchvision
 
 
 def network(arch="resnet_tiny", head="mlp", stem="cifar"):
@@ -88,3 +89,28 @@ def test_what_has_no_name_of_its_own_is_an_error(tree, message):
     """A layer that torchvision lacks, a layout that is unknown, and two leaves of one name: never a tensor lost."""
     with pytest.raises(ConfigError, match=message):
         to_torch(tree)
+
+
+def test_order_is_that_of_torchs_modules():
+    """Stem, stages with the shortcut last in its block, fc; of a batch norm scale, shift, statistics, count."""
+    names = [
+        *("conv1.weight", "bn1.weight", "bn1.bias", "bn1.running_mean", "bn1.running_var", "bn1.num_batches_tracked"),
+        *("layer1.0.conv1.weight", "layer1.0.bn1.weight", "layer1.0.conv2.weight", "layer1.0.bn2.bias"),
+        *("layer1.0.downsample.0.weight", "layer1.0.downsample.1.weight", "layer1.0.downsample.1.running_var"),
+        *("layer1.1.conv1.weight", "layer1.2.conv1.weight", "layer1.10.conv1.weight", "layer1.10.conv3.weight"),
+        *("layer2.0.conv1.weight", "fc.0.weight", "fc.0.bias", "fc.2.weight", "fc.2.bias"),
+    ]
+    assert in_order(sorted(names)) == names and in_order(reversed(names)) == names
+    assert in_order(["fc.bias", "fc.weight", "conv1.weight"]) == ["conv1.weight", "fc.weight", "fc.bias"]
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "resnet50"])
+def test_order_is_torchvisions(arch):
+    """Of everything in its state_dict, and of the parameters, by which optimizers number them."""
+    torchvision = import_torchvision()
+    if torchvision is None:
+        pytest.skip("torch or torchvision is not installed")
+    module = getattr(torchvision.models, arch)()
+    for names in (list(module.state_dict()), [name for name, _ in module.named_parameters()]):
+        shuffled = list(np.random.default_rng(0).permutation(names))
+        assert shuffled != names and in_order(map(str, shuffled)) == names
