@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "api.md"
 PUBLIC = {  # heading: (file below moco_jax/, names in the order of the page)
-    "moco_jax": (("pretrain.py", ("train", "Result")), ("evaluation/encoder.py", ("load_encoder",))),
+    "moco_jax": (("pretrain.py", ("train", "Result")), ("evaluation/loading.py", ("load_encoder",))),
     "moco_jax.config": (("config.py", ("page", "read", "to_json")),),
     "moco_jax.protocols": (
         ("protocols.py", ("page", "read", "Linear", "Finetune", "Fit", "Knn", "Transfer", "Labelled")),

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from moco_jax.evaluation.encoder import load_encoder
+    from moco_jax.evaluation.loading import load_encoder
     from moco_jax.pretrain import train
 
 __version__ = "0.1.0"
@@ -17,7 +17,7 @@ def __getattr__(name: str) -> Any:
 
         return train
     if name == "load_encoder":
-        from moco_jax.evaluation.encoder import load_encoder
+        from moco_jax.evaluation.loading import load_encoder
 
         return load_encoder
     raise AttributeError(f"module 'moco_jax' has no attribute {name!r}")

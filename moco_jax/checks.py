@@ -19,6 +19,7 @@ FREE = (
     "consistency.",
     "checkpoint.",
     "log.",
+    "train.init_from",  # a path: what it leads to is compared by `initial.begin`
     "train.microbatch_size",
     "train.steps_per_call",
 )

@@ -105,6 +105,8 @@ class Optimizer:
 class Train:
     """How long, and how a step is spread over the hardware."""
 
+    init_from: str | None = None  # weights to start from: a file of weights, or a run's folder (None: random ones)
+    init_head: bool = True  # also take its projection head, if it has one; False: the head starts anew, from the seed
     epochs: int = 200  # of whole batches; the cosine schedule ends there, so a run cannot be lengthened
     microbatch_size: int | None = None  # images per device encoded at once (None: all of them)
     steps_per_call: int = 1  # steps per dispatch (GPU, TPU): a divisor of log.every_steps, or shorter calls compile too

@@ -78,10 +78,12 @@ def report(
     with _digits_elsewhere(config) as config:
         parts = assemble(config, encoder=encoder, source=source, recipe=recipe, pairs=pairs)
         first_step = pretrain.check_folder(parts, workdir)
+        start = pretrain.begin(parts, workdir, first_step, given=encoder is not None)
         pretrain.default_evaluators(parts)  # labels asked for where there are none
         total = parts.config.train.epochs * parts.steps_per_epoch
         resolved, parameters = resolved_values(config, parts), count_parameters(parts)
-        for line in about(parts, Path(workdir), first_step, total, resolved, parameters):
+        known = about(parts, Path(workdir), first_step, total, resolved, parameters)
+        for line in (*known, *start.lines, *(f"warning: {warning}" for warning in start.warnings)):
             say(line)
         host = batches_of(parts)
         begin = first_step if first_step < total else 0  # of a complete run: its first steps

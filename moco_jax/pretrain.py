@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from moco_jax import checks, gallery, parallel
+from moco_jax import checks, gallery, initial, parallel
 from moco_jax.assembly import Parts, assemble, batches_of
 from moco_jax.checkpoints.store import Store, describe, exclusive, read_json, write_json
 from moco_jax.config import Config, ConfigError, read_stored, to_json
@@ -53,12 +53,12 @@ def train(
     if isinstance(config, Config) and config.log.tensorboard:
         check_installed()
     parts = assemble(config, encoder=encoder, source=source, recipe=recipe, pairs=pairs)
-    check_folder(parts, workdir)
+    start = begin(parts, workdir, check_folder(parts, workdir), given=encoder is not None)
     workdir = Path(workdir)
     if evaluators is None:
         evaluators = default_evaluators(parts)
     cadence = _cadence(parts)
-    about = about_of(parts)
+    about = about_of(parts) | ({} if start.about is None else {"init": start.about})
     resident = parts.config.data.path == "resident"
     data = loader.resident(parts.source, parts.config.data.workers) if resident else {}
 
@@ -66,7 +66,7 @@ def train(
     with _folder(workdir, about), Store(workdir / "checkpoints", keep=parts.config.checkpoint.keep) as store:
         step = store.latest() or 0
         if step < cadence.total:
-            _train(parts, workdir, store, about, data, step=step, cadence=cadence, evaluators=evaluators)
+            _train(parts, workdir, store, about, data, start, step=step, cadence=cadence, evaluators=evaluators)
     return Result(workdir, cadence.total, step >= cadence.total, time.perf_counter() - started)
 
 
@@ -76,14 +76,16 @@ def _train(
     store: Store,
     about: dict[str, Any],
     data: dict[str, Any],
+    start: initial.Start,
     *,
     step: int,
     cadence: Cadence,
     evaluators: Sequence[Evaluator],
 ) -> None:
     """From step to the end: state, batches, log, and the loop over them."""
-    config, init = parts.config, parts.mechanism.init
-    state = store.restore(step, parallel.abstract(init)) if step else parallel.born(init)
+    config = parts.config
+    init = parts.mechanism.init
+    state = store.restore(step, parallel.abstract(init)) if step else initial.born(init, start)
     batches, placed = batches_of(parts), parallel.put_data(data)
     evaluations = [Evaluation(config.eval.every_epochs * parts.steps_per_epoch, e) for e in evaluators]
     if block := checks.leak_block(config, parallel.device_count()):
@@ -103,7 +105,7 @@ def _train(
     with RunLog(
         workdir, total_steps=cadence.total, first_step=step, batch_size=config.batch_size, silent=silent, events=events
     ) as log:
-        _announce(log, parts, step, cadence)
+        _announce(log, parts, start, step, cadence)
         if events is not None:
             _show(log, events, {"view_pairs": lambda: gallery.views(parts, step, gallery.Options(), "")}, step)
         try:
@@ -204,6 +206,16 @@ def default_evaluators(parts: Parts) -> Sequence[Evaluator]:
     return [knn_monitor(parts.config, parts.encoder, parts.values, parts.objects["source"])]
 
 
+def begin(parts: Parts, workdir: str | Path, step: int, *, given: bool = False) -> initial.Start:
+    """What a run begins with, or began with if its folder is at `step`; `given`: its encoder is a user's own.
+
+    Raises ConfigError for weights that cannot be read, do not fit, or are others than it began with.
+    """
+    stored, _, hint = _stored(Path(workdir))
+    where = f"{workdir}{hint}"
+    return initial.begin(parts.config, parts.encoder, parts.values, stored=stored, step=step, where=where, given=given)
+
+
 def check_folder(parts: Parts, workdir: str | Path) -> int:
     """The newest checkpoint's step, 0 for none; raises ConfigError where the folder holds another run than `parts`."""
     if "://" in str(workdir):
@@ -217,14 +229,8 @@ def check_folder(parts: Parts, workdir: str | Path) -> int:
                 f"--workdir={workdir} lies in {key} {folder}: its pictures would be taken for images; give a --workdir "
                 "outside of it"
             )
-    workdir, stored, step, hint = Path(workdir), None, None, ""
-    if (workdir / "checkpoints").is_dir():
-        with Store(workdir / "checkpoints", read_only=True) as store:
-            step = store.latest()
-            stored = None if step is None else store.about(step)
-    if stored is None:  # stopped before its first checkpoint, or no run at all
-        stored = read_json(workdir / "config.json")
-        hint = f" (it has no checkpoint yet: delete {workdir} to begin anew)"
+    workdir = Path(workdir)
+    stored, step, hint = _stored(workdir)
     if stored is None:
         return 0
     try:
@@ -242,7 +248,20 @@ def check_folder(parts: Parts, workdir: str | Path) -> int:
     return step or 0
 
 
-def _announce(log: RunLog, parts: Parts, step: int, cadence: Cadence) -> None:
+def _stored(workdir: Path) -> tuple[dict[str, Any] | None, int | None, str]:
+    """What a folder says of its run, at which checkpoint, and what to do where it has none; None: it holds no run."""
+    step, stored = None, None
+    if (workdir / "checkpoints").is_dir():
+        with Store(workdir / "checkpoints", read_only=True) as store:
+            step = store.latest()
+            stored = None if step is None else store.about(step)
+    if stored is not None:
+        return stored, step, ""
+    # stopped before its first checkpoint, or no run at all
+    return read_json(workdir / "config.json"), None, f" (it has no checkpoint yet: delete {workdir} to begin anew)"
+
+
+def _announce(log: RunLog, parts: Parts, start: initial.Start, step: int, cadence: Cadence) -> None:
     """What is about to run, in a few lines."""
     config = parts.config
     log.say(f"encoder: {parts.encoder.label}, computing in {parallel.compute_dtype(config.model.dtype)}")
@@ -256,7 +275,9 @@ def _announce(log: RunLog, parts: Parts, step: int, cadence: Cadence) -> None:
             f"queue.size = {config.queue.size} (loss at chance: {chance:.2f}; above it at first is normal), "
             f"bn.group_size = {config.bn.group_size}, shuffle.block = {config.shuffle.block}"
         )
-    for warning in parts.warnings:
+    for line in start.lines:
+        log.say(line)
+    for warning in parts.warnings + start.warnings:
         log.say(f"warning: {warning}")
     log.say(f"continuing at step {step}" if step else "starting")
     log.write(
@@ -267,6 +288,7 @@ def _announce(log: RunLog, parts: Parts, step: int, cadence: Cadence) -> None:
             "encoder": parts.encoder.label,
             "images": len(parts.source),
             "chance": chance,
-            "warnings": parts.warnings,
+            "warnings": parts.warnings + start.warnings,
+            **({} if start.about is None else {"init": start.about}),
         }
     )

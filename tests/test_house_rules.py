@@ -23,7 +23,7 @@ LAYERS = (
     ("events", "logs"),
     ("loop",),
     ("evaluation",),
-    ("assembly", "suggest"),
+    ("assembly", "initial", "suggest"),
     ("gallery",),
     ("pretrain",),
     ("conversion", "dry_run"),

@@ -34,6 +34,7 @@ FREE = {
     "consistency.every_epochs",
     "log.every_steps",
     "log.tensorboard",
+    "train.init_from",  # the weights behind it are compared instead: tests/test_initial.py
     "train.microbatch_size",
     "train.steps_per_call",
 }

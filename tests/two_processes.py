@@ -15,8 +15,7 @@ jax.config.update("jax_enable_x64", True)
 from moco_jax import config, parallel, pretrain, protocols
 from moco_jax.data import opening
 from moco_jax.data.sources import ArraySource
-from moco_jax.evaluation import encoder as frozen
-from moco_jax.evaluation import finetune, probe
+from moco_jax.evaluation import finetune, loading, probe
 from tests import tiny
 
 
@@ -42,8 +41,8 @@ def evaluate(run: str) -> None:
     labels = np.arange(len(tiny.images())) % 3
     opening.open_split = lambda *_, **__: ArraySource(tiny.images(), labels, "tiny")  # type: ignore[assignment]
 
-    def load(path: str | os.PathLike[str]) -> frozen.Loaded:
-        return frozen.load(path, encoder=tiny.small_encoder(run_config("resident"), 3))
+    def load(path: str | os.PathLike[str]) -> loading.Loaded:
+        return loading.load(path, encoder=tiny.small_encoder(run_config("resident"), 3))
 
     data = protocols.Labelled(dataset="tiny", test_split=None, test_share=0.25)
     views = protocols.Views(recipe="supervised")

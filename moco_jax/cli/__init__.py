@@ -10,7 +10,7 @@ COMMANDS = {
     "inspect": "what your images are, what training would do, and a config page for them",
     "train": "pretrain an encoder (default: handwritten digits into runs/digits)",
     "report": "pictures of runs and whether they learned: PNG and one HTML page, also while a run is going",
-    "features": "features of images by a run's encoder as .npz or .parquet, with names, labels and groups",
+    "features": "features of images by an encoder as .npz or .parquet, with names, labels and groups",
     "knn": "accuracy by nearest neighbours: several k, backbone and head features",
     "eval-linear": "linear accuracy of a frozen encoder by the published protocol",
     "finetune": "the whole network trained on labels: from an encoder, or from scratch for comparison",

@@ -7,13 +7,13 @@ from moco_jax.cli import flags
 
 USAGE = (
     "usage: eval_linear.py (or moco-jax eval-linear) [--config=PAGE] "
-    "[--config.KEY=VALUE ...] [--checkpoint=RUN] [--workdir=DIR]\n\n"
+    "[--config.KEY=VALUE ...] [--checkpoint=RUN|FILE] [--workdir=DIR]\n\n"
     "Linear accuracy of a frozen encoder by the published protocol; `moco-jax transfer` sets it beside others.\n\n"
     "  moco-jax eval-linear --checkpoint=runs/digits --config.learning_rates='(30.0, 10.0, 3.0)' --config.holdout=0.1"
 )
 NAMED = {
-    "checkpoint": ("runs/digits", "folder of the run to evaluate"),
-    "workdir": (None, "folder for the result; CHECKPOINT/linear where not given"),
+    "checkpoint": ("runs/digits", "folder of the run, or file of weights, to evaluate"),
+    "workdir": (None, "folder for the result; RUN/linear, or FILE without its ending and _linear, where not given"),
 }
 
 
@@ -27,7 +27,8 @@ def _evaluate(argv: Sequence[str]) -> int:
     settings = protocols.read(page, protocols.Linear)
     flags.prepare_environment()
 
-    from moco_jax.evaluation import probe
+    from moco_jax.evaluation import loading, probe
 
-    run, workdir = named["checkpoint"], named["workdir"] or f"{named['checkpoint']}/linear"
+    run = named["checkpoint"]
+    workdir = named["workdir"] or loading.workdir_for(run, "linear")
     return flags.evaluated(lambda: probe.run(settings, run, workdir))

@@ -9,14 +9,14 @@ from moco_jax.config import ConfigError, unknown
 USAGE = (
     "usage: moco-jax features RUN --output=FILE [--images=IMAGES] [--split=SPLIT] [--data_dir=DIR] [--feature=NAME]\n"
     "       [--format=FORMAT] [--batch_size=N]\n\n"
-    "Features of images by a run's encoder: a file of features (N, D), names, ids, and labels, groups and class_names\n"
+    "Features of images by an encoder: a file of features (N, D), names, ids, and labels, groups and class_names\n"
     "where there are any.\n\n"
     "  moco-jax features runs/digits --split=test --output=digits.npz"
 )
-PLACES = {"RUN": "folder of a run; it may still be going"}
+PLACES = {"RUN": "folder of a run, which may still be going, or a file of weights"}
 NAMED = {
     "output": (None, "the file to write; .npz or .parquet"),
-    "images": (None, "a data set, folder or manifest; the run's own training images where not given"),
+    "images": (None, "a data set, folder or manifest; the run's own training images where not given (a file has none)"),
     "split": (None, "which of them; those trained on, or train, where not given"),
     "data_dir": (None, "TFDS data directory of the images; the run's where not given"),
     "feature": ("backbone", "backbone (pooled) or head (what the loss compares)"),

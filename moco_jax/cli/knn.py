@@ -6,13 +6,13 @@ from moco_jax import protocols
 from moco_jax.cli import flags
 
 USAGE = (
-    "usage: moco-jax knn [--config=PAGE] [--config.KEY=VALUE ...] [--checkpoint=RUN] [--workdir=DIR]\n\n"
+    "usage: moco-jax knn [--config=PAGE] [--config.KEY=VALUE ...] [--checkpoint=RUN|FILE] [--workdir=DIR]\n\n"
     "Accuracy of a frozen encoder by the votes of nearest neighbours: for several k, on backbone and head features.\n\n"
     "  moco-jax knn --checkpoint=runs/digits --config.temperature=0.07 --config.k='(20, 200)'"
 )
 NAMED = {
-    "checkpoint": ("runs/digits", "folder of the run to evaluate"),
-    "workdir": (None, "folder for the result; CHECKPOINT/knn where not given"),
+    "checkpoint": ("runs/digits", "folder of the run, or file of weights, to evaluate"),
+    "workdir": (None, "folder for the result; RUN/knn, or FILE without its ending and _knn, where not given"),
 }
 
 
@@ -26,7 +26,8 @@ def _knn(argv: Sequence[str]) -> int:
     settings = protocols.read(page, protocols.Knn)
     flags.prepare_environment()
 
-    from moco_jax.evaluation import neighbours
+    from moco_jax.evaluation import loading, neighbours
 
-    run, workdir = named["checkpoint"], named["workdir"] or f"{named['checkpoint']}/knn"
+    run = named["checkpoint"]
+    workdir = named["workdir"] or loading.workdir_for(run, "knn")
     return flags.evaluated(lambda: neighbours.run(settings, run, workdir, say=flags.say))

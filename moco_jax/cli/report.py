@@ -103,7 +103,7 @@ def _images(
     """Pictures of a run's images, and {title: why} of those that cannot be made."""
     from moco_jax import assembly, gallery
     from moco_jax.data import sources
-    from moco_jax.evaluation import encoder
+    from moco_jax.evaluation import loading
 
     run, everything = shown.run, (gallery.VIEWS, gallery.NEIGHBOURS, gallery.MAP)
     options = gallery.Options(named["bands"], named["map"], max(int(named["images"]) // count, 4))
@@ -122,7 +122,7 @@ def _images(
     if given:
         tasks = {}
     try:
-        bank, queries = gallery.encoded(parts, encoder.load(folder).trained, options.images)
+        bank, queries = gallery.encoded(parts, loading.load(folder).trained, options.images)
     except (ConfigError, OSError, sources.ReadError) as error:
         missing |= dict.fromkeys(everything[1:], " ".join(str(error).split()))
     else:

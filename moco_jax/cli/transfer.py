@@ -6,14 +6,20 @@ from moco_jax import protocols
 from moco_jax.cli import flags
 
 USAGE = (
-    "usage: moco-jax transfer [--config=PAGE] [--config.KEY=VALUE ...] [--encoders=RUN,RUN,...] [--workdir=DIR]\n\n"
+    "usage: moco-jax transfer [--config=PAGE] [--config.KEY=VALUE ...] [--encoders=RUN|FILE,...] [--workdir=DIR]\n\n"
     "One table: pixels, the untrained network, encoders and supervised training, by kNN, linear, few labels and "
     "fine-tuning.\n\n"
     "  moco-jax transfer --encoders=runs/mine --config.data.dataset=labelled.csv --config.labels=\"('5', '10%')\""
 )
 NAMED = {
-    "encoders": ("", "folders of runs, separated by commas; the first is compared with each other row"),
-    "workdir": (None, "folder for the table; FIRST ENCODER/transfer where not given"),
+    "encoders": (
+        "",
+        "folders of runs and files of weights, separated by commas; the first is compared with each other row",
+    ),
+    "workdir": (
+        None,
+        "folder for the table; by the first encoder, RUN/transfer, or FILE without its ending and _transfer",
+    ),
 }
 
 
@@ -27,8 +33,8 @@ def _transfer(argv: Sequence[str]) -> int:
     settings = protocols.read(page, protocols.Transfer)
     flags.prepare_environment()
 
-    from moco_jax.evaluation import transfer
+    from moco_jax.evaluation import loading, transfer
 
     encoders = [path for path in named["encoders"].split(",") if path]
-    workdir = named["workdir"] or f"{(encoders or ['.'])[0]}/transfer"
+    workdir = named["workdir"] or loading.workdir_for((encoders or ["."])[0], "transfer")
     return flags.evaluated(lambda: transfer.run(settings, encoders, workdir, say=flags.say))

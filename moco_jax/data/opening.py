@@ -122,6 +122,11 @@ def open_split(data: Data, split: str, *, name: str | None = None, data_dir: str
     return of_listing(listing, split, name=where, channels=data.channels, groups_matter=data.pairs == "same_group")
 
 
+def names_images(data: Data) -> bool:
+    """Whether a config says where its images are."""
+    return any(getattr(data, kind) is not None for kind in KINDS)
+
+
 def own_split(data: Data, *, name: str | None = None, data_dir: str | None = None) -> sources.Source | None:
     """The images that a run trained on, `data.split`, to be compared with those of `name` (as in `open_split`).
 

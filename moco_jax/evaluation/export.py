@@ -13,7 +13,7 @@ from moco_jax import config as schema
 from moco_jax.config import ConfigError
 from moco_jax.data import opening, sources
 from moco_jax.data.sources import Source
-from moco_jax.evaluation import encoder as frozen
+from moco_jax.evaluation import loading
 from moco_jax.evaluation.features import FEATURES, extract
 
 TABLES = ("class_names", "group_names")  # by number, not by image
@@ -33,18 +33,22 @@ def export(
 ) -> dict[str, np.ndarray]:
     """Encode the images that a run was trained on, or `images`, into `output` (.npz or .parquet); returns the arrays.
 
-    `images` is a path to a folder, a .csv or an .npy file, or a TFDS data set; its split is `train` where none is
-    named. Raises ConfigError for an output that may not or cannot be written, a feature that there is not, a run
-    without a checkpoint, and images of another kind than the encoder's.
+    `run` is the folder of one, or a file of weights, which needs `images`: a path to a folder, a .csv or an .npy file,
+    or a TFDS data set; its split is `train` where none is named. Raises ConfigError for an output that may not or
+    cannot be written, a feature that there is not, a run without a checkpoint, and images of another kind than the
+    encoder's.
     """
     run, output = Path(run), Path(output)
     if feature not in FEATURES:
         raise schema.unknown("feature", feature, FEATURES)
     writer = _writer(output)
-    loaded = frozen.load(run)
+    loaded = loading.load(run)
     if loaded.source and images is None:
         raise ConfigError(f"{run} was trained on a source of your own, {loaded.source!r}: say which images to encode")
+    loaded.check_feature(feature, "--feature")
     data = loaded.config.data
+    if images is None and not opening.names_images(data):
+        raise ConfigError(f"{run} is a file of weights, which names no images: say which to encode, by --images=IMAGES")
     split = split or (data.split if images is None else "train")
     source = opening.open_split(data, split, name=images, data_dir=data_dir)
     loaded.trained.preprocessing.check(sources.read(source, 0), f"{source.name}: record 0")

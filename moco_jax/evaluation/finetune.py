@@ -8,8 +8,7 @@ import numpy as np
 from moco_jax import loop, parallel, protocols
 from moco_jax.config import ConfigError, unknown
 from moco_jax.data import sources
-from moco_jax.evaluation import encoder as frozen
-from moco_jax.evaluation import few, fitting, intervals, kept, labelled, metrics, networks
+from moco_jax.evaluation import few, fitting, intervals, kept, labelled, loading, metrics, networks
 from moco_jax.state import Network
 
 STARTS = ("encoder", "scratch")
@@ -20,16 +19,16 @@ def run(
     checkpoint: str | Path,
     workdir: str | Path,
     *,
-    load: frozen.Load | None = None,
+    load: loading.Load | None = None,
 ) -> str:
     """The result as text; made once, then read back from `workdir`.
 
-    `load` makes an encoder of the path (None: of a run's folder, `encoder.load`). Raises ConfigError for what cannot
-    be, before anything is trained, and for a folder of another evaluation; RuntimeError where an encoder changed
-    meanwhile (`kept.result`).
+    `load` makes an encoder of the path (None: of a run's folder or a file of weights, `loading.load`). Raises
+    ConfigError for what cannot be, before anything is trained, and for a folder of another evaluation; RuntimeError
+    where an encoder changed meanwhile (`kept.result`).
     """
     check(settings)
-    loaded = (load or frozen.load)(checkpoint).resized(size=settings.views.size, resize=settings.views.resize)
+    loaded = (load or loading.load)(checkpoint).resized(size=settings.views.size, resize=settings.views.resize)
     networks.check_encoder(settings.fit, loaded, scratch=settings.start == "scratch")
     pair = labelled.open_pair(
         settings.data, loaded.config.data, seed=settings.seed, own_source=loaded.source, like=loaded.values
@@ -120,10 +119,10 @@ def _drawn(
     return out
 
 
-def _origin(settings: protocols.Finetune, loaded: frozen.Loaded, checkpoint: str | Path) -> str:
+def _origin(settings: protocols.Finetune, loaded: loading.Loaded, checkpoint: str | Path) -> str:
     if settings.start == "scratch":
         return f"from scratch, the network of {checkpoint}"
-    return f"from step {loaded.step} of {loaded.total_steps} of {checkpoint}"
+    return f"from {loaded.where(checkpoint)}"
 
 
 def text(result: dict[str, Any]) -> str:

@@ -17,7 +17,7 @@ from moco_jax.config import ConfigError
 from moco_jax.core import schedules
 from moco_jax.data import loader, sources
 from moco_jax.evaluation import classifier
-from moco_jax.evaluation.encoder import Loaded
+from moco_jax.evaluation.loading import Loaded
 from moco_jax.logs import RunLog
 
 History = dict[int, dict[str, Any]]  # {step: numbers of evaluations}: saved with the state, as a log may be cut short

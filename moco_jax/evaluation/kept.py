@@ -9,14 +9,14 @@ import numpy as np
 from moco_jax.checkpoints.store import read_json
 from moco_jax.config import ConfigError
 from moco_jax.evaluation import encoder as frozen
-from moco_jax.evaluation import few, fitting, labelled
+from moco_jax.evaluation import few, fitting, labelled, loading
 from moco_jax.state import Network
 
 FORMAT = 1  # of result.json; another number where its keys change
 
 
 def question(
-    settings: Any, loaded: frozen.Loaded, network: Network, pair: labelled.Pair, drawn: Sequence[np.ndarray] = ()
+    settings: Any, loaded: loading.Loaded, network: Network, pair: labelled.Pair, drawn: Sequence[np.ndarray] = ()
 ) -> dict[str, Any]:
     """What decides a result, JSON-ready: settings, and digests of the network, of the images and of the rows drawn."""
     about = {"settings": fitting.plain(settings), "step": loaded.step}
@@ -29,7 +29,7 @@ def result(
     workdir: str | Path,
     make: Callable[[], dict[str, Any]],
     network: Network,
-    loaded: frozen.Loaded,
+    loaded: loading.Loaded,
     *,
     checkpoint: str | Path | None,
 ) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def result(
     RuntimeError where `network` is not bit for bit what it was before, in memory and, if it was trained, in the
     `checkpoint` (None: not compared).
     """
-    frozen.check_no_run(workdir)
+    loading.check_no_run(workdir)
     folder = Path(workdir)
     path = folder / "result.json"
     if (folder / "rows").is_dir():
@@ -69,16 +69,20 @@ def _read(path: Path, about: dict[str, Any]) -> dict[str, Any] | None:
     return stored
 
 
-def _unchanged(before: str, network: Network, loaded: frozen.Loaded, checkpoint: str | Path | None) -> str:
+def _unchanged(before: str, network: Network, loaded: loading.Loaded, checkpoint: str | Path | None) -> str:
     """In words, where the network was found to be the one of that digest; RuntimeError where it is another."""
     after, how = {frozen.digest(network)}, "as before, in memory"
     if checkpoint is not None and network is loaded.trained.network:
-        on_disk = frozen.stored_digest(checkpoint, loaded.step, network)
+        on_disk = loading.stored_digest(checkpoint, loaded.step, network)
         after |= set() if on_disk is None else {on_disk}
-        how = f"{how} (the run has removed that checkpoint since)" if on_disk is None else "as the checkpoint holds it"
+        how = f"{how} ({_gone(loaded)} since)" if on_disk is None else "as the checkpoint holds it"
     if after != {before}:
         raise RuntimeError("the encoder changed while it was evaluated; the result is not kept")
     return how
+
+
+def _gone(loaded: loading.Loaded) -> str:
+    return "the file has gone" if loaded.step is None else "the run has removed that checkpoint"
 
 
 def origin(stored: dict[str, Any], workdir: str | Path, where: str) -> str:

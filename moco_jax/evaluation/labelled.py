@@ -59,6 +59,11 @@ def open_pair(
             f"the encoder was trained on a source of your own, {own_source!r}: name labelled data by "
             "--config.data.dataset=NAME"
         )
+    if data.dataset is None and not opening.names_images(run):
+        raise ConfigError(
+            "a file of weights names no images: name labelled data by --config.data.dataset=NAME, a data set, a folder "
+            "of class folders, or a .csv with a column label"
+        )
     if data.workers < 1:
         raise ConfigError(f"data.workers must be 1 or more, not {data.workers}")
     train = _open(data, run, data.train_split)

@@ -1,5 +1,6 @@
 """kNN of a frozen encoder as a command: several k, both features, every setting beside the numbers."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import numpy as np
 from moco_jax import protocols
 from moco_jax.config import ConfigError, unknown
 from moco_jax.evaluation import encoder as frozen
-from moco_jax.evaluation import kept, knn, labelled
+from moco_jax.evaluation import kept, knn, labelled, loading
 from moco_jax.evaluation.features import FEATURES, extract
 
 
@@ -20,18 +21,19 @@ def run(
     checkpoint: str | Path,
     workdir: str | Path,
     *,
-    load: frozen.Load | None = None,
+    load: loading.Load | None = None,
     say: Callable[[str], None] = print,
 ) -> str:
     """The numbers as text; made once, then read back from `workdir`/result.json.
 
-    `load` makes an encoder of the path (None: of a run's folder, `encoder.load`); `say` hears what it will take before
-    anything but one batch is encoded. Raises ConfigError for a number that cannot be, for more neighbours than train
-    images, for what `labelled.open_pair` refuses and for a folder of another evaluation; RuntimeError where the encoder
-    changed meanwhile (`kept.result`).
+    `load` makes an encoder of the path (None: of a run's folder or a file of weights, `loading.load`); `say` hears what
+    it will take before anything but one batch is encoded, and that an encoder has no head. Raises ConfigError for a
+    number that cannot be, for more neighbours than train images, for what `labelled.open_pair` refuses and for a folder
+    of another evaluation; RuntimeError where the encoder changed meanwhile (`kept.result`).
     """
     check(settings)
-    loaded = (load or frozen.load)(checkpoint)
+    loaded = (load or loading.load)(checkpoint)
+    settings = _with_features_of(settings, loaded, say)
     pair = labelled.open_pair(settings.data, loaded.config.data, seed=0, own_source=loaded.source, like=loaded.values)
     if max(settings.k) > len(pair.train.labels):
         few_enough = tuple(k for k in settings.k if k <= len(pair.train.labels)) or (1,)
@@ -46,8 +48,17 @@ def run(
         return {"test": pair.test_is, **_measured(settings, loaded.trained, pair, say)}
 
     stored = kept.result(about, workdir, make, network, loaded, checkpoint=checkpoint if load is None else None)
-    where = f"{loaded.trained.label}, step {loaded.step} of {loaded.total_steps} of {checkpoint}"
-    return f"{text(stored)}\n{kept.origin(stored, workdir, where)}"
+    return f"{text(stored)}\n{kept.origin(stored, workdir, loaded.named(checkpoint))}"
+
+
+def _with_features_of(settings: protocols.Knn, loaded: loading.Loaded, say: Callable[[str], None]) -> protocols.Knn:
+    """Settings without the head of an encoder that has none; ConfigError where nothing else was asked for."""
+    if loaded.has_head or "head" not in settings.features:
+        return settings
+    if settings.features == ("head",):
+        loaded.check_feature("head", "features")
+    say(f"encoder {loaded.trained.label} has no projection head: backbone features alone")
+    return dataclasses.replace(settings, features=tuple(name for name in settings.features if name != "head"))
 
 
 def check(settings: protocols.Knn) -> None:

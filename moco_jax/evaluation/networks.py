@@ -10,7 +10,7 @@ import numpy as np
 from moco_jax import parallel, protocols
 from moco_jax.config import ConfigError, unknown
 from moco_jax.data import loader
-from moco_jax.evaluation import classifier, fitting, labelled
+from moco_jax.evaluation import classifier, fitting, labelled, loading
 from moco_jax.evaluation import encoder as frozen
 from moco_jax.models.encoder import Encoder
 from moco_jax.state import Network
@@ -55,7 +55,7 @@ def check_fit(fit: protocols.Fit) -> None:
     fitting.schedule(fit, epochs=fit.epochs, steps_per_epoch=1, section="fit.")
 
 
-def check_encoder(fit: protocols.Fit, loaded: frozen.Loaded, *, scratch: bool) -> None:
+def check_encoder(fit: protocols.Fit, loaded: loading.Loaded, *, scratch: bool) -> None:
     """Raises ConfigError for what a section `fit` asks and an encoder cannot."""
     encoder = loaded.grouped(fit.group_size)
     if encoder.module is None:
@@ -74,7 +74,7 @@ def check_encoder(fit: protocols.Fit, loaded: frozen.Loaded, *, scratch: bool) -
 
 
 def prepare(
-    fit: protocols.Fit, how: protocols.Views, loaded: frozen.Loaded, pair: labelled.Pair, *, seed: int, workers: int
+    fit: protocols.Fit, how: protocols.Views, loaded: loading.Loaded, pair: labelled.Pair, *, seed: int, workers: int
 ) -> Fitter:
     """What all draws share: images in place, and the function that judges test images."""
     encoder = loaded.grouped(fit.group_size)

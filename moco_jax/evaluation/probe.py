@@ -11,7 +11,7 @@ import numpy as np
 
 from moco_jax import loop, parallel, protocols
 from moco_jax.config import ConfigError, unknown
-from moco_jax.evaluation import classifier, few, fitting, kept, labelled, metrics
+from moco_jax.evaluation import classifier, few, fitting, kept, labelled, loading, metrics
 from moco_jax.evaluation import encoder as frozen
 from moco_jax.evaluation.features import FEATURES, extract
 
@@ -28,15 +28,17 @@ def run(
     checkpoint: str | Path,
     workdir: str | Path,
     *,
-    load: frozen.Load | None = None,
+    load: loading.Load | None = None,
 ) -> str:
     """The result as text; made once, then read back from `workdir`.
 
-    `load` makes an encoder of the path (None: of a run's folder, `encoder.load`). Raises ConfigError for what cannot be
-    and for a folder of another evaluation, RuntimeError where an encoder changed meanwhile (`kept.result`).
+    `load` makes an encoder of the path (None: of a run's folder or a file of weights, `loading.load`). Raises
+    ConfigError for what cannot be and for a folder of another evaluation, RuntimeError where an encoder changed
+    meanwhile (`kept.result`).
     """
     check(settings)
-    loaded = (load or frozen.load)(checkpoint).resized(size=settings.views.size, resize=settings.views.resize)
+    loaded = (load or loading.load)(checkpoint).resized(size=settings.views.size, resize=settings.views.resize)
+    loaded.check_feature(settings.feature, "feature")
     pair = labelled.open_pair(
         settings.data, loaded.config.data, seed=settings.seed, own_source=loaded.source, like=loaded.values
     )
@@ -49,13 +51,13 @@ def run(
             name: _probed(settings, loaded, encoder, pair, about, Path(workdir) / name.split()[0], name)
             for name, encoder in encoders.items()
         }
-        return {"classes": pair.class_names, "test": pair.test_is, "rows": rows}
+        own = _own(settings, loaded, pair)
+        return {"classes": pair.class_names, "test": pair.test_is, "rows": rows} | ({} if own is None else {"own": own})
 
     stored = kept.result(
         about, workdir, make, loaded.trained.network, loaded, checkpoint=checkpoint if load is None else None
     )
-    where = f"{loaded.trained.label}, step {loaded.step} of {loaded.total_steps} of {checkpoint}"
-    return f"{text(stored)}\n{kept.origin(stored, workdir, where)}"
+    return f"{text(stored)}\n{kept.origin(stored, workdir, loaded.named(checkpoint))}"
 
 
 def check(settings: protocols.Linear) -> None:
@@ -84,7 +86,7 @@ def check(settings: protocols.Linear) -> None:
 
 def _probed(
     settings: protocols.Linear,
-    loaded: frozen.Loaded,
+    loaded: loading.Loaded,
     encoder: frozen.FrozenEncoder,
     pair: labelled.Pair,
     about: dict[str, Any],
@@ -136,6 +138,23 @@ def _probed(
         evaluations=[loop.Evaluation(every, functools.partial(_judge, judged, settings.learning_rates))],
     )
     return _result(settings, state, judged["test"], history, planned, pair)
+
+
+def _own(settings: protocols.Linear, loaded: loading.Loaded, pair: labelled.Pair) -> dict[str, Any] | None:
+    """What the classifier in a file of weights says of the test images as it is, or {"missing": why}; None: no such."""
+    own = loaded.classifier
+    if own is None:
+        return None
+    if len(own.weight) != pair.classes:
+        return {"missing": f"it knows {len(own.weight)} classes, and the data have {pair.classes}"}
+    places = np.arange(pair.classes)
+    if own.names is not None and sorted(own.names) == sorted(pair.class_names):  # the same ones, in whatever order
+        places = np.array([own.names.index(name) for name in pair.class_names])
+    get = functools.partial(extract, batch_size=settings.batch_size, workers=settings.data.workers)
+    features = get(loaded.trained, pair.test.source)["backbone"]
+    params = {"kernel": jnp.asarray(own.weight[places].T, features.dtype), "bias": jnp.asarray(own.bias[places])}
+    found = metrics.of(np.asarray(classifier.scores(params, features)), pair.test.labels, pair.classes)
+    return {"last": found, "images": {"test": len(pair.test.labels)}}
 
 
 def _judge(judged: dict[str, Judged], rates: tuple[float, ...], state: Any) -> dict[str, float]:
@@ -227,6 +246,14 @@ def text(result: dict[str, Any]) -> str:
         if len(row["rates"]) > 1:
             listed = "  ".join(f"{rate}: {_share(share)}" for rate, share in row["rates"].items())
             lines.append(f"  top-1 by learning rate, last epoch: {listed}")
+    if own := result.get("own"):
+        if "missing" in own:
+            lines.append(f"its own classifier is not judged: {own['missing']}")
+        else:
+            lines += [
+                f"its own classifier: top-1 {own['last']['top1']:.2%} as it is ({own['images']['test']:,} test images)",
+                metrics.summary(own["last"], result["classes"]),
+            ]
     views = settings["views"]["recipe"] or "centre views, encoded once"
     lines.append(
         f"(one run, seed {settings['seed']}; {settings['feature']} features; views: {views}; judged on "

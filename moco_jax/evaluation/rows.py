@@ -15,7 +15,7 @@ from moco_jax.checkpoints.store import read_json
 from moco_jax.config import ConfigError
 from moco_jax.data import loader, sources
 from moco_jax.evaluation import encoder as frozen
-from moco_jax.evaluation import few, fitting, knn, labelled, logistic, networks
+from moco_jax.evaluation import few, fitting, knn, labelled, loading, logistic, networks
 from moco_jax.evaluation.features import extract
 from moco_jax.logs import clock
 
@@ -82,7 +82,7 @@ def of_features(question: Question, get: Callable[[sources.Source], np.ndarray])
     return columns
 
 
-def of_networks(question: Question, loaded: frozen.Loaded, *, scratch: bool) -> dict[str, Column]:
+def of_networks(question: Question, loaded: loading.Loaded, *, scratch: bool) -> dict[str, Column]:
     """Columns of whole networks, trained from the encoder or, `scratch`, from what it was before its training."""
     settings, labels = question.settings, question.pair.test.labels
     start = (loaded.untrained if scratch else loaded.trained).network

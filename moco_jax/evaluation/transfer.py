@@ -14,7 +14,7 @@ from moco_jax import parallel, protocols
 from moco_jax.config import ConfigError
 from moco_jax.data import sources
 from moco_jax.evaluation import encoder as frozen
-from moco_jax.evaluation import few, fitting, intervals, knn, labelled, networks
+from moco_jax.evaluation import few, fitting, intervals, knn, labelled, loading, networks
 from moco_jax.evaluation.rows import (
     KNN,
     LINEAR,
@@ -40,19 +40,19 @@ def run(
     paths: Sequence[str],
     workdir: str | Path,
     *,
-    load: frozen.Load | None = None,
+    load: loading.Load | None = None,
     say: Callable[[str], None] = print,
 ) -> str:
     """The table as text; also WORKDIR/table.json and table.csv. What was made before of the same is read back.
 
-    `load` makes an encoder of a path (None: of a run's folder, `encoder.load`). Raises ConfigError for what cannot be,
-    before anything is encoded.
+    `load` makes an encoder of a path (None: of a run's folder or a file of weights, `loading.load`). Raises ConfigError
+    for what cannot be, before anything is encoded.
     """
     check(settings, paths)
-    frozen.check_no_run(workdir)
+    loading.check_no_run(workdir)
     if (Path(workdir) / "result.json").exists():
         raise ConfigError(f"{workdir} holds another evaluation, no table; give another --workdir")
-    encoders = {path: (load or frozen.load)(path) for path in paths}
+    encoders = {path: (load or loading.load)(path) for path in paths}
     settings = _alike(settings, encoders)
     how = settings.views
     encoders = {path: loaded.resized(size=how.size, resize=how.resize) for path, loaded in encoders.items()}
@@ -101,13 +101,13 @@ def check(settings: protocols.Transfer, paths: Sequence[str]) -> None:
     networks.check_fit(settings.fit)
 
 
-def _alike(settings: protocols.Transfer, encoders: dict[str, frozen.Loaded]) -> protocols.Transfer:
+def _alike(settings: protocols.Transfer, encoders: dict[str, loading.Loaded]) -> protocols.Transfer:
     """Settings in which nothing is left to each encoder: all rows see the same views, in the same groups.
 
     Raises ConfigError where encoders were trained otherwise and the settings do not say which it shall be.
     """
     how, fit = settings.views, settings.fit
-    asked: dict[str, tuple[Any, Callable[[frozen.Loaded], Any]]] = {
+    asked: dict[str, tuple[Any, Callable[[loading.Loaded], Any]]] = {
         "views.size": (how.size, lambda e: e.trained.preprocessing.size),
         "views.resize": (how.resize, lambda e: e.trained.preprocessing.resize),
         "views.path": (how.path, lambda e: e.config.data.path),
@@ -126,7 +126,9 @@ def _alike(settings: protocols.Transfer, encoders: dict[str, frozen.Loaded]) -> 
     return dataclasses.replace(settings, views=views, fit=dataclasses.replace(fit, group_size=chosen["fit.group_size"]))
 
 
-def _question(settings: protocols.Transfer, encoders: dict[str, frozen.Loaded], say: Callable[[str], None]) -> Question:
+def _question(
+    settings: protocols.Transfer, encoders: dict[str, loading.Loaded], say: Callable[[str], None]
+) -> Question:
     """The labelled images and the draws; ConfigError where an encoder does not fit them."""
     first = next(iter(encoders.values()))
     for path, loaded in encoders.items():
@@ -185,7 +187,7 @@ def _names(paths: Sequence[str]) -> dict[str, str]:
     return {path: s if short.count(s) == 1 else path for path, s in zip(paths, short, strict=True)}
 
 
-def _rows(question: Question, encoders: dict[str, frozen.Loaded]) -> list[Row]:
+def _rows(question: Question, encoders: dict[str, loading.Loaded]) -> list[Row]:
     first = next(iter(encoders.values()))
     seen = str(first.trained.preprocessing)
     digest = f"{frozen.digest(first.untrained.network)} {seen}"

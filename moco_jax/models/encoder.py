@@ -22,7 +22,8 @@ class Encoder(NamedTuple):
     init: Callable[[jax.Array], dict[str, Tree]]
     # params, batch_stats, x (n, H, W, C) -> z (n, C) by the statistics of the batch, not normalised; new batch_stats
     project: Callable[[Tree, Tree, jax.Array], tuple[jax.Array, Tree]]
-    # params, batch_stats, x (n, H, W, C) -> {"backbone": (n, D), "head": (n, C)} by the running statistics
+    # params, batch_stats, x (n, H, W, C) -> {"backbone": (n, D), "head": (n, C)} by the running statistics; without a
+    # projection head {"backbone"} alone
     features: Callable[[Tree, Tree, jax.Array], dict[str, jax.Array]]
     label: str  # what a checkpoint says it holds
     module: nn.Module | None = None  # backbone and pooling in linen, over the subtrees `backbone`; None: not in linen
@@ -49,6 +50,15 @@ class Network(nn.Module):
         pooled = pool(self.backbone(x, train=train))
         z = self.head(pooled, train=train)
         return pooled, z.astype(jnp.promote_types(z.dtype, jnp.float32))
+
+
+class _NoHead(nn.Module):
+    """In the place of a head: it has no parameters, and nobody asks for what it returns."""
+
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """(n, D) as it is."""
+        del train
+        return x
 
 
 def pool(maps: list[jax.Array]) -> jax.Array:
@@ -92,11 +102,33 @@ def build(backbone: nn.Module, head: nn.Module, *, input_shape: tuple[int, int, 
     return Encoder(init, project, features, label, Pooled(backbone))
 
 
-def from_config(model: config.Model, bn: config.BatchNorm, *, channels: int, size: int, dtype: DTypeLike) -> Encoder:
+def headless(backbone: nn.Module, *, input_shape: tuple[int, int, int], label: str) -> Encoder:
+    """An encoder without a projection head, to be evaluated: `build` without one; `project` raises ConfigError."""
+    whole = build(backbone, _NoHead(), input_shape=input_shape, label=label)
+
+    def project(params: Tree, batch_stats: Tree, x: jax.Array) -> tuple[jax.Array, Tree]:
+        raise ConfigError(f"encoder {label!r} has no projection head, which pretraining needs; give it one by build()")
+
+    def features(params: Tree, batch_stats: Tree, x: jax.Array) -> dict[str, jax.Array]:
+        return {"backbone": whole.features(params, batch_stats, x)["backbone"]}
+
+    return whole._replace(project=project, features=features)
+
+
+def from_config(
+    model: config.Model,
+    bn: config.BatchNorm,
+    *,
+    channels: int,
+    size: int,
+    dtype: DTypeLike,
+    with_head: bool = True,
+) -> Encoder:
     """The encoder that a config describes, for images (n, size, size, channels), computing in `dtype`.
 
-    Parameters are in at least float32, and so is the head, whose output the loss compares. Raises ConfigError for names
-    that are not in the tables and numbers that cannot be.
+    Parameters are in at least float32, and so is the head, whose output the loss compares; without it, it is `headless`
+    and model.head and model.dim are not read. Raises ConfigError for names that are not in the tables and numbers that
+    cannot be.
     """
     for key, value, least in (
         ("model.width", model.width, 1),
@@ -108,6 +140,13 @@ def from_config(model: config.Model, bn: config.BatchNorm, *, channels: int, siz
     if model.head not in heads.HEADS:
         raise config.unknown("model.head", model.head, heads.HEADS)
     backbone = resnet.build(model.arch, stem=model.stem, width=model.width, group_size=bn.group_size, dtype=dtype)
+    label, input_shape = label_of(model, with_head=with_head), (size, size, channels)
+    if not with_head:
+        return headless(backbone, input_shape=input_shape, label=label)
     head = heads.HEADS[model.head](model.dim, jnp.promote_types(dtype, jnp.float32))
-    label = f"{model.arch}(width={model.width}, stem={model.stem})+{model.head}{model.dim}"
-    return build(backbone, head, input_shape=(size, size, channels), label=label)
+    return build(backbone, head, input_shape=input_shape, label=label)
+
+
+def label_of(model: config.Model, *, with_head: bool = True) -> str:
+    """What a checkpoint says of the encoder that a config describes."""
+    return f"{model.arch}(width={model.width}, stem={model.stem})" + f"+{model.head}{model.dim}" * with_head

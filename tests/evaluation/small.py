@@ -10,6 +10,7 @@ from moco_jax.core.randomness import INIT, key
 from moco_jax.data import opening
 from moco_jax.data.sources import ArraySource
 from moco_jax.evaluation import encoder as frozen
+from moco_jax.evaluation import loading
 from moco_jax.state import Network
 from tests import tiny
 
@@ -48,8 +49,8 @@ class Bench:
         self.splits = {"train": source(60, 0, "train"), "test": source(30, 1, "test")}
         self.own_source, self.on_disk, self.opened, self.encoded = "", None, [], 0
         monkeypatch.setattr(opening, "open_split", self.open_split)
-        monkeypatch.setattr(frozen, "load", self.load)
-        monkeypatch.setattr(frozen, "stored_digest", lambda *_: self.on_disk or frozen.digest(placed(self.trained)))
+        monkeypatch.setattr(loading, "load", self.load)
+        monkeypatch.setattr(loading, "stored_digest", lambda *_: self.on_disk or frozen.digest(placed(self.trained)))
 
     def open_split(self, data, split, *, name=None, data_dir=None):
         self.opened.append((name or data.dataset, split, data_dir or data.data_dir))
@@ -58,7 +59,7 @@ class Bench:
     def load(self, checkpoint, **_):
         both = [frozen.freeze(self.forward, placed(n), self.encoder, self.how) for n in (self.trained, self.untrained)]
         both = [e._replace(features=self.counted(e.features)) for e in both]
-        return frozen.Loaded(*both, self.encoder, self.config, 8, self.own_source, 20, self.values)
+        return loading.Loaded(*both, self.encoder, self.config, 8, self.own_source, 20, self.values)
 
     def counted(self, features):
         def count(x):

@@ -1,4 +1,4 @@
-"""A run's folder opened for evaluation: the trained online network, the untrained one, and what is refused."""
+"""A frozen encoder: what it does to images, as a callable and in linen, and which it refuses."""
 
 import jax
 import jax.numpy as jnp
@@ -6,88 +6,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from moco_jax import load_encoder, parallel
-from moco_jax.checkpoints.store import Store, describe
-from moco_jax.config import ConfigError, Data, Eval, Views, to_json
-from moco_jax.core.randomness import INIT, key
+from moco_jax import parallel
+from moco_jax.config import ConfigError
 from moco_jax.data.sources import ArraySource
-from moco_jax.evaluation import encoder as frozen
 from moco_jax.evaluation.features import extract
-from moco_jax.state import Network, State
 from tests import tiny
-
-CONFIG = tiny.config(
-    seed=5,
-    views=Views(size=tiny.SIZE),
-    data=Data(range=(0.0, 100.0), mean=(0.5, 0.4, 0.3), std=(0.25, 0.5, 1.0)),
-    eval=Eval(resize=tiny.SIZE + 4),
-)
-SMALL = tiny.small_encoder(CONFIG, 3)
-
-
-def begun(seed):
-    """The small encoder as a run with this seed begins."""
-    return parallel.born(lambda: Network(**SMALL.init(key(seed, 0, INIT))))
-
-
-def plus(network, amount):
-    return parallel.born(lambda: jax.tree.map(lambda a: jnp.asarray(a) + amount, parallel.host(network)))
-
-
-@pytest.fixture(scope="module")
-def fresh():
-    """What the config's seed begins with."""
-    return begun(CONFIG.seed)
-
-
-@pytest.fixture(scope="module")
-def online(fresh):
-    """What the newest checkpoint holds as its online network."""
-    return plus(fresh, 1.0)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory, fresh, online):
-    """A run with two checkpoints, in which online and target of both are four different networks."""
-    workdir = tmp_path_factory.mktemp("run")
-    objects = {"encoder": "small", "source": "mine", "recipe": "", "pairs": ""}
-    values = frozen.Values(3, "uint8", 0.0, 100.0)
-    about = {**describe(to_json(CONFIG), objects), "values": values._asdict(), "total_steps": 20}
-    with Store(workdir / "checkpoints", keep=2) as store:
-        for step, ours in ((4, plus(fresh, 3.0)), (8, online)):
-            target = plus(ours, 1.0)
-            state = State(parallel.born(lambda n=step: jnp.asarray(n)), ours, target, {}, {})
-            store.save(step, state, about)
-    return workdir
-
-
-@pytest.fixture(scope="module")
-def loaded(folder):
-    """The folder, opened with the encoder that it was trained with."""
-    return frozen.load(folder, encoder=SMALL)
-
-
-def test_the_trained_network_is_the_newest_online_one(loaded, folder, online):
-    """Not the target, not an older step; read anew it is still the same."""
-    assert loaded.step == 8
-    assert frozen.digest(loaded.trained.network) == frozen.digest(online)
-    assert frozen.stored_digest(folder, 8, loaded.trained.network) == frozen.digest(online)
-    assert frozen.stored_digest(folder, 4, loaded.trained.network) != frozen.digest(online)
-    assert frozen.stored_digest(folder, 2, loaded.trained.network) is None  # removed, or never there
-    assert frozen.digest(load_encoder(folder, encoder=SMALL).network) == frozen.digest(online)
-
-
-def test_the_untrained_network_is_what_the_runs_seed_begins_with(loaded, fresh):
-    """The baseline of a run is its own beginning; another seed would be another encoder."""
-    assert frozen.digest(loaded.untrained.network) == frozen.digest(fresh)
-    assert frozen.digest(loaded.untrained.network) != frozen.digest(begun(0))
-
-
-def test_config_and_source_come_from_the_checkpoint(loaded):
-    """Nothing but the folder is needed."""
-    assert loaded.config == CONFIG and loaded.source == "mine" and loaded.total_steps == 20
-    for it in loaded[:2]:
-        assert it.label == "small" and it.view_shape == (tiny.SIZE, tiny.SIZE, 3)
+from tests.evaluation.begun import SMALL
 
 
 def test_features_are_of_standardised_views_by_each_network(loaded, online, fresh):
@@ -169,25 +93,3 @@ def test_images_of_another_kind_are_refused(loaded, images, message):
     for use in (loaded.trained, loaded.trained.preprocess):
         with pytest.raises(ConfigError, match=message):
             use(images)
-
-
-def test_another_encoder_is_refused(folder):
-    """By its label: one of the user's own, and the config's where none is given."""
-    with pytest.raises(ConfigError, match="trained with encoder 'small', not 'other': give the same one from Python"):
-        frozen.load(folder, encoder=SMALL._replace(label="other"))
-    with pytest.raises(ConfigError, match="with encoder 'small', not 'resnet_tiny.*': give that one .* as encoder="):
-        load_encoder(folder)
-
-
-def test_a_folder_without_a_finished_checkpoint_is_refused(tmp_path):
-    """No folder, one where nobody ever trained, training that has not saved yet, and one that began to."""
-    with pytest.raises(ConfigError, match="there is no folder .*/none: give that of a run"):
-        load_encoder(tmp_path / "none", encoder=SMALL)
-    with pytest.raises(ConfigError, match="there are no checkpoints in .*: give the folder of a run"):
-        load_encoder(tmp_path, encoder=SMALL)
-    (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(ConfigError, match="holds no finished checkpoint yet"):
-        load_encoder(tmp_path, encoder=SMALL)
-    Store(tmp_path / "checkpoints").__exit__()
-    with pytest.raises(ConfigError, match="holds no finished checkpoint yet"):
-        load_encoder(tmp_path, encoder=SMALL)

@@ -11,7 +11,7 @@ from moco_jax.config import Config, ConfigError, Data, Views
 from moco_jax.data import opening
 from moco_jax.data.sources import ArraySource
 from moco_jax.evaluation import encoder as frozen
-from moco_jax.evaluation import export
+from moco_jax.evaluation import export, loading
 from tests import tiny
 
 COUNT = 11
@@ -44,7 +44,7 @@ class Bench:
     def __init__(self, monkeypatch):
         self.config, self.source, self.opened, self.calls = CONFIG, "", [], []
         self.found = Folder(images(), np.arange(COUNT) % 3, name="mine/train[:9]")
-        monkeypatch.setattr(frozen, "load", self.load)
+        monkeypatch.setattr(loading, "load", self.load)
         monkeypatch.setattr(opening, "open_split", self.open_split)
 
     def features(self, x):
@@ -55,7 +55,7 @@ class Bench:
     def load(self, run):
         how = tiny.preprocessing(4, 1, resize=6)
         trained = frozen.FrozenEncoder(self.features, None, "fake", how, None)
-        return frozen.Loaded(trained, trained, None, self.config, 8, self.source, 20, None)
+        return loading.Loaded(trained, trained, None, self.config, 8, self.source, 20, None)
 
     def open_split(self, data, split, *, name=None, data_dir=None):
         self.opened.append((name or data.dataset, split, data_dir or data.data_dir, data.channels))
@@ -108,7 +108,7 @@ def test_a_folder_of_classes_is_named_by_its_files(bench, tmp_path, monkeypatch)
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(images()[i, :, :, 0]).save(file)
     monkeypatch.undo()
-    monkeypatch.setattr(frozen, "load", bench.load)
+    monkeypatch.setattr(loading, "load", bench.load)
     arrays = export.export("run", tmp_path / "a.npz", images=str(tmp_path / "pets"))
     assert arrays["names"].tolist() == ["ant/0.png", "ant/2.png", "ant/4.png", "cat/1.png", "cat/3.png"]
     np.testing.assert_array_equal(arrays["features"][:, 0], [0, 2, 4, 1, 3])

@@ -7,7 +7,7 @@ import pytest
 
 from moco_jax.checkpoints.store import exclusive
 from moco_jax.config import ConfigError
-from moco_jax.evaluation import encoder, finetune, neighbours, probe, transfer
+from moco_jax.evaluation import finetune, loading, neighbours, probe, transfer
 from moco_jax.protocols import Finetune, Fit, Knn, Linear, Transfer
 from tests.evaluation import small
 
@@ -69,7 +69,7 @@ def test_a_table_and_a_result_do_not_share_a_folder(monkeypatch, tmp_path):
 def test_a_checkpoint_that_the_run_has_removed_since_loses_nothing(monkeypatch, tmp_path):
     """The encoder is compared in memory alone, and the result says so."""
     small.Bench(monkeypatch)
-    monkeypatch.setattr(encoder, "stored_digest", lambda *_: None)
+    monkeypatch.setattr(loading, "stored_digest", lambda *_: None)
     text = RUNS["knn"](tmp_path)
     assert "bit for bit as before, in memory (the run has removed that checkpoint since)" in text
     assert json.loads((tmp_path / "result.json").read_text())["top1"]

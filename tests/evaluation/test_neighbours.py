@@ -13,7 +13,7 @@ from moco_jax.config import Config, ConfigError, Data, Views
 from moco_jax.data import opening
 from moco_jax.data.sources import ArraySource
 from moco_jax.evaluation import encoder as frozen
-from moco_jax.evaluation import knn, labelled, neighbours
+from moco_jax.evaluation import knn, labelled, loading, neighbours
 from moco_jax.evaluation.features import extract
 from moco_jax.state import Network
 from tests import tiny
@@ -47,8 +47,8 @@ class Bench:
         self.calls, self.step, self.source, self.fill, self.on_disk = [], 8, "", 1.0, None
         self.splits = {"train": source(60, 0, "mine/train"), "test": source(30, 1, "mine/test")}
         monkeypatch.setattr(opening, "open_split", lambda data, split, **named: self.splits[split])
-        monkeypatch.setattr(frozen, "load", self.load)
-        monkeypatch.setattr(frozen, "stored_digest", self.stored_digest)
+        monkeypatch.setattr(loading, "load", self.load)
+        monkeypatch.setattr(loading, "stored_digest", self.stored_digest)
 
     def features(self, x):
         self.calls.append(len(x))
@@ -59,7 +59,7 @@ class Bench:
         network = Network({"w": jnp.full(3, self.fill)}, {})
         it = frozen.FrozenEncoder(self.features, network, "fake", tiny.preprocessing(4, 1), None)
         values = frozen.Values(1, "uint8", 0.0, 255.0)
-        return frozen.Loaded(it, it, None, CONFIG, self.step, self.source, 20, values)
+        return loading.Loaded(it, it, None, CONFIG, self.step, self.source, 20, values)
 
     def stored_digest(self, checkpoint, step, like):
         assert step == self.step
