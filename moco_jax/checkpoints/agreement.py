@@ -53,7 +53,8 @@ def images(channels: int, pixels: Pixels | None) -> np.ndarray:
 def furthest(ours: np.ndarray, theirs: np.ndarray) -> float:
     """The largest difference between two features (N, D) of one image, as a share of their length."""
     one, other = ours.astype(np.float64), theirs.astype(np.float64)
-    return float(np.max(np.linalg.norm(one - other, axis=1) / np.linalg.norm(other, axis=1)))
+    length = np.maximum(np.linalg.norm(other, axis=1), np.finfo(np.float32).tiny)  # of a network that says nothing: 0
+    return float(np.max(np.linalg.norm(one - other, axis=1) / length))
 
 
 def _forward(encoder: Encoder, size: int) -> Forward:

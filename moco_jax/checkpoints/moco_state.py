@@ -75,12 +75,8 @@ def to_state(found: recognise.Found, *, step: int, written: np.ndarray | None = 
 
     Raises ConfigError where the file holds no whole state.
     """
-    training, target = found.training, found.target
-    if training is None or target is None:
-        raise ConfigError(
-            f"{found.layout}, without what training continues from (target encoder, queue, momentum and epoch); start "
-            "a new run from its weights by --config.train.init_from"
-        )
+    training, target = training_of(found), found.target
+    assert target is not None
     size = len(training.queue)
     written = np.full((size,), -1, np.int32) if written is None else written
     if written.shape != (size,):
@@ -92,6 +88,16 @@ def to_state(found: recognise.Found, *, step: int, written: np.ndarray | None = 
         optimizer=_optimizer(found.online, training.momentum),
         memory=Queue(training.queue, np.asarray(training.ptr, np.int32), written),  # type: ignore[arg-type]
     )
+
+
+def training_of(found: recognise.Found) -> recognise.Training:
+    """What training continues from; ConfigError where a file holds no whole state."""
+    if found.training is None or found.target is None:
+        raise ConfigError(
+            f"{found.layout}, without what training continues from (target encoder, queue, momentum and epoch); start "
+            "a new run from its weights by --config.train.init_from"
+        )
+    return found.training
 
 
 def _contiguous(tensors: Tensors) -> Tensors:

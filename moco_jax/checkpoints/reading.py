@@ -26,6 +26,11 @@ def _describes_a_model(config: Path) -> bool:
         return False
 
 
+def unchecked(path: Path) -> bool:
+    """Whether a file's format has no checksum, so that damage inside it goes unnoticed."""
+    return path.is_file() and not (pytorch.is_file(path) and pytorch.has_checksums(path))
+
+
 def read(path: Path, *, sha256: str | None = None) -> Found:
     """What a file or folder of weights holds; ConfigError where there is none, or it is damaged, unsafe or unknown.
 

@@ -19,7 +19,7 @@ import numpy as np
 from moco_jax.checkpoints import pytorch, torch_names, weights
 from moco_jax.checkpoints.torch_names import BATCH_COUNT, STATISTICS
 from moco_jax.checkpoints.weights import Classifier, Encoder, Pixels, Tensors
-from moco_jax.config import ConfigError
+from moco_jax.config import ConfigError, read_stored
 
 OURS = "moco_jax"  # the key beside the released code's own four, which that code does not read
 PUBLISHED = {  # the first eight digits of MD5, as their authors give them
@@ -272,8 +272,22 @@ def _ours(content: dict[str, Any]) -> dict[str, Any] | None:
         wrong = "step"
     elif not isinstance(written, np.ndarray) or written.dtype != np.int32:
         wrong = "written"
-    elif not isinstance(about, dict):
+    elif not isinstance(about, dict) or not _whole(about):
         wrong = "about"
     else:
         return {"step": step, "written": written, "about": about}
     raise ConfigError(f"its key {OURS!r} is not what moco_jax writes: {wrong} is missing or of another kind")
+
+
+def _whole(about: dict[str, Any]) -> bool:
+    """Whether a description is that of a run, as each of our checkpoints holds one."""
+    try:
+        config, values = read_stored(about["config"]), about["values"]
+        numbers = [values["channels"], about["total_steps"], about["total_steps"] // config.train.epochs]
+        texts = [values["dtype"], about["objects"]["source"], about["objects"]["encoder"]]
+        bounds = [float(values["low"]), float(values["high"])]
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError):
+        return False
+    return (
+        all(type(n) is int and n > 0 for n in numbers) and all(type(t) is str for t in texts) and bounds[0] < bounds[1]
+    )

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from moco_jax.checkpoints import huggingface_folders, timm_folders
+from moco_jax.checkpoints import huggingface_folders, reading, timm_folders
 from moco_jax.checkpoints.weights import Portable
 from moco_jax.config import Config, ConfigError, unknown
 from moco_jax.conversion import probe, source, table, written
@@ -56,6 +56,8 @@ def convert(
     _check_destination(src, dst)
     what = source.open_source(src, sha256=sha256)
     say(f"{src}: {what.layout}")
+    if sha256 is None and reading.unchecked(src):
+        say("its format has no checksum: damage inside would not show; --sha256=HEX compares it with what it should be")
     if what.found is not None and what.found.published is not None:
         say(f"it is {what.found.published} by the MD5 that its authors give")
     if form in WHOLE:

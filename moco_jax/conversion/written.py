@@ -135,10 +135,9 @@ def _recorded(found: recognise.Found, ours: dict[str, Any]) -> tuple[dict[str, A
         raise ConfigError(f"its state has format version {about.get('format')}; this version reads {FORMAT}")
     config = read_stored(about["config"])
     steps_per_epoch = about["total_steps"] // config.train.epochs
-    assert found.training is not None
-    if step // steps_per_epoch != found.training.epoch:
+    if step // steps_per_epoch != (epoch := moco_state.training_of(found).epoch):
         raise ConfigError(
-            f"it says epoch {found.training.epoch}, and moco_jax wrote step {step} beside it, of {steps_per_epoch} per "
+            f"it says epoch {epoch}, and moco_jax wrote step {step} beside it, of {steps_per_epoch} per "
             "epoch: one of them was changed"
         )
     check_fits(found, config)
@@ -147,26 +146,23 @@ def _recorded(found: recognise.Found, ours: dict[str, Any]) -> tuple[dict[str, A
 
 def _described(source: Source, found: recognise.Found, config: Config | None) -> tuple[dict[str, Any], int, list[str]]:
     """Description and step of another program's checkpoint, which knows its epoch alone, for the run of a config."""
-    if found.training is None:
-        moco_state.to_state(found, step=0)  # says what is missing
-        raise AssertionError
+    training = moco_state.training_of(found)
     if config is None:
-        page = (
-            "cifar10_demo"
-            if source.online.model.stem == "cifar"
-            else ("moco_v2_r50" if source.online.model.head == "mlp" else "moco_v1_r50")
-        )
+        released = {"mlp": "moco_v2_r50", "linear": "moco_v1_r50"}[source.online.model.head]
+        page = "cifar10_demo" if source.online.model.stem == "cifar" else released
         raise ConfigError(
             f"{source.name} knows its epoch, and neither its images nor its settings: name the run that continues it, "
             f"such as --config={page} --config.data.data_dir=DIR"
         )
+    if config.train.init_from is not None:
+        raise ConfigError("--config.train.init_from starts a run anew, and this one goes on: leave it out")
     check_fits(found, config)
     parts = assemble(config)
     check_fits(found, parts.config)
-    step, total = found.training.epoch * parts.steps_per_epoch, parts.config.train.epochs * parts.steps_per_epoch
+    step, total = training.epoch * parts.steps_per_epoch, parts.config.train.epochs * parts.steps_per_epoch
     if step > total:
         raise ConfigError(
-            f"{source.name} has done {found.training.epoch} epochs, and the config trains {parts.config.train.epochs}: "
+            f"{source.name} has done {training.epoch} epochs, and the config trains {parts.config.train.epochs}: "
             "raise --config.train.epochs"
         )
     config, notes = parts.config, [f"warning: {w}" for w in parts.warnings]
@@ -176,7 +172,7 @@ def _described(source: Source, found: recognise.Found, config: Config | None) ->
         epochs=config.train.epochs,
         steps_per_epoch=parts.steps_per_epoch,
     )
-    last, ours = found.training.settings.get("lr"), float(rate(jax.numpy.asarray(max(step - 1, 0))))
+    last, ours = training.settings.get("lr"), float(rate(jax.numpy.asarray(max(step - 1, 0))))
     if isinstance(last, float) and not np.isclose(last, ours, rtol=1e-4, atol=0):
         notes.append(f"its last learning rate was {last:g}, and the config's at that epoch is {ours:g}")
     if step == total:
@@ -186,8 +182,7 @@ def _described(source: Source, found: recognise.Found, config: Config | None) ->
 
 def check_fits(found: recognise.Found, config: Config) -> None:
     """ConfigError naming all flags by which a config differs from what a checkpoint was trained with."""
-    training, model = found.training, found.online.model
-    assert training is not None
+    training, model = moco_state.training_of(found), found.online.model
     if config.queue is None:
         raise ConfigError(f"the checkpoint is MoCo's, and the config is of mechanism {config.mechanism!r}")
     have: dict[str, tuple[Any, Any]] = {
