@@ -24,22 +24,20 @@ TO_NOTEBOOK = {name: f"net.{number}" for number, name in recognise.NOTEBOOK.item
 def to_content(tree: dict[str, Any], about: dict[str, Any], config: Config, *, steps_per_epoch: int) -> dict[str, Any]:
     """The content of a `.pth.tar` of a state as `Store.tree` gives it, in the layout of the code that reads it.
 
-    That is the released code's, and for the stem of CIFAR its notebook's. The tree is used up: a field goes as soon as
-    its tensors are made, so that the state is in memory about once. Raises ConfigError for another mechanism, and
+    That is the released code's, and for the stem of CIFAR its notebook's. Raises ConfigError for another mechanism, and
     for an encoder of a user's own, whose layers have no name there.
     """
     if config.moco is None:
         raise ConfigError(f"a .pth.tar holds MoCo's state, and the run is of mechanism {config.mechanism!r}")
     step, notebook = int(tree["step"]), config.model.stem == "cifar"
-    momentum = _contiguous(torch_names.to_torch({"params": trace(tree)}))
-    del tree["optimizer"]
-    named = {part: _contiguous(torch_names.to_torch(tree.pop(part))) for part in ("online", "target")}
+    momentum = torch_names.to_torch({"params": trace(tree)})
+    named = {part: torch_names.to_torch(tree[part]) for part in ("online", "target")}
     order = torch_names.in_order(named["online"])
     params = [n for n in order if not n.endswith(torch_names.STATISTICS)]
     prefix, forwards = "" if notebook else "module.", np.asarray(step * (2 if config.moco.symmetric else 1), np.int64)
-    memory = tree.pop("memory")
+    memory = tree["memory"]
     state_dict: Tensors = {
-        f"{prefix}queue": np.ascontiguousarray(memory.pop("queue").T),
+        f"{prefix}queue": memory["queue"].T,
         f"{prefix}queue_ptr": np.asarray(memory["ptr"], np.int64).reshape(1),
     }
     for part, called in (("online", "encoder_q"), ("target", "encoder_k")):
@@ -98,10 +96,6 @@ def training_of(found: recognise.Found) -> recognise.Training:
             "a new run from its weights by --config.train.init_from"
         )
     return found.training
-
-
-def _contiguous(tensors: Tensors) -> Tensors:
-    return {name: np.ascontiguousarray(value) for name, value in tensors.items()}
 
 
 def _notebook_name(name: str) -> str:

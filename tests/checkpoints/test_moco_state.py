@@ -23,7 +23,13 @@ from tests.checkpoints.test_weights import network  # noqa: E402
 from tests.parity.torchvision_cpu import import_torchvision  # noqa: E402
 
 STEPS, STEPS_PER_EPOCH = 10, 4
-ABOUT = {"format": 1, "total_steps": 20, "config": to_json(tiny.config())}
+ABOUT = {
+    "format": 1,
+    "total_steps": 20,
+    "config": to_json(tiny.config()),
+    "values": {"channels": 3, "dtype": "uint8", "low": 0.0, "high": 255.0},
+    "objects": {"encoder": "", "source": ""},
+}
 
 
 def config(stem="imagenet", arch="resnet_tiny", head="mlp", symmetric=False, **of):

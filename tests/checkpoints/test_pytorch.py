@@ -170,7 +170,7 @@ def test_an_optimizers_state_is_torchs(tmp_path):
     """All parameters in one group, momentum of the first ones, the settings; torch's own optimizer takes it."""
     params = [np.full((2, 3), 1.0, np.float32), np.full((3,), 2.0, np.float32), np.zeros((2,), np.float32)]
     buffers = [np.full((2, 3), 5.0, np.float32), np.full((3,), 6.0, np.float32)]
-    state = pytorch.sgd_state(params, buffers, learning_rate=0.5, momentum=0.8, weight_decay=0.01)
+    state = pytorch.sgd_state([p.shape for p in params], buffers, learning_rate=0.5, momentum=0.8, weight_decay=0.01)
     pytorch.write(tmp_path / "a.pth", state)
     held = [torch.nn.Parameter(torch.from_numpy(p)) for p in params]
     optimizer = torch.optim.SGD(held, 9.0)

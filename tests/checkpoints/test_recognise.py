@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed: it writes t
 
 from moco_jax.checkpoints import agreement, pytorch, reading, recognise, weights  # noqa: E402
 from moco_jax.checkpoints.torch_names import torch_name  # noqa: E402
-from moco_jax.config import ConfigError  # noqa: E402
+from moco_jax.config import Config, ConfigError, to_json  # noqa: E402
 from tests.checkpoints import foreign  # noqa: E402
 from tests.parity.torchvision_cpu import import_torchvision  # noqa: E402
 
@@ -265,12 +265,35 @@ def test_half_precision_is_widened_exactly(tmp_path):
     np.testing.assert_array_equal(found.online.backbone["conv1.weight"], state["conv1.weight"].float().numpy())
 
 
+ABOUT = {
+    "format": 1,
+    "total_steps": 400,
+    "config": to_json(Config()),
+    "values": {"channels": 3, "dtype": "uint8", "low": 0.0, "high": 255.0},
+    "objects": {"encoder": "tiny", "source": ""},
+}
+
+
+def damaged(about):
+    """Descriptions that lack something or hold another kind of it."""
+    for key in ("total_steps", "config", "values", "objects"):
+        yield {k: v for k, v in about.items() if k != key}
+    yield about | {"total_steps": 0}
+    yield about | {"total_steps": "400"}
+    yield about | {"total_steps": 20}  # less than its epochs
+    yield about | {"config": {}}
+    yield about | {"config": about["config"] | {"seed": "one"}}
+    yield about | {"values": about["values"] | {"channels": 3.5}}
+    yield about | {"values": about["values"] | {"high": 0.0}}
+    yield about | {"objects": {"encoder": "tiny"}}
+
+
 def test_what_moco_jax_wrote_beside(tmp_path):
     """Step, rows' steps and description come back; anything else under that key is refused."""
     made = foreign.trained()
-    ours = {"step": 7, "written": torch.arange(24, dtype=torch.int32), "about": json.dumps({"a": 1})}
+    ours = {"step": 7, "written": torch.arange(24, dtype=torch.int32), "about": json.dumps(ABOUT)}
     found = reading.read(foreign.save(tmp_path / "a.pth.tar", {**made.content, recognise.OURS: ours}))
-    assert (found.ours["step"], found.ours["about"]) == (7, {"a": 1})
+    assert (found.ours["step"], found.ours["about"]) == (7, json.loads(json.dumps(ABOUT)))
     np.testing.assert_array_equal(found.ours["written"], np.arange(24))
     for wrong, change in {
         "step": {"step": 7.5},
@@ -280,6 +303,7 @@ def test_what_moco_jax_wrote_beside(tmp_path):
         "about": {"about": "[1]"},
         "about ": {"about": "[" * 100_000},
         " about": {"about": None},
+        **{f"{'  ' * i}about": {"about": json.dumps(change)} for i, change in enumerate(damaged(ABOUT), 2)},
     }.items():
         path = foreign.save(tmp_path / "b.pth.tar", {**made.content, recognise.OURS: {**ours, **change}})
         with pytest.raises(ConfigError, match=f"'moco_jax' is not what moco_jax writes: {wrong.strip()} is missing"):

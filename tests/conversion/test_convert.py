@@ -216,10 +216,10 @@ def test_our_key_is_held_against_the_rest(run, tmp_path):
     for change, message in (
         ({"epoch": 3}, "it says epoch 3, and moco_jax wrote step 8 beside it"),
         ({"moco_jax": {**content["moco_jax"], "step": 400}}, "it says epoch 2, and moco_jax wrote step 400"),
-        ({"moco_jax": {**content["moco_jax"], "about": "{"}}, "its key 'moco_jax' is not what moco_jax writes"),
+        ({"moco_jax": {**content["moco_jax"], "about": "{"}}, "its key 'moco_jax' is not what moco_jax writes: about"),
         ({"moco_jax": {**content["moco_jax"], "about": json.dumps(about | {"format": 7})}}, "has format version 7"),
         (
-            {"moco_jax": {**content["moco_jax"], "written": torch.zeros(3)}},
+            {"moco_jax": {**content["moco_jax"], "written": torch.zeros(3, dtype=torch.int32)}},
             r"written is \(3,\), and the queue holds 40",
         ),
     ):
@@ -243,8 +243,10 @@ def test_a_wrong_sha256_is_refused_before_the_file_is_read(run, tmp_path):
     """The only check there is for files without checksums."""
     pytest.importorskip("torch")
     quiet(run, tmp_path / "a.pth.tar", "pth.tar")
-    with pytest.raises(ConfigError, match="a.pth.tar has SHA-256 .*, not 1234"):
+    with pytest.raises(ConfigError, match="a SHA-256 has 64 hexadecimal digits, and '1234' is none"):
         quiet(tmp_path / "a.pth.tar", tmp_path / "b", "pth", sha256="1234")
+    with pytest.raises(ConfigError, match="a.pth.tar has SHA-256 .*, not 0000"):
+        quiet(tmp_path / "a.pth.tar", tmp_path / "b", "pth", sha256="0" * 64)
     _, sha256 = pytorch.digests(tmp_path / "a.pth.tar")
     quiet(tmp_path / "a.pth.tar", tmp_path / "b", "pth", sha256=sha256.upper())
 
