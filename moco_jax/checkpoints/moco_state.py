@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from moco_jax.checkpoints import pytorch, recognise, torch_names, weights
+from moco_jax.checkpoints.training import OURS, Training
 from moco_jax.checkpoints.weights import Encoder, Tensors
 from moco_jax.config import Config, ConfigError
 from moco_jax.core.optimizers import sgd
@@ -64,7 +65,7 @@ def to_content(tree: dict[str, Any], about: dict[str, Any], config: Config, *, s
         **arch,
         "state_dict": state_dict,
         "optimizer": optimizer,
-        recognise.OURS: ours,
+        OURS: ours,
     }
 
 
@@ -88,7 +89,7 @@ def to_state(found: recognise.Found, *, step: int, written: np.ndarray | None = 
     )
 
 
-def training_of(found: recognise.Found) -> recognise.Training:
+def training_of(found: recognise.Found) -> Training:
     """What training continues from; ConfigError where a file holds no whole state."""
     if found.training is None or found.target is None:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""PyTorch's files, read without running anything in them, and written; the one file that imports torch."""
+"""PyTorch's files, read without running anything in them, and written; only `libraries` imports torch beside it."""
 
 import hashlib
 import importlib.metadata
@@ -77,7 +77,10 @@ def _check_whole(path: Path) -> None:
     if not is_file(path):
         with path.open("rb") as file:
             begins = file.read(16)
-        raise ConfigError(f"{path} is no PyTorch file: it begins with {begins!r}")
+        raise ConfigError(
+            f"{path} is no PyTorch file and no safetensors: it begins with {begins!r}"
+            + ("; a Detectron2 .pkl is only written: give the file it was made from" if path.suffix == ".pkl" else "")
+        )
     if not has_checksums(path):
         return
     try:
@@ -180,14 +183,13 @@ class _Plain:
 def write(path: Path, content: Any) -> None:
     """Write a dict of numpy arrays, containers and plain values, arrays as tensors, whole or not at all."""
     torch = require(f"writing {path}")
-    part = path.with_name(path.name + ".part")
     try:
-        torch.save(_tensors(torch, content), part)
-        part.replace(path)
-    except (OSError, RuntimeError) as error:  # a full disk is a RuntimeError of torch's
-        raise ConfigError(f"{path} could not be written ({str(error).splitlines()[0]})") from None
-    finally:
-        part.unlink(missing_ok=True)
+        torch.save(_tensors(torch, content), path)
+    except (OSError, RuntimeError) as error:  # of a full disk torch says "unexpected pos"
+        path.unlink(missing_ok=True)
+        raise ConfigError(
+            f"{path} could not be written ({str(error).splitlines()[0][:80]}): is the disk full?"
+        ) from None
 
 
 def _tensors(torch: ModuleType, value: Any) -> Any:
@@ -253,7 +255,9 @@ def features(backbone: Tensors, model: Model, images: np.ndarray) -> np.ndarray:
 
 def digests(path: Path) -> tuple[str, str]:
     """MD5 and SHA-256 of a file, in hexadecimal digits."""
+    md5, sha256 = hashlib.md5(usedforsecurity=False), hashlib.sha256()
     with path.open("rb") as file:
-        md5 = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-        file.seek(0)
-        return md5, hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(2**22):
+            md5.update(block)
+            sha256.update(block)
+    return md5.hexdigest(), sha256.hexdigest()

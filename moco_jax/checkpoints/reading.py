@@ -15,7 +15,10 @@ READERS = {"timm": read_timm, "huggingface": read_huggingface}
 
 def is_foreign(path: Path) -> bool:
     """Whether a path is a file of weights, or a folder of timm or transformers, as against a run's folder."""
-    return path.is_file() or (path / folders.WEIGHTS).is_file() or _describes_a_model(path / folders.CONFIG)
+    if path.is_file():
+        return True
+    is_run = (path / "checkpoints").is_dir()
+    return not is_run and ((path / folders.WEIGHTS).is_file() or _describes_a_model(path / folders.CONFIG))
 
 
 def _describes_a_model(config: Path) -> bool:
@@ -37,19 +40,25 @@ def read(path: Path, *, sha256: str | None = None) -> Found:
     `sha256`, in hexadecimal digits, is of the file, and compared first: the one check of formats without checksums.
     """
     if not path.exists():
-        raise ConfigError(f"there is no {path}")
+        raise ConfigError(
+            f"there is no {path}: give a run's folder, a file of weights, or a folder of timm or transformers"
+        )
     if sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
         raise ConfigError(f"a SHA-256 has 64 hexadecimal digits, and {sha256!r} is none")
     file = path / folders.WEIGHTS if path.is_dir() else path
     try:
-        found = pytorch.digests(file)[1] if file.is_file() else None
+        read_otherwise = file.is_file() and (path.is_dir() or safetensors_file.is_file(file))
+        found = pytorch.digests(file)[1] if sha256 is not None or read_otherwise else None
         if sha256 is not None and found != sha256.lower():
             raise ConfigError(f"{file} has SHA-256 {found}, not {sha256}: it is damaged, or another file")
         if path.is_dir():
             return _of_folder(READERS[folders.library(path)](path), path, found or "")
         if not path.is_file():
             raise ConfigError(f"{path} is no file: give a file of weights")
-        return _of_safetensors(path, found or "") if safetensors_file.is_file(path) else recognise.from_file(path)
+        whole = _of_safetensors(path, found or "") if safetensors_file.is_file(path) else recognise.from_file(path)
+        if sha256 is not None and whole.sha256 != sha256.lower():
+            raise ConfigError(f"{path} was replaced by another file while it was read")
+        return whole
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror or error})") from None
 

@@ -9,39 +9,28 @@
 | torchvision, timm | conv1.weight ... fc.weight |
 """
 
-import json
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from moco_jax.checkpoints import pytorch, torch_names, weights
-from moco_jax.checkpoints.torch_names import BATCH_COUNT, STATISTICS
+from moco_jax.checkpoints import pytorch, training, weights
+from moco_jax.checkpoints.torch_names import BATCH_COUNT
+from moco_jax.checkpoints.training import Training
 from moco_jax.checkpoints.weights import Classifier, Encoder, Pixels, Tensors
-from moco_jax.config import ConfigError, read_stored
+from moco_jax.config import ConfigError
 
-OURS = "moco_jax"  # the key beside the released code's own four, which that code does not read
 PUBLISHED = {  # the first eight digits of MD5, as their authors give them
     "b251726a": "moco_v1_200ep_pretrain",
     "59fd9945": "moco_v2_200ep_pretrain",
     "a04e12f8": "moco_v2_800ep_pretrain",
 }
 MOST = 260  # characters of what is said about a file
-CONTAINERS = {"epoch", "arch", "state_dict", "optimizer", "best_acc1", OURS}
+CONTAINERS = {"epoch", "arch", "state_dict", "optimizer", "best_acc1", training.OURS}
 IMAGENET = Pixels(224, 256, "uint8", (0.0, 255.0), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CIFAR = Pixels(32, 32, "uint8", (0.0, 255.0), (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 NOTEBOOK = {0: "conv1", 1: "bn1", 3: "layer1", 4: "layer2", 5: "layer3", 6: "layer4", 9: "fc"}  # 2: ReLU, 7, 8: pooling
-
-
-class Training(NamedTuple):
-    """What a file holds beside its encoders, to continue from."""
-
-    epoch: int  # epochs that are done
-    momentum: Tensors  # the optimizer's buffers, by the names of the online encoder's parameters
-    settings: dict[str, Any]  # the optimizer's, as torch names them
-    queue: np.ndarray  # (K, C)
-    ptr: int  # the next row to be written
 
 
 class Found(NamedTuple):
@@ -94,13 +83,23 @@ def _found(content: dict[str, Any]) -> Found:
     if {"base_encoder", "momentum_encoder"} & starts:
         raise ConfigError("it is a checkpoint of MoCo v3, which is not read: v1 and v2 are")
     if "encoder_q" in starts:
-        return _moco(content, tensors)
+        return _with_unused(_moco(content, tensors), content, tensors)
     if "conv1.weight" in tensors:
-        return _checked_arch(_bare(tensors, _bare_layout(content), certain="best_acc1" in content), content)
+        found = _bare(tensors, _bare_layout(content), certain="best_acc1" in content)
+        return _with_unused(_checked_arch(found, content), content, tensors)
     raise ConfigError(
         f"its names ({weights.listed(tensors)}) are those of no known layout: MoCo's encoder_q.*, with or without "
         "module. before them, or torchvision's conv1.weight ..."
     )
+
+
+def _with_unused(found: Found, content: dict[str, Any], tensors: Tensors) -> Found:
+    """With what else is left out of a file: a best accuracy, and without a whole state what only that needs."""
+    unused = [n for n in ("best_acc1",) if n in content]
+    if found.training is None and "state_dict" in content:
+        unused += [n for n in ("epoch", "optimizer") if n in content]
+        unused += [n for n in ("queue", "queue_ptr") if n in tensors]
+    return found._replace(dropped=(*found.dropped, *unused))
 
 
 def _bare_layout(content: dict[str, Any]) -> str:
@@ -140,11 +139,11 @@ def _moco(content: dict[str, Any], tensors: Tensors) -> Found:
         layout=f"MoCo checkpoint, {layout}",
         online=online,
         target=target,
-        training=_training(content, parts, dropped),
+        training=training.of(content, parts),
         classifier=None,
         pixels=(CIFAR if notebook else IMAGENET) if online.channels == 3 else None,
         published=None,
-        ours=_ours(content),
+        ours=training.ours(content),
         dropped=dropped,
         sha256="",
     )
@@ -164,6 +163,8 @@ def _encoder(tensors: Tensors, what: str) -> tuple[Encoder, tuple[str, ...]]:
     counts = {n.removesuffix("running_var") + BATCH_COUNT for n in tensors if n.endswith(".running_var")}
     dropped = tuple(f"{what}.{n}" for n in tensors if n in counts)
     kept = {n: t for n, t in tensors.items() if n not in counts}
+    if odd := [n for n in counts & tensors.keys() if tensors[n].size != 1 or tensors[n].dtype.kind not in "iu"]:
+        raise ConfigError(f"{weights.listed(odd)} is {tensors[odd[0]].dtype}{tensors[odd[0]].shape}, and no count")
     if left := [n for n in kept if n.endswith(BATCH_COUNT)]:
         raise ConfigError(f"{weights.listed(left)} counts the batches of no batch norm that is there")
     head = {n: kept.pop(n) for n in list(kept) if n.startswith("fc.")}
@@ -171,68 +172,6 @@ def _encoder(tensors: Tensors, what: str) -> tuple[Encoder, tuple[str, ...]]:
         return weights.encoder(kept, head), dropped
     except ConfigError as error:
         raise ConfigError(f"in {what}, {error}" if what else str(error)) from None
-
-
-def _training(content: dict[str, Any], parts: dict[str, Tensors], dropped: tuple[str, ...]) -> Training | None:
-    """What training continues from, or None where any of it is missing."""
-    memory, optimizer, epoch = parts[""], content.get("optimizer"), content.get("epoch")
-    if not (parts["encoder_k"] and memory.keys() == {"queue", "queue_ptr"} and isinstance(optimizer, dict)):
-        return None
-    if not isinstance(epoch, int) or isinstance(epoch, bool) or not 0 <= epoch < 2**31:
-        said = f"of type {type(epoch).__name__}" if isinstance(epoch, (dict, list, tuple, np.ndarray)) else repr(epoch)
-        raise ConfigError(f"epoch is {weights.one_line(said, 60)}; it must be a whole number from 0 on")
-    queue, ptr = weights.floats({"queue": memory["queue"]})["queue"], memory["queue_ptr"]
-    dim = next((t.shape[0] for n, t in parts["encoder_q"].items() if n in ("fc.bias", "fc.2.bias")), None)
-    if dim is None:
-        raise ConfigError("it holds a queue, and an encoder without the head that makes its keys")
-    if queue.ndim != 2 or queue.shape[0] != dim:
-        raise ConfigError(f"queue is {queue.shape}, and the head gives {dim} features: (C, K) is needed")
-    if ptr.shape != (1,) or ptr.dtype.kind not in "iu" or not 0 <= int(ptr[0]) < queue.shape[1]:
-        said = f"{ptr.dtype}{ptr.shape}" if ptr.size > 1 else f"{ptr.tolist()}"
-        raise ConfigError(f"queue_ptr is {said}, which is no place in a queue of {queue.shape[1]}")
-    names = [n for n in parts["encoder_q"] if n.rpartition(".")[2] not in (*STATISTICS, BATCH_COUNT)]
-    if names != torch_names.in_order(names):
-        raise ConfigError("its tensors are in another order than torch's modules give: momentum goes by that order")
-    momentum, settings = _momentum(optimizer, {n: parts["encoder_q"][n] for n in names})
-    return Training(epoch, momentum, settings, queue.T, int(ptr[0]))
-
-
-def _momentum(optimizer: dict[str, Any], params: Tensors) -> tuple[Tensors, dict[str, Any]]:
-    """Buffers by parameter name, and the settings, of an SGD state over both encoders or the online one.
-
-    Parameters are numbered by their place; before torch 1.6 by what their memory address was, in the same order.
-    """
-    groups, state = optimizer.get("param_groups"), optimizer.get("state")
-    one = isinstance(groups, (list, tuple)) and len(groups) == 1 and isinstance(groups[0], dict)
-    numbers = groups[0].get("params") if one else None  # type: ignore[index]  # it is one dict
-    if not isinstance(numbers, (list, tuple)) or not isinstance(state, dict):
-        raise ConfigError("its optimizer is no SGD with one group of parameters, as the original's")
-    if not all(isinstance(n, int) for n in numbers) or len(set(numbers)) != len(numbers):
-        raise ConfigError("its optimizer numbers its parameters by something else, or one number twice")
-    if len(numbers) not in (len(params), 2 * len(params)):
-        raise ConfigError(
-            f"its optimizer holds {len(numbers)} parameters; {len(params)} of the online encoder are needed, or "
-            f"{2 * len(params)} of both"
-        )
-    out = {}
-    for number, (name, param) in zip(numbers, params.items(), strict=False):
-        of = state.get(number, {})
-        if isinstance(of, dict) and "exp_avg" in of:
-            raise ConfigError("its optimizer is an Adam, and SGD with momentum trains here")
-        buffer = of.get("momentum_buffer") if isinstance(of, dict) else None
-        if not isinstance(buffer, np.ndarray) or buffer.shape != param.shape:
-            have = "none" if not isinstance(buffer, np.ndarray) else str(buffer.shape)
-            raise ConfigError(f"the momentum of {name} {param.shape} is {have}: it is no checkpoint to continue from")
-        out[name] = buffer
-    if extra := state.keys() - set(numbers[: len(params)]):
-        raise ConfigError(
-            f"its optimizer holds momentum of {len(extra)} parameters that are none of the online encoder's"
-        )
-    settings = {k: v for k, v in groups[0].items() if k != "params"}  # type: ignore[index]
-    try:
-        return weights.floats(out), settings
-    except ConfigError as error:
-        raise ConfigError(f"in its momentum, {error}") from None
 
 
 def _bare(tensors: Tensors, layout: str, *, certain: bool) -> Found:
@@ -256,38 +195,3 @@ def _checked_arch(found: Found, content: dict[str, Any]) -> Found:
         said = weights.one_line(repr(said), 60) if isinstance(said, str) else f"of type {type(said).__name__}"
         raise ConfigError(f"it says arch {said}, and its tensors are those of {found.online.model.arch}")
     return found
-
-
-def _ours(content: dict[str, Any]) -> dict[str, Any] | None:
-    """What moco_jax wrote beside; ConfigError where it is not what it writes."""
-    ours = content.get(OURS)
-    if ours is None:
-        return None
-    step, written, about = (ours.get(k) if isinstance(ours, dict) else None for k in ("step", "written", "about"))
-    try:
-        about = json.loads(about) if isinstance(about, str) else None
-    except (ValueError, RecursionError):
-        about = None
-    if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step < 2**31:
-        wrong = "step"
-    elif not isinstance(written, np.ndarray) or written.dtype != np.int32:
-        wrong = "written"
-    elif not isinstance(about, dict) or not _whole(about):
-        wrong = "about"
-    else:
-        return {"step": step, "written": written, "about": about}
-    raise ConfigError(f"its key {OURS!r} is not what moco_jax writes: {wrong} is missing or of another kind")
-
-
-def _whole(about: dict[str, Any]) -> bool:
-    """Whether a description is that of a run, as each of our checkpoints holds one."""
-    try:
-        config, values = read_stored(about["config"]), about["values"]
-        numbers = [values["channels"], about["total_steps"], about["total_steps"] // config.train.epochs]
-        texts = [values["dtype"], about["objects"]["source"], about["objects"]["encoder"]]
-        bounds = [float(values["low"]), float(values["high"])]
-    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError):
-        return False
-    return (
-        all(type(n) is int and n > 0 for n in numbers) and all(type(t) is str for t in texts) and bounds[0] < bounds[1]
-    )

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -52,8 +53,10 @@ def convert(
         raise ConfigError(f"--config is read by --format=orbax alone, not by {form}")
     if licence is not None and form not in ("timm", "huggingface"):
         raise ConfigError(f"--license goes into a model card, and --format={form} has none")
+    if classifier is not None and form in (*WHOLE, "detectron2"):
+        raise ConfigError(f"--classifier goes with a backbone alone, and --format={form} has no place for one")
     src, dst = Path(src), Path(dst)
-    _check_destination(src, dst)
+    _check_destination(dst)
     what = source.open_source(src, sha256=sha256)
     say(f"{src}: {what.layout}")
     if sha256 is None and reading.unchecked(src):
@@ -61,52 +64,45 @@ def convert(
     if what.found is not None and what.found.published is not None:
         say(f"it is {what.found.published} by the MD5 that its authors give")
     if form in WHOLE:
-        if classifier is not None:
-            raise ConfigError(f"--classifier goes with a backbone, and --format={form} holds a state of training")
         lines = table.of(what, which, whole=True)
         with _beside(dst) as part:
             told = written.orbax(what, part, config) if form == "orbax" else written.pth_tar(what, which, part)
     else:
         head = None if classifier is None else probe.read(Path(classifier), what, which)
-        lines = table.of(what, which, whole=False)
         goods = source.portable(what, which, head, licence)
+        lines = table.of(what, which, whole=False)
+        if form == "detectron2" and goods.classifier is not None:
+            lines.append(f"left out: the classifier of {len(goods.classifier.bias)} classes, which has no place there")
         with _beside(dst) as part:
             told = FROM_PORTABLE[form](goods, part)
     for line in [*lines, told.agreement, *told.notes]:
         say(line)
-    say(f"written: {dst}")
+    say(f"written: {dst}" + (f"; go on by moco-jax train --workdir={dst}" if form == "orbax" else ""))
 
 
-def _check_destination(src: Path, dst: Path) -> None:
-    """ConfigError where `dst` is taken or can not be made; nothing is read before."""
+def _check_destination(dst: Path) -> None:
+    """ConfigError where `dst` is taken, or lies among a run's checkpoints; nothing is read before."""
     if dst.exists() or dst.is_symlink():
         raise ConfigError(f"{dst} is there already: give another name, or remove it")
-    if not dst.absolute().parent.is_dir():
-        raise ConfigError(f"{dst} cannot be written: there is no folder {dst.parent}")
-    if (
-        src.is_dir()
-        and src.resolve() in dst.resolve().parents
-        and (src / "checkpoints").resolve() in dst.resolve().parents
-    ):
-        raise ConfigError(f"{dst} lies among the checkpoints of {src}; write elsewhere")
+    folder = dst.absolute().parent
+    if "checkpoints" in (folder.name, folder.resolve().name) and (folder.parent / "config.json").exists():
+        raise ConfigError(f"{dst} lies among the checkpoints of {folder.parent}; write elsewhere")
 
 
 @contextlib.contextmanager
 def _beside(dst: Path) -> Iterator[Path]:
-    """A name beside `dst`, which takes its place when all went well, and is gone otherwise."""
-    part = dst.with_name(dst.name + ".part")
+    """A name in a new folder beside `dst`: what is written there takes its place when all went well, or is gone."""
     try:
-        _remove(part)  # of a conversion that was killed
-        yield part
-        part.rename(dst)
+        dst.absolute().parent.mkdir(parents=True, exist_ok=True)  # as train makes those of a workdir
+        folder = Path(tempfile.mkdtemp(prefix=f".{dst.name[:50]}.", dir=dst.absolute().parent))
+    except OSError as error:
+        raise ConfigError(f"{dst} cannot be written ({error.strerror or error})") from None
+    try:
+        yield folder / dst.name
+        if dst.exists() or dst.is_symlink():
+            raise ConfigError(f"{dst} is there by now, made by something else: give another name")
+        (folder / dst.name).rename(dst)
     except OSError as error:
         raise ConfigError(f"{dst} cannot be written ({error.strerror or error})") from None
     finally:
-        _remove(part)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)

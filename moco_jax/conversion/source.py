@@ -74,7 +74,7 @@ def open_source(path: Path, *, sha256: str | None) -> Source:
         run = None if found.ours is None else found.ours["about"]
         return Source(
             path.name,
-            found.layout,
+            _layout(found),
             found.online,
             found.target,
             found.classifier,
@@ -87,9 +87,19 @@ def open_source(path: Path, *, sha256: str | None) -> Source:
     return _of_run(path)
 
 
+def _layout(found: recognise.Found) -> str:
+    """The layout, and how far training had come."""
+    if found.ours is not None:
+        about = found.ours["about"]
+        return f"moco_jax's own, step {found.ours['step']} of {about['total_steps']}, laid out as {found.layout}"
+    return found.layout + ("" if found.training is None else f", after epoch {found.training.epoch}")
+
+
 def _of_run(path: Path) -> Source:
     if not (path / "checkpoints").is_dir():
-        raise ConfigError(f"{path} is neither a run's folder nor one with config.json and model.safetensors")
+        raise ConfigError(
+            f"{path} is no run's folder, no file of weights, and no folder with config.json and model.safetensors"
+        )
     with Store(path / "checkpoints", read_only=True) as store:
         step = store.latest()
         if step is None:
@@ -147,6 +157,6 @@ def portable(source: Source, which: str, classifier: Classifier | None, licence:
         origin=origin,
         which=which,
         license=licence or ("other" if note else None),
-        license_note=note or ("" if licence else "No licence is stated; say one before you publish these weights."),
+        license_note=note,
         config=config,
     )

@@ -1,5 +1,7 @@
 """What a conversion mapped, for a terminal: by part, with shapes and dtypes, and what was left over."""
 
+import numpy as np
+
 from moco_jax.checkpoints import torch_names
 from moco_jax.checkpoints.weights import Encoder, Tensors
 from moco_jax.conversion.source import Source
@@ -34,7 +36,10 @@ def _parts(what: Source, which: str, whole: bool) -> dict[str, Tensors]:
         parts["memory"] = {name: memory[name] for name in ("queue", "ptr", "written")}
     elif what.found is not None and what.found.training is not None:
         training = what.found.training
-        parts["momentum"], parts["memory"] = training.momentum, {"queue": training.queue}
+        parts["momentum"] = training.momentum
+        parts["memory"] = {"queue": training.queue, "ptr": np.asarray(training.ptr, np.int32)}
+        if what.found.ours is not None:
+            parts["memory"]["written"] = what.found.ours["written"]
     return parts
 
 
@@ -46,8 +51,11 @@ def _stage(name: str) -> str:
 def _left(what: Source, which: str, whole: bool) -> list[str]:
     """Everything that does not travel, by name: there is nothing else, or it would have been an error."""
     lines = []
-    if what.found is not None and what.found.dropped:
-        lines.append(f"left out: {len(what.found.dropped)} x num_batches_tracked, which nothing reads")
+    if what.found is not None:
+        counts = [name for name in what.found.dropped if name.endswith(torch_names.BATCH_COUNT)]
+        others = [name for name in what.found.dropped if name not in counts]
+        lines += [f"left out: {len(counts)} x {torch_names.BATCH_COUNT}, which nothing reads"] if counts else []
+        lines += [f"left out: {', '.join(others)}, which no encoder needs"] if others else []
     if not whole:
         encoder: Encoder = what.encoder(which)
         if encoder.head:
@@ -55,6 +63,6 @@ def _left(what: Source, which: str, whole: bool) -> list[str]:
             lines.append(
                 f"left out: the projection head ({len(encoder.head)} tensors, {shape}), which only training uses"
             )
-        others = "the other encoder, momentum and queue" if what.target is not None else ""
-        lines += [f"left out: {others}"] if others else []
+        if what.target is not None:
+            lines.append("left out: the other encoder, momentum and queue")
     return [*lines, "left over: none"]

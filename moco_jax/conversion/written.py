@@ -1,4 +1,4 @@
-"""One function for each format: it writes a source's weights, and returns how far what it wrote agrees."""
+"""One function for each format: it writes a source's weights, and tells how far what it wrote agrees."""
 
 import functools
 import hashlib
@@ -6,18 +6,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
-from moco_jax import parallel, pretrain
-from moco_jax.assembly import assemble
-from moco_jax.checkpoints import agreement, detectron2, folders, libraries, moco_state, pytorch, reading, recognise
+from moco_jax import parallel
+from moco_jax.checkpoints import (
+    agreement,
+    detectron2,
+    folders,
+    libraries,
+    moco_state,
+    pytorch,
+    reading,
+    recognise,
+    torch_names,
+)
 from moco_jax.checkpoints.store import Store, leaves, write_json
 from moco_jax.checkpoints.weights import Encoder, Pixels, Portable, Tensors
-from moco_jax.config import Config, ConfigError, read_stored
-from moco_jax.conversion.source import Run, Source
-from moco_jax.core.schedules import learning_rate
-from moco_jax.state import FORMAT
+from moco_jax.config import Config, ConfigError
+from moco_jax.conversion import resuming
+from moco_jax.conversion.source import Source
 
 LIBRARIES = {"timm": "timm", "huggingface": "transformers"}
 
@@ -39,26 +46,13 @@ def pth_tar(source: Source, which: str, path: Path) -> Told:
     if which != "online":
         raise ConfigError("--format=pth.tar holds both encoders: leave --encoder out")
     run = source.run
-    before, said = digests(run.tree), notes(run, path.name.removesuffix(".part"))
+    before, said = digests(run.tree), resuming.notes(run, path.name)
     pytorch.write(path, moco_state.to_content(run.tree, run.about, run.config, steps_per_epoch=run.steps_per_epoch))
     found = recognise.from_file(path)
     assert found.ours is not None
     back = moco_state.to_state(found, step=found.ours["step"], written=found.ours["written"])
     same = unchanged(before, digests(back))
     return Told(f"{same}; {features_of_tensors(source.online, source.pixels, found.online.backbone)}", said)
-
-
-def notes(run: Run, file: str) -> tuple[str, ...]:
-    """What the code that a checkpoint is laid out for makes of it."""
-    said, (epoch, part) = [_resuming(run.config, file)], divmod(run.step, run.steps_per_epoch)
-    if part:
-        said.append(
-            f"step {run.step} lies inside epoch {epoch}: the released code knows whole epochs and would begin that one "
-            "anew; moco_jax continues at the step"
-        )
-    if (size := len(run.tree["memory"]["queue"])) % run.config.batch_size:
-        said.append(f"the released code takes a queue that is a multiple of the batch, and {size} is none")
-    return tuple(said)
 
 
 def pth(goods: Portable, path: Path) -> Told:
@@ -99,24 +93,47 @@ def orbax(source: Source, folder: Path, config: Config | None) -> Told:
     if found is None:
         raise ConfigError(f"{source.name} is a run's folder already")
     if found.ours is not None:
-        about, step, written, notes = _recorded(found, found.ours)
+        about, step, written, notes = resuming.recorded(found, found.ours)
     else:
-        about, step, notes = _described(source, found, config)
+        about, step, notes = resuming.described(source, found, config)
         written = None
     agreed = features_of_tensors(source.online, source.pixels, source.online.backbone)
+    before = digests(_as_there(found, written))
     state = _placed(moco_state.to_state(found, step=step, written=written))
     source.release()  # a second copy is one more than the state needs
-    before = digests(parallel.host(state))
     folder.mkdir()
     write_json(folder / "config.json", about)
     with Store(folder / "checkpoints") as store:
         store.save(step, state, about)
     del state
+    after: dict[str, str] = {}
     with Store(folder / "checkpoints", read_only=True) as store:
-        after: dict[str, str] = {}
-        for field in store.fields(step):  # one at a time: together they are the state a second time
-            after |= digests({field: store.field(step, field)})
+        for name, field in (("online", "online"), ("target", "target"), ("momentum", "optimizer"), ("queue", "memory")):
+            after |= digests({name: _as_here(store.field(step, field), field)})  # one at a time, not the state again
     return Told(f"{unchanged(before, after)}; {agreed}", tuple(notes))
+
+
+def _as_there(found: recognise.Found, written: np.ndarray | None) -> dict[str, Any]:
+    """A file's tensors by its names, to be compared with what was made of them."""
+    training, target = moco_state.training_of(found), found.target
+    assert target is not None
+    return {
+        "online": found.online.backbone | found.online.head,
+        "target": target.backbone | target.head,
+        "momentum": training.momentum,
+        "queue": {
+            "queue": training.queue,
+            "ptr": np.asarray(training.ptr, np.int32),
+            "written": np.full(len(training.queue), -1, np.int32) if written is None else written,
+        },
+    }
+
+
+def _as_here(field: Any, name: str) -> dict[str, Any]:
+    """A field of a stored state in a file's names and layouts."""
+    if name == "memory":
+        return dict(field)
+    return torch_names.to_torch({"params": moco_state.trace({name: field})} if name == "optimizer" else field)
 
 
 def _placed(state: Any) -> Any:
@@ -126,79 +143,6 @@ def _placed(state: Any) -> Any:
         if leaf.dtype != leaves(state)[name].dtype:
             raise ConfigError(f"{name} is {leaves(state)[name].dtype}: set JAX_ENABLE_X64=1 to convert it")
     return placed
-
-
-def _recorded(found: recognise.Found, ours: dict[str, Any]) -> tuple[dict[str, Any], int, np.ndarray, list[str]]:
-    """Description, step and rows of the queue as moco_jax wrote them; ConfigError where the file contradicts them."""
-    about, step = ours["about"], ours["step"]
-    if about.get("format") != FORMAT:
-        raise ConfigError(f"its state has format version {about.get('format')}; this version reads {FORMAT}")
-    config = read_stored(about["config"])
-    steps_per_epoch = about["total_steps"] // config.train.epochs
-    if step // steps_per_epoch != (epoch := moco_state.training_of(found).epoch):
-        raise ConfigError(
-            f"it says epoch {epoch}, and moco_jax wrote step {step} beside it, of {steps_per_epoch} per "
-            "epoch: one of them was changed"
-        )
-    check_fits(found, config)
-    return about, step, ours["written"], []
-
-
-def _described(source: Source, found: recognise.Found, config: Config | None) -> tuple[dict[str, Any], int, list[str]]:
-    """Description and step of another program's checkpoint, which knows its epoch alone, for the run of a config."""
-    training = moco_state.training_of(found)
-    if config is None:
-        released = {"mlp": "moco_v2_r50", "linear": "moco_v1_r50"}[source.online.model.head]
-        page = "cifar10_demo" if source.online.model.stem == "cifar" else released
-        raise ConfigError(
-            f"{source.name} knows its epoch, and neither its images nor its settings: name the run that continues it, "
-            f"such as --config={page} --config.data.data_dir=DIR"
-        )
-    if config.train.init_from is not None:
-        raise ConfigError("--config.train.init_from starts a run anew, and this one goes on: leave it out")
-    check_fits(found, config)
-    parts = assemble(config)
-    check_fits(found, parts.config)
-    step, total = training.epoch * parts.steps_per_epoch, parts.config.train.epochs * parts.steps_per_epoch
-    if step > total:
-        raise ConfigError(
-            f"{source.name} has done {training.epoch} epochs, and the config trains {parts.config.train.epochs}: "
-            "raise --config.train.epochs"
-        )
-    config, notes = parts.config, [f"warning: {w}" for w in parts.warnings]
-    rate = learning_rate(
-        config.optimizer,
-        batch_size=config.batch_size,
-        epochs=config.train.epochs,
-        steps_per_epoch=parts.steps_per_epoch,
-    )
-    last, ours = training.settings.get("lr"), float(rate(jax.numpy.asarray(max(step - 1, 0))))
-    if isinstance(last, float) and not np.isclose(last, ours, rtol=1e-4, atol=0):
-        notes.append(f"its last learning rate was {last:g}, and the config's at that epoch is {ours:g}")
-    if step == total:
-        notes.append(f"all {total} steps of this config are done: nothing is left to train")
-    return pretrain.about_of(parts), step, notes
-
-
-def check_fits(found: recognise.Found, config: Config) -> None:
-    """ConfigError naming all flags by which a config differs from what a checkpoint was trained with."""
-    training, model = moco_state.training_of(found), found.online.model
-    if config.queue is None:
-        raise ConfigError(f"the checkpoint is MoCo's, and the config is of mechanism {config.mechanism!r}")
-    have: dict[str, tuple[Any, Any]] = {
-        f"model.{name}": (getattr(model, name), getattr(config.model, name))
-        for name in ("arch", "stem", "width", "head", "dim")
-    }
-    if config.queue.size is not None:
-        have["queue.size"] = (len(training.queue), config.queue.size)
-    for theirs, key in (("momentum", "momentum"), ("weight_decay", "weight_decay")):
-        have[f"optimizer.{key}"] = (training.settings.get(theirs, 0.0), getattr(config.optimizer, key))
-    wrong = [f"--config.{key}={theirs}" for key, (theirs, ours) in have.items() if theirs != ours]
-    if wrong:
-        raise ConfigError(f"the checkpoint was trained otherwise than the config says; it fits with {' '.join(wrong)}")
-    for name, plain in (("nesterov", False), ("dampening", 0), ("maximize", False)):
-        if training.settings.get(name, plain) != plain:
-            raise ConfigError(f"its SGD has {name}={training.settings[name]}, which training here has not")
 
 
 def features_of_tensors(encoder: Encoder, pixels: Pixels | None, tensors: Tensors) -> str:
@@ -220,24 +164,4 @@ def unchanged(before: dict[str, str], after: dict[str, str]) -> str:
         if before.get(name) != after.get(name):
             raise RuntimeError(f"{name} is not what it was before it was written")
     whole = hashlib.sha256(repr(sorted(before.items())).encode()).hexdigest()
-    return f"read back, all {len(before)} arrays of the state are equal bit for bit (SHA-256 {whole[:16]})"
-
-
-def _resuming(config: Config, file: str) -> str:
-    """How the code that a checkpoint is laid out for goes on from it, or why no published code does."""
-    assert config.moco is not None and config.queue is not None
-    model, notebook = config.model, config.model.stem == "cifar"
-    same = f"--lr {config.optimizer.learning_rate:g} --batch-size {config.batch_size} --epochs {config.train.epochs}"
-    same += f" --moco-dim {model.dim} --moco-k {config.queue.size} --moco-m {config.moco.momentum:g}"
-    same += f" --moco-t {config.moco.temperature:g}"
-    if model.arch == "resnet_tiny" or model.width != 64 or (notebook and model.head != "linear"):
-        return (
-            f"the published code has no {model.arch} of width {model.width} with that stem and head: this file is for"
-            " moco_jax, and for PyTorch code of yours"
-        )
-    if notebook:
-        return f"the notebook resumes it: --arch {model.arch} {same} --resume {file}"
-    flags = {"--mlp": model.head == "mlp", "--aug-plus": config.views.recipe == "moco_v2"}
-    flags |= {"--cos": config.optimizer.schedule == "cosine"}
-    said = " ".join([f"-a {model.arch}", same, *(flag for flag, used in flags.items() if used)])
-    return f"the released code resumes it: main_moco.py {said} --resume {file}, and your flags of data and GPUs"
+    return f"read back, all {len(before)} arrays are equal bit for bit (SHA-256 {whole[:16]})"

@@ -21,6 +21,9 @@ def question(
     """What decides a result, JSON-ready: settings, and digests of the network, of the images and of the rows drawn."""
     about = {"settings": fitting.plain(settings), "step": loaded.step}
     about |= {"encoder": frozen.digest(network), "data": pair.digest}
+    if loaded.step is None:  # a run's own config says it, and that is settled; a file's may be edited
+        how = {name: str(value) for name, value in loaded.trained.preprocessing._asdict().items()}
+        about["preprocessing"] = how
     return about | ({"drawn": few.digest(drawn)} if drawn else {})
 
 

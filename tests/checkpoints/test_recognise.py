@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed: it writes t
 
 from moco_jax.checkpoints import agreement, pytorch, reading, recognise, weights  # noqa: E402
 from moco_jax.checkpoints.torch_names import torch_name  # noqa: E402
+from moco_jax.checkpoints.training import OURS  # noqa: E402
 from moco_jax.config import Config, ConfigError, to_json  # noqa: E402
 from tests.checkpoints import foreign  # noqa: E402
 from tests.parity.torchvision_cpu import import_torchvision  # noqa: E402
@@ -292,7 +293,7 @@ def test_what_moco_jax_wrote_beside(tmp_path):
     """Step, rows' steps and description come back; anything else under that key is refused."""
     made = foreign.trained()
     ours = {"step": 7, "written": torch.arange(24, dtype=torch.int32), "about": json.dumps(ABOUT)}
-    found = reading.read(foreign.save(tmp_path / "a.pth.tar", {**made.content, recognise.OURS: ours}))
+    found = reading.read(foreign.save(tmp_path / "a.pth.tar", {**made.content, OURS: ours}))
     assert (found.ours["step"], found.ours["about"]) == (7, json.loads(json.dumps(ABOUT)))
     np.testing.assert_array_equal(found.ours["written"], np.arange(24))
     for wrong, change in {
@@ -305,10 +306,10 @@ def test_what_moco_jax_wrote_beside(tmp_path):
         " about": {"about": None},
         **{f"{'  ' * i}about": {"about": json.dumps(change)} for i, change in enumerate(damaged(ABOUT), 2)},
     }.items():
-        path = foreign.save(tmp_path / "b.pth.tar", {**made.content, recognise.OURS: {**ours, **change}})
+        path = foreign.save(tmp_path / "b.pth.tar", {**made.content, OURS: {**ours, **change}})
         with pytest.raises(ConfigError, match=f"'moco_jax' is not what moco_jax writes: {wrong.strip()} is missing"):
             reading.read(path)
-    path = foreign.save(tmp_path / "b.pth.tar", {**made.content, recognise.OURS: [ours]})
+    path = foreign.save(tmp_path / "b.pth.tar", {**made.content, OURS: [ours]})
     with pytest.raises(ConfigError, match="step is missing"):
         reading.read(path)
 

@@ -6,10 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from moco_jax.checkpoints import agreement, pytorch, recognise
+from moco_jax.checkpoints import agreement, moco_state, pytorch, recognise
 from moco_jax.checkpoints.store import Store
 from moco_jax.config import ConfigError
-from moco_jax.conversion import convert, source, written
+from moco_jax.conversion import convert, resuming, source, written
 from tests.conversion import runs
 
 RELEASED = {"stem": "imagenet"}
@@ -106,12 +106,12 @@ def test_it_says_how_the_released_code_goes_on():
     """With the flags of that run; inside an epoch it says that whole epochs are all it knows."""
     config = runs.config(model={"arch": "resnet18", "stem": "imagenet", "width": 64, "head": "mlp"})
     tree = {"memory": {"queue": np.zeros((40, 8))}}
-    said = "\n".join(written.notes(source.Run(9, 20, tree, {}, config), "a.pth.tar"))
+    said = "\n".join(resuming.notes(source.Run(9, 20, tree, {}, config), "a.pth.tar"))
     assert "main_moco.py -a resnet18 --lr 0.3 --batch-size 16 --epochs 5 --moco-dim 8 --moco-k 40" in said
     assert "--mlp --aug-plus --cos --resume a.pth.tar" in said
     assert "step 9 lies inside epoch 2" in said and "and 40 is none" in said
     notebook = runs.config(model={"arch": "resnet18", "width": 64, "head": "linear"})
-    said = written.notes(source.Run(8, 20, {"memory": {"queue": np.zeros((48, 8))}}, {}, notebook), "a")
+    said = resuming.notes(source.Run(8, 20, {"memory": {"queue": np.zeros((48, 8))}}, {}, notebook), "a")
     assert len(said) == 1 and "the notebook resumes it: --arch resnet18" in said[0]
 
 
@@ -173,23 +173,30 @@ def test_a_state_that_is_not_read_back_as_it_was_is_an_error(run, tmp_path, monk
     [
         ("run", "a", "onnx", {}, "--format 'onnx' is unknown"),
         ("run", "run", "pth", {}, "run is there already: give another name, or remove it"),
-        ("run", "no/a.pth", "pth", {}, "there is no folder .*no"),
+        ("run", "file/a.pth", "pth", {}, "cannot be written .(File exists|Not a directory)"),
+        ("run", "other/checkpoints/9", "pth", {}, "lies among the checkpoints of .*other"),
+        ("run", "link", "pth", {}, "link is there already"),
         ("run", "run/checkpoints/a.pth", "pth", {}, "lies among the checkpoints of"),
         ("run", "a", "orbax", {}, "run is a run's folder already"),
         ("none", "a", "pth", {}, "there is no .*none"),
         ("run", "a", "pth", {"which": "both"}, "--encoder is 'both'; it must be online or target"),
         ("run", "a", "pth.tar", {"which": "target"}, "holds both encoders: leave --encoder out"),
-        ("run", "a", "pth.tar", {"classifier": "run"}, "--classifier goes with a backbone"),
+        ("run", "a", "pth.tar", {"classifier": "run"}, "--classifier goes with a backbone alone"),
+        ("run", "a", "detectron2", {"classifier": "run"}, "--classifier goes with a backbone alone"),
         ("run", "a", "pth", {"classifier": "run"}, "holds no finished result of `moco-jax eval-linear`"),
         ("run", "a", "pth", {"config": runs.config()}, "--config is read by --format=orbax alone"),
         ("run", "a", "pth", {"licence": "mit"}, "--format=pth has none"),
         ("run", "a", "pth", {"sha256": "00"}, "--sha256 is of a file, and .*run is a folder"),
-        ("empty", "a", "pth", {}, "empty is neither a run's folder nor one with config.json"),
+        ("empty", "a", "pth", {}, "empty is no run's folder, no file of weights, and no folder with config.json"),
     ],
 )
 def test_what_cannot_be_is_one_line_and_leaves_nothing(run, tmp_path, src, dst, form, options, message):
     """Before anything is written."""
     (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    (tmp_path / "other/checkpoints").mkdir(parents=True)
+    (tmp_path / "other/config.json").write_text("{}")
     if "classifier" in options:
         options["classifier"] = tmp_path / options["classifier"]
     before = sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*"))
@@ -198,13 +205,58 @@ def test_what_cannot_be_is_one_line_and_leaves_nothing(run, tmp_path, src, dst, 
     assert sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*")) == before
 
 
-def test_what_a_killed_conversion_left_is_no_obstacle(run, tmp_path):
-    """A file or a folder of the name that is written under."""
+def test_nothing_beside_the_destination_is_touched(run, tmp_path, monkeypatch):
+    """Whatever its name is; parents are made; what appears under the name meanwhile stays."""
     pytest.importorskip("torch")
     (tmp_path / "a.pth.part").mkdir()
-    (tmp_path / "a.pth.part/x").write_text("half")
+    (tmp_path / "a.pth.part/x").write_text("mine")
     quiet(run, tmp_path / "a.pth", "pth")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.pth", "run"]
+    quiet(run, tmp_path / "deep/er/a.pth", "pth")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.pth", "a.pth.part", "deep", "run"]
+    assert (tmp_path / "a.pth.part/x").read_text() == "mine"
+
+    def meanwhile(*_):
+        (tmp_path / "b.pth").write_text("somebody's")
+        return "agreed"
+
+    monkeypatch.setattr(agreement, "of", meanwhile)
+    with pytest.raises(ConfigError, match="b.pth is there by now, made by something else"):
+        quiet(run, tmp_path / "b.pth", "pth")
+    assert (tmp_path / "b.pth").read_text() == "somebody's" and not list(tmp_path.glob(".*"))
+
+
+def test_the_source_may_have_any_name(tmp_path):
+    """That of the destination with an ending, too: it is still there afterwards, and after a refusal."""
+    pytest.importorskip("torch")
+    runs.write(tmp_path / "m.part")
+    with pytest.raises(ConfigError, match="timm"):
+        quiet(tmp_path / "m.part", tmp_path / "m", "timm")
+    quiet(tmp_path / "m.part", tmp_path / "m", "pth")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m", "m.part"] and everything(tmp_path / "m.part")[0] == 8
+
+
+def swapped(found):
+    online, momentum = found.online.backbone, found.training.momentum
+    return {
+        "target": {"target": found.target._replace(backbone=online)},
+        "queue": {"training": found.training._replace(queue=found.training.queue[::-1])},
+        "ptr": {"training": found.training._replace(ptr=found.training.ptr + 1)},
+        "momentum": {"training": found.training._replace(momentum=momentum | {"bn1.bias": momentum["bn1.weight"]})},
+    }
+
+
+@pytest.mark.parametrize("part", ["target", "queue", "ptr", "momentum"])
+def test_a_run_that_is_not_what_the_file_holds_is_an_error(run, tmp_path, monkeypatch, part):
+    """A part in another's place on the way into the state: what is stored is held against the file's own tensors."""
+    pytest.importorskip("torch")
+    quiet(run, tmp_path / "a.pth.tar", "pth.tar")
+    before = moco_state.to_state
+    monkeypatch.setattr(
+        moco_state, "to_state", lambda found, **at: before(found._replace(**swapped(found)[part]), **at)
+    )
+    with pytest.raises(RuntimeError, match=f"{'queue' if part == 'ptr' else part}/.* is not what it was"):
+        quiet(tmp_path / "a.pth.tar", tmp_path / "back", "orbax")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.pth.tar", "run"]
 
 
 def test_our_key_is_held_against_the_rest(run, tmp_path):

@@ -1,0 +1,125 @@
+"""Where training goes on: which run a checkpoint of another program is of, and how that program goes on from ours."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from moco_jax import pretrain
+from moco_jax.assembly import assemble
+from moco_jax.checkpoints import moco_state, recognise
+from moco_jax.config import Config, ConfigError, read_stored
+from moco_jax.conversion.source import Run, Source
+from moco_jax.core.schedules import learning_rate
+from moco_jax.state import FORMAT
+
+
+def recorded(found: recognise.Found, ours: dict[str, Any]) -> tuple[dict[str, Any], int, np.ndarray, list[str]]:
+    """Description, step and rows of the queue as moco_jax wrote them; ConfigError where the file contradicts them."""
+    about, step = ours["about"], ours["step"]
+    if about.get("format") != FORMAT:
+        raise ConfigError(f"its state has format version {about.get('format')}; this version reads {FORMAT}")
+    config = read_stored(about["config"])
+    steps_per_epoch = about["total_steps"] // config.train.epochs
+    if step // steps_per_epoch != (epoch := moco_state.training_of(found).epoch):
+        raise ConfigError(
+            f"it says epoch {epoch}, and moco_jax wrote step {step} beside it, of {steps_per_epoch} per "
+            "epoch: one of them was changed"
+        )
+    check_fits(found, config)
+    return about, step, ours["written"], []
+
+
+def described(source: Source, found: recognise.Found, config: Config | None) -> tuple[dict[str, Any], int, list[str]]:
+    """Description and step of another program's checkpoint, which knows its epoch alone, for the run of a config."""
+    training = moco_state.training_of(found)
+    if config is None:
+        released = {"mlp": "moco_v2_r50", "linear": "moco_v1_r50"}[source.online.model.head]
+        page = "cifar10_demo" if source.online.model.stem == "cifar" else released
+        raise ConfigError(
+            f"{source.name} knows its epoch, and neither its images nor its settings: name the run that continues it, "
+            f"such as --config={page} --config.data.data_dir=DIR"
+        )
+    if config.train.init_from is not None:
+        raise ConfigError("--config.train.init_from starts a run anew, and this one goes on: leave it out")
+    check_fits(found, config)
+    parts = assemble(config)
+    check_fits(found, parts.config)
+    step, total = training.epoch * parts.steps_per_epoch, parts.config.train.epochs * parts.steps_per_epoch
+    if step > total:
+        raise ConfigError(
+            f"{source.name} has done {training.epoch} epochs, and the config trains {parts.config.train.epochs}: "
+            "raise --config.train.epochs"
+        )
+    config = parts.config
+    notes = [f"epoch {training.epoch} is step {step} of {total}; go on by moco-jax train with these --config flags"]
+    pretrain.default_evaluators(parts)  # what train would refuse, such as kNN without labels, is refused here
+    rate = learning_rate(
+        config.optimizer,
+        batch_size=config.batch_size,
+        epochs=config.train.epochs,
+        steps_per_epoch=parts.steps_per_epoch,
+    )
+    last, ours = training.settings.get("lr"), float(rate(jax.numpy.asarray(max(step - 1, 0))))
+    if isinstance(last, float) and not np.isclose(last, ours, rtol=1e-4, atol=0):
+        notes.append(
+            f"warning: its last learning rate was {last:g}, and the config's there is {ours:g} "
+            "(optimizer.learning_rate, optimizer.schedule, optimizer.linear_scaling, train.epochs)"
+        )
+    if step == total:
+        notes.append(f"all {total} steps of this config are done: nothing is left to train")
+    return pretrain.about_of(parts), step, notes
+
+
+def check_fits(found: recognise.Found, config: Config) -> None:
+    """ConfigError naming all flags by which a config differs from what a checkpoint was trained with."""
+    training, model = moco_state.training_of(found), found.online.model
+    if config.queue is None:
+        raise ConfigError(f"the checkpoint is MoCo's, and the config is of mechanism {config.mechanism!r}")
+    have: dict[str, tuple[Any, Any]] = {
+        f"model.{name}": (getattr(model, name), getattr(config.model, name))
+        for name in ("arch", "stem", "width", "head", "dim")
+    }
+    if config.queue.size is not None:
+        have["queue.size"] = (len(training.queue), config.queue.size)
+    for theirs, key in (("momentum", "momentum"), ("weight_decay", "weight_decay")):
+        have[f"optimizer.{key}"] = (training.settings.get(theirs, 0.0), getattr(config.optimizer, key))
+    wrong = [f"--config.{key}={theirs}" for key, (theirs, ours) in have.items() if theirs != ours]
+    if wrong:
+        raise ConfigError(f"the checkpoint was trained otherwise than the config says; it fits with {' '.join(wrong)}")
+    for name, plain in (("nesterov", False), ("dampening", 0), ("maximize", False)):
+        if training.settings.get(name, plain) != plain:
+            raise ConfigError(f"its SGD has {name}={training.settings[name]}, which training here has not")
+
+
+def notes(run: Run, file: str) -> tuple[str, ...]:
+    """What the code that a checkpoint is laid out for makes of it."""
+    said, (epoch, part) = [_resuming(run.config, file)], divmod(run.step, run.steps_per_epoch)
+    if part:
+        said.append(
+            f"step {run.step} lies inside epoch {epoch}: the released code knows whole epochs and would begin that one "
+            "anew; moco_jax continues at the step"
+        )
+    if (size := len(run.tree["memory"]["queue"])) % run.config.batch_size:
+        said.append(f"the released code takes a queue that is a multiple of the batch, and {size} is none")
+    return tuple(said)
+
+
+def _resuming(config: Config, file: str) -> str:
+    """How the code that a checkpoint is laid out for goes on from it, or why no published code does."""
+    assert config.moco is not None and config.queue is not None
+    model, notebook = config.model, config.model.stem == "cifar"
+    same = f"--lr {config.optimizer.learning_rate:g} --batch-size {config.batch_size} --epochs {config.train.epochs}"
+    same += f" --moco-dim {model.dim} --moco-k {config.queue.size} --moco-m {config.moco.momentum:g}"
+    same += f" --moco-t {config.moco.temperature:g}"
+    if model.arch == "resnet_tiny" or model.width != 64 or (notebook and model.head != "linear"):
+        return (
+            f"the published code has no {model.arch} of width {model.width} with that stem and head: this file is for"
+            " moco_jax, and for PyTorch code of yours"
+        )
+    if notebook:
+        return f"the notebook resumes it: --arch {model.arch} {same} --resume {file}"
+    flags = {"--mlp": model.head == "mlp", "--aug-plus": config.views.recipe == "moco_v2"}
+    flags |= {"--cos": config.optimizer.schedule == "cosine"}
+    said = " ".join([f"-a {model.arch}", same, *(flag for flag, used in flags.items() if used)])
+    return f"the released code resumes it: main_moco.py {said} --resume {file}, and your flags of data and GPUs"
