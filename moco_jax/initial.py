@@ -76,7 +76,7 @@ def begin(
         return Start(None, None, [], [])
     if step and began is not None:
         return Start(None, dict(began), _compared(asked, began, where), [])
-    found = read(asked)
+    found = read(asked, step=None if began is None else began["step"])
     if began is not None:
         _check_same(found, began, where)
     trees, lines = fitted(found, encoder, config, values, given=given)
@@ -136,7 +136,7 @@ def _of_run(run: Path, path: str, step: int | None) -> Weights:
         if at is None:
             raise none_yet(run)
         if not store.holds(at):
-            raise ConfigError(f"{run} holds step {at} no more")
+            raise ConfigError(f"{run} holds step {at}, from which the run began, no more: it has trained on since")
         about, online = store.about(at), store.tree(at)["online"]
     config, label, values = read_stored(about["config"]), about["objects"]["encoder"], about["values"]
     trees = {name: dict(online.get(name) or {}) for name in ("params", "batch_stats")}

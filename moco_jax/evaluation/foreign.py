@@ -65,7 +65,8 @@ def _recorded(found: Found, path: Path) -> Preprocessing:
     if pixels is None:
         raise ConfigError(
             f"{path} takes images of {channels} channels, and nothing in it says of which size, dtype, range, mean and "
-            "std: give them from Python, moco_jax.load_encoder(path, preprocessing=Preprocessing(...))"
+            "std: a .pth.tar, timm or Hugging Face folder of the run does; or give them from Python, "
+            "moco_jax.load_encoder(path, preprocessing=moco_jax.evaluation.encoder.Preprocessing(...))"
         )
     computed = str(parallel.compute_dtype("auto"))
     return Preprocessing(

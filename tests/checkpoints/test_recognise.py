@@ -275,6 +275,48 @@ ABOUT = {
 }
 
 
+def test_published_files_and_pixels_are_those_of_their_authors():
+    """The names beside the first digits of MD5, and ImageNet's and CIFAR-10's mean and std as the originals write them."""
+    assert recognise.PUBLISHED == {
+        "b251726a": "moco_v1_200ep_pretrain",
+        "59fd9945": "moco_v2_200ep_pretrain",
+        "a04e12f8": "moco_v2_800ep_pretrain",
+    }
+    assert recognise.IMAGENET[4:] == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert recognise.CIFAR[4:] == ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda o: o | {"scaler": 1}, "its optimizer holds scaler, which no SGD does"),
+        (lambda o: o | {"param_groups": [o["param_groups"][0] | {"centered": True}]}, "is set to centered"),
+        (
+            lambda o: o | {"state": o["state"] | {0: o["state"][0] | {"square_avg": torch.zeros(1)}}},
+            "its optimizer holds square_avg of conv1.weight, which no SGD does",
+        ),
+    ],
+)
+def test_an_optimizer_that_holds_more_is_refused(tmp_path, change, message):
+    """What would be left out in silence belongs to another optimizer."""
+    made = foreign.trained()
+    content = {**made.content, "optimizer": change(made.content["optimizer"])}
+    with pytest.raises(ConfigError, match=message):
+        reading.read(foreign.save(tmp_path / "a.pth.tar", content))
+
+
+def test_what_only_training_needs_is_named_where_there_is_none(tmp_path):
+    """An online encoder with queue and optimizer, but no target; a count of batches that is none is refused."""
+    made = foreign.trained()
+    alone = {n: t for n, t in made.content["state_dict"].items() if "encoder_k" not in n}
+    found = reading.read(foreign.save(tmp_path / "a.pth.tar", {**made.content, "state_dict": alone}))
+    assert found.dropped[-4:] == ("epoch", "optimizer", "queue", "queue_ptr")
+    name = next(n for n in alone if n.endswith("bn1.num_batches_tracked"))
+    content = {**made.content, "state_dict": alone | {name: torch.zeros(5, 5)}}
+    with pytest.raises(ConfigError, match=r"num_batches_tracked is float32\(5, 5\), and no count"):
+        reading.read(foreign.save(tmp_path / "b.pth.tar", content))
+
+
 def damaged(about):
     """Descriptions that lack something or hold another kind of it."""
     for key in ("total_steps", "config", "values", "objects"):

@@ -291,6 +291,28 @@ def test_a_file_of_a_published_name_says_so(run, tmp_path, monkeypatch):
     assert any("it is moco_v9_5ep_pretrain by the MD5" in line for line in said)
 
 
+def test_a_format_without_checksum_is_said(run, tmp_path):
+    """Unless its SHA-256 was compared; a zip archive has one for each entry."""
+    torch = pytest.importorskip("torch")
+    quiet(run, tmp_path / "a.pth", "pth")
+    content = torch.load(tmp_path / "a.pth", weights_only=True)
+    torch.save(content, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    _, sha256 = pytorch.digests(tmp_path / "old.pth")
+    for name, options, wanted in (("a", {}, False), ("old", {}, True), ("old", {"sha256": sha256}, False)):
+        said = quiet(tmp_path / f"{name}.pth", tmp_path / f"{name}{len(options)}", "pth", **options)
+        assert any("its format has no checksum" in line for line in said) == wanted
+
+
+def test_a_classifier_of_the_file_travels(run, tmp_path):
+    """As fc, with the backbone; where the format has no place for it, that is said."""
+    torch = pytest.importorskip("torch")
+    quiet(run, tmp_path / "a.pth", "pth")
+    content = torch.load(tmp_path / "a.pth", weights_only=True)
+    torch.save(content | {"fc.weight": torch.ones(3, 16), "fc.bias": torch.arange(3.0)}, tmp_path / "b.pth")
+    quiet(tmp_path / "b.pth", tmp_path / "c.pth", "pth")
+    assert torch.load(tmp_path / "c.pth", weights_only=True)["fc.bias"].tolist() == [0, 1, 2]
+
+
 def test_a_wrong_sha256_is_refused_before_the_file_is_read(run, tmp_path):
     """The only check there is for files without checksums."""
     pytest.importorskip("torch")
