@@ -47,7 +47,7 @@ def card(portable: Portable, library: str, *, missing: str = "") -> str:
         "## Images\n\n" + "\n\n".join(filter(None, (_images(portable), missing))),
         f"## Use\n\n```python\n{_snippet(portable, library)}\n```\n\nBatch norm has its running statistics, as in "
         "evaluation; call `.eval()`, or the images of a batch are normalised by each other.",
-        "## Licence\n\n" + (portable.license_note or "Nobody says under which licence these weights are."),
+        f"## Licence\n\n{_licence(portable)}",
     ]
     if portable.config is not None:
         sections.append(f"## The run that made it\n\n```json\n{json.dumps(portable.config, indent=2)}\n```")
@@ -76,6 +76,14 @@ def _what(portable: Portable) -> str:
         f"- Channels of an image: {portable.channels}\n"
         "- Paper: Momentum Contrast for Unsupervised Visual Representation Learning (arXiv:1911.05722)"
     )
+
+
+def _licence(portable: Portable) -> str:
+    if portable.license_note:
+        return portable.license_note
+    if portable.license is not None:
+        return f"{portable.license}."
+    return "Nobody says under which licence these weights are: say one before you publish them."
 
 
 def _images(portable: Portable) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from moco_jax.checkpoints.backbones import without_counts
-from moco_jax.checkpoints.folders import check_whole
+from moco_jax.checkpoints.folders import check_stem, check_whole
 from moco_jax.checkpoints.weights import Portable
 from moco_jax.config import ConfigError
 
@@ -33,13 +33,9 @@ def detectron2_name(name: str) -> str:
 def check(portable: Portable) -> None:
     """Raises ConfigError where `build_resnet_backbone` makes no such network, or the tensors are not whole."""
     model = portable.model
+    check_stem(model, whose="Detectron2's ResNets")
     if model.arch not in DEPTHS:
         raise ConfigError(f"Detectron2 has no {model.arch}, only {', '.join(DEPTHS)}")
-    if model.stem != "imagenet":
-        raise ConfigError(
-            f"Detectron2's ResNets begin with a 7x7 convolution and a max-pool; this encoder has the stem "
-            f"{model.stem!r} (model.stem), which is another network"
-        )
     if DEPTHS[model.arch] < 50 and model.width != 64:
         raise ConfigError(
             f"Detectron2's {model.arch} has 64 channels in its first stage, this encoder {model.width} (model.width)"

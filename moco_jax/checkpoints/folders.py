@@ -14,7 +14,7 @@ import numpy as np
 from moco_jax.checkpoints import safetensors_file
 from moco_jax.checkpoints.backbones import check_backbone, check_classifier, with_counts
 from moco_jax.checkpoints.weights import Classifier, Pixels, Portable, Tensors
-from moco_jax.config import ConfigError
+from moco_jax.config import ConfigError, Model
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 OURS = "moco_jax"  # the key of config.json for pixels that the libraries' own fields cannot say
@@ -176,6 +176,15 @@ def check_pixels(pixels: Pixels | None, channels: int, *, what: str) -> None:
         raise ConfigError(
             f"{what}: mean {pixels.mean} and std {pixels.std} do not fit {channels} channels: one of each for every "
             "channel, std above 0"
+        )
+
+
+def check_stem(model: Model, *, whose: str) -> None:
+    """Raises ConfigError unless the network begins as `whose` do; to be asked first, as no other format helps then."""
+    if model.stem != "imagenet":
+        raise ConfigError(
+            f"{whose} begin with a 7x7 convolution and a max-pool; this encoder has the stem {model.stem!r} "
+            "(model.stem), which is another network: --format=pth and --format=pth.tar hold it"
         )
 
 

@@ -27,11 +27,7 @@ FIXED: Json = {"hidden_act": "relu", "downsample_in_first_stage": False, "downsa
 
 def check(portable: Portable) -> None:
     """Raises ConfigError where transformers have no such network, or the tensors are not whole."""
-    if portable.model.stem != "imagenet":
-        raise ConfigError(
-            f"transformers' ResNets begin with a 7x7 convolution and a max-pool; this encoder has the stem "
-            f"{portable.model.stem!r} (model.stem), which is another network"
-        )
+    folders.check_stem(portable.model, whose="transformers' ResNets")
     folders.check_whole(portable)
 
 

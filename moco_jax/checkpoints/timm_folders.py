@@ -21,13 +21,9 @@ WRAPPER = "timm_model."  # before every name, as some versions of transformers' 
 def check(portable: Portable) -> None:
     """Raises ConfigError where timm has no such network, or the tensors are not whole."""
     model = portable.model
+    folders.check_stem(model, whose="timm's ResNets")
     if model.arch not in ARCHITECTURES:
         raise ConfigError(f"timm has no {model.arch}, only {', '.join(ARCHITECTURES)}; Hugging Face's format holds it")
-    if model.stem != "imagenet":
-        raise ConfigError(
-            f"timm's {model.arch} begins with a 7x7 convolution and a max-pool; this encoder has the stem "
-            f"{model.stem!r} (model.stem), which is another network"
-        )
     if model.width != WIDTH:
         raise ConfigError(
             f"timm's {model.arch} has {WIDTH} channels in its first stage, this encoder {model.width} (model.width); "

@@ -41,25 +41,43 @@ def test_the_furthest_image_counts():
     assert agreement.furthest(ours, theirs) == pytest.approx(0.01, rel=1e-4)
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_our_features_meet_theirs_image_by_image(channels):
+@pytest.fixture(scope="module")
+def compiled():
+    """The encoder and our network of it, compiled once for this file."""
+    one = encoder()
+    return one, agreement._forward(one, 64)
+
+
+@pytest.fixture
+def ours(compiled, monkeypatch):
+    """That network, in whose place `of` would compile the same one again."""
+    monkeypatch.setattr(agreement, "_forward", lambda one, size: {(id(compiled[0]), 64): compiled[1]}[id(one), size])
+    return compiled[1]
+
+
+def test_our_features_meet_theirs_image_by_image(compiled, ours):
     """Theirs get (n, C, S, S), a few at a time, and in the same order."""
-    one, seen = encoder(channels), []
+    seen = []
 
     def theirs(x):
         seen.append(x)
         return ours(x.transpose(0, 2, 3, 1))
 
-    ours = agreement._forward(one, 64)
-    said = agreement.of(one, None, theirs, "Somebody")
-    assert "JAX against Somebody: 0.0e+00 apart" in said
-    np.testing.assert_array_equal(np.concatenate(seen).transpose(0, 2, 3, 1), agreement.images(channels, None))
+    said = agreement.of(compiled[0], None, theirs, "Somebody")
+    assert "JAX against Somebody: 0.0e+00 apart" in said and ours(agreement.images(3, None)).std(0).max() > 0
+    np.testing.assert_array_equal(np.concatenate(seen).transpose(0, 2, 3, 1), agreement.images(3, None))
+
+
+def test_an_encoder_of_gray_images_gets_gray_ones(monkeypatch):
+    """As many channels as it takes, here by a network that only averages."""
+    monkeypatch.setattr(agreement, "_forward", lambda one, size: lambda x: x.mean((1, 2)))
+    seen = []
+    agreement.of(encoder(1), None, lambda x: seen.append(x.shape) or x.mean((2, 3)), "Somebody")
+    assert set(seen) == {(2, 1, 64, 64)}
 
 
 @pytest.mark.parametrize("factor", [1 + 3e-5, np.nan])
-def test_features_that_differ_are_refused(factor):
+def test_features_that_differ_are_refused(compiled, ours, factor):
     """Above a hundred-thousandth, and where there is no number at all."""
-    one = encoder()
-    ours = agreement._forward(one, 64)
     with pytest.raises(ConfigError, match="differ from ours by .* of their length, more than 1e-05"):
-        agreement.of(one, None, lambda x: ours(x.transpose(0, 2, 3, 1)) * np.float32(factor), "Somebody")
+        agreement.of(compiled[0], None, lambda x: ours(x.transpose(0, 2, 3, 1)) * np.float32(factor), "Somebody")

@@ -19,8 +19,10 @@ from moco_jax.config import ConfigError, Model
 from moco_jax.models.resnet import ARCHS, build
 from tests.checkpoints.portables import portable
 
+DEEP = ("resnet101", "resnet152")  # seconds to trace
 
-@pytest.mark.parametrize("arch", ARCHS)
+
+@pytest.mark.parametrize("arch", [pytest.param(a, marks=[pytest.mark.slow] * (a in DEEP)) for a in ARCHS])
 @pytest.mark.parametrize("stem", ["imagenet", "cifar"])
 def test_shapes_are_those_of_the_networks_here(arch, stem):
     """Names and shapes come from no second idea of the architecture: they are what Flax makes, in torch's layout."""

@@ -149,5 +149,22 @@ def test_the_card_says_what_is_known(library):
     assert "pipeline_tag: image-feature-extraction" in text and "license:" not in text
     for part in ("the target encoder", "Nobody says how images", "And so on.", "Nobody says under which licence"):
         assert part in text, part
-    assert "```json" not in text and "classifier" not in text
+    assert "\n\n\n" not in text and "```json" not in text and "classifier" not in text
     assert "8-bit" in card(portable(pixels=pixels(dtype="uint16", range=(0.0, 9.0))), library)
+
+
+@pytest.mark.parametrize(
+    ("licence", "note", "said"),
+    [
+        ("mit", "", "mit."),
+        ("other", "MIT, or not.", "MIT, or not."),
+        (None, "", "Nobody says under which licence these weights are: say one before you publish them."),
+    ],
+)
+def test_the_card_names_the_licence(licence, note, said):
+    """A sentence about it, else its name, else that there is none; the header has a line for it where there is one."""
+    text = card(portable(license=licence, license_note=note, config=None), "timm")
+    assert text.endswith(f"\n\n## Licence\n\n{said}\n")
+    lines = text.split("---\n")[1].splitlines()
+    assert [line for line in lines if line.startswith("license")] == [f'license: "{licence}"'] * (licence is not None)
+    assert all(lines)

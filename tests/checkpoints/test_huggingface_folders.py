@@ -54,7 +54,7 @@ def test_there_and_back_is_the_same(tmp_path, encoder, processor):
 @pytest.mark.parametrize(
     ("encoder", "message"),
     [
-        (lambda: portable(stem="cifar"), "this encoder has the stem 'cifar'"),
+        (lambda: portable(stem="cifar"), "stem 'cifar' .*: --format=pth and --format=pth.tar hold it$"),
         (lambda: portable(width=8, pixels=pixels(2)), "do not fit 3 channels"),
         (lambda: portable(width=8)._replace(channels=4), r"run: conv1.weight is \(8, 3, 7, 7\)"),
     ],

@@ -25,7 +25,7 @@ from tests.snippets import snippets
 pytest.importorskip("safetensors", reason="safetensors is an extra")
 
 CLOSE = 1e-5  # over the largest feature of an image; float32 sums in another order
-ENCODERS = [("resnet18", 3), ("resnet18", 1), ("resnet18", 13), ("resnet50", 3)]
+ENCODERS = [("resnet18", 3), ("resnet18", 1), ("resnet18", 13), pytest.param("resnet50", 3, marks=pytest.mark.slow)]
 WRITE = {"timm": write_timm, "transformers": write_huggingface}
 
 

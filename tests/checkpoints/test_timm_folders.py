@@ -65,7 +65,7 @@ def test_config_says_what_timm_asks_for(tmp_path):
     ("encoder", "message"),
     [
         (lambda: portable("resnet_tiny"), "timm has no resnet_tiny"),
-        (lambda: portable(stem="cifar"), "this encoder has the stem 'cifar'"),
+        (lambda: portable("resnet_tiny", stem="cifar"), "stem 'cifar' .*: --format=pth and --format=pth.tar hold it$"),
         (lambda: portable(width=32), "timm's resnet18 has 64 channels in its first stage, this encoder 32"),
         (lambda: portable(pixels=pixels(2)), "do not fit 3 channels"),
         (lambda: portable(channels=3)._replace(channels=4), r"run: conv1.weight is \(64, 3, 7, 7\)"),
@@ -141,6 +141,15 @@ def test_a_mean_of_other_channels_is_nobody_saying(tmp_path):
     assert read_timm(tmp_path).pixels is None
 
 
+@pytest.mark.parametrize(("share", "resize"), [(0.9, 248), (0.95, 235), (0.875, 256)])
+def test_the_side_before_the_crop_is_rounded_down(tmp_path, share, resize):
+    """As timm's transforms do: 224 / 0.9 is 248.9, and 224 / 0.95 is 235.8."""
+    write_timm(portable(), tmp_path)
+    edited(tmp_path, pretrained_cfg={"mean": [0.5] * 3, "std": [0.25] * 3, "crop_pct": share})
+    found = read_timm(tmp_path).pixels
+    assert (found.size, found.resize) == (224, resize)
+
+
 def test_an_older_layout_is_read(tmp_path):
     """All keys at the top, `labels` for names; and the prefix of transformers' wrapper before every tensor."""
     encoder = portable(classes=NAMES)
@@ -160,6 +169,7 @@ def test_what_timm_saves_is_read(tmp_path, arch, channels, classes):
     """`save_for_hf`: tensor by tensor, and the pixels that timm's own transforms make."""
     torchvision()
     timm = pytest.importorskip("timm", reason="timm is not installed")
+    pytest.importorskip("huggingface_hub", reason="huggingface_hub, with which timm saves, is not installed")
     net = timm.create_model(arch, in_chans=channels, num_classes=classes)
     timm.models.save_for_hf(
         net, tmp_path, safe_serialization=True, model_config={"label_names": list("abcdefghi")[:classes]}

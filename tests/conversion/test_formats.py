@@ -14,6 +14,7 @@ from moco_jax.state import Network
 from tests.conversion import runs
 
 IMAGENET = {"stem": "imagenet"}
+CIFAR = "ResNets begin with .* has the stem 'cifar' .*: --format=pth and --format=pth.tar hold it$"
 
 
 @pytest.fixture
@@ -85,10 +86,12 @@ def test_detectron2_gets_its_pickle_and_the_lines_of_its_config(tmp_path, monkey
 @pytest.mark.parametrize(
     ("form", "model", "message"),
     [
-        ("timm", IMAGENET, "timm has no resnet_tiny"),
-        ("timm", {"arch": "resnet18", "width": 64}, "this encoder has the stem 'cifar'"),
-        ("huggingface", {}, "this encoder has the stem 'cifar'"),
+        ("timm", IMAGENET, "timm has no resnet_tiny, .*; Hugging Face's format holds it$"),
+        ("timm", {"arch": "resnet18", **IMAGENET}, "64 channels .* encoder 4 .*; Hugging Face's format holds"),
+        ("timm", {}, f"^timm's {CIFAR}"),
+        ("huggingface", {}, f"^transformers' {CIFAR}"),
         ("detectron2", IMAGENET, "Detectron2 has no resnet_tiny"),
+        ("detectron2", {}, f"^Detectron2's {CIFAR}"),
     ],
 )
 def test_what_a_format_cannot_hold_is_refused(tmp_path, form, model, message):
