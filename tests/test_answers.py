@@ -27,7 +27,15 @@ KEYS = {
     "main_moco.py": {*config.flat(config.Config()), *(f"--{name}" for name in train.NAMED)},
     "main_lincls.py": {*config.flat(protocols.Linear()), *(f"--{n}" for n in eval_linear.NAMED)},
 }
-NO_KEYS = {"log.jsonl", "model.safetensors", "train.py", "data.order", "views.make", "views.raw", "views.augment"}  # files and functions
+NO_KEYS = {
+    "log.jsonl",
+    "model.safetensors",
+    "train.py",
+    "data.order",
+    "views.make",
+    "views.raw",
+    "views.augment",
+}  # files and functions
 OUTSIDE = re.compile(r"JAX_\w+|CUDA_\w+|encoder=")  # of the environment, or an argument of train
 
 

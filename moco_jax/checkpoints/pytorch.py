@@ -183,13 +183,15 @@ class _Plain:
 def write(path: Path, content: Any) -> None:
     """Write a dict of numpy arrays, containers and plain values, arrays as tensors, whole or not at all."""
     torch = require(f"writing {path}")
+    part = path.with_name(path.name + ".part")
     try:
-        torch.save(_tensors(torch, content), path)
+        torch.save(_tensors(torch, content), part)
+        part.replace(path)
     except (OSError, RuntimeError) as error:  # of a full disk torch says "unexpected pos"
-        path.unlink(missing_ok=True)
-        raise ConfigError(
-            f"{path} could not be written ({str(error).splitlines()[0][:80]}): is the disk full?"
-        ) from None
+        reason = str(error).splitlines()[0][:80]
+        raise ConfigError(f"{path} could not be written ({reason}): is the disk full?") from None
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _tensors(torch: ModuleType, value: Any) -> Any:

@@ -113,7 +113,7 @@ def test_a_stored_state_there_and_back(tmp_path, symmetric):
     def init():
         online, target = Network(**params), Network(**jax.tree.map(lambda a: a + 1, params))
         memory = Queue(
-            jax.numpy.ones((40, 5)), jax.numpy.asarray(3, jax.numpy.int32), jax.numpy.arange(40, dtype=np.int32)
+            jax.numpy.ones((40, 5)), jax.numpy.asarray(3, jax.numpy.int32), jax.numpy.arange(-32, 8, dtype=np.int32)
         )
         return State(jax.numpy.asarray(8, np.int32), online, target, optimizer.init(params["params"]), memory)
 

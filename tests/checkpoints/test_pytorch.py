@@ -64,7 +64,9 @@ def test_what_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
         raise RuntimeError("PytorchStreamWriter failed writing file data/0\nmore lines")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(ConfigError, match=r"a.pth could not be written \(PytorchStreamWriter failed .* data/0\)$"):
+    with pytest.raises(
+        ConfigError, match=r"a.pth could not be written \(PytorchStreamWriter failed .* data/0\): is the disk full"
+    ):
         pytorch.write(tmp_path / "a.pth", PLAIN)
     assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"before"]
     with pytest.raises(ConfigError, match="could not be written"):

@@ -276,7 +276,7 @@ ABOUT = {
 
 
 def test_published_files_and_pixels_are_those_of_their_authors():
-    """The names beside the first digits of MD5, and ImageNet's and CIFAR-10's mean and std as the originals write them."""
+    """The names beside the first digits of MD5; mean and std of ImageNet and CIFAR-10 as the originals write them."""
     assert recognise.PUBLISHED == {
         "b251726a": "moco_v1_200ep_pretrain",
         "59fd9945": "moco_v2_200ep_pretrain",
@@ -334,15 +334,17 @@ def damaged(about):
 def test_what_moco_jax_wrote_beside(tmp_path):
     """Step, rows' steps and description come back; anything else under that key is refused."""
     made = foreign.trained()
-    ours = {"step": 7, "written": torch.arange(24, dtype=torch.int32), "about": json.dumps(ABOUT)}
+    ours = {"step": 7, "written": torch.arange(-17, 7, dtype=torch.int32), "about": json.dumps(ABOUT)}
     found = reading.read(foreign.save(tmp_path / "a.pth.tar", {**made.content, OURS: ours}))
     assert (found.ours["step"], found.ours["about"]) == (7, json.loads(json.dumps(ABOUT)))
-    np.testing.assert_array_equal(found.ours["written"], np.arange(24))
+    np.testing.assert_array_equal(found.ours["written"], np.arange(-17, 7))
     for wrong, change in {
         "step": {"step": 7.5},
         "step ": {"step": -1},
         " step": {"step": True},
-        "written": {"written": torch.arange(24)},
+        "written": {"written": torch.arange(-17, 7)},
+        "written, of keys that come after its step,": {"step": 6},
+        "one key more": {"extra": 1},
         "about": {"about": "[1]"},
         "about ": {"about": "[" * 100_000},
         " about": {"about": None},
