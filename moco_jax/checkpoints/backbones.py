@@ -1,12 +1,12 @@
-"""Backbones by names and shapes alone: whether tensors are one, whole, and whether a classifier fits it."""
+"""Backbones and heads by names and shapes alone, without tracing a network."""
 
 from collections.abc import Mapping
 
 import numpy as np
 
+from moco_jax.checkpoints import torch_names
 from moco_jax.checkpoints.torch_names import BATCH_COUNT
-from moco_jax.checkpoints.weights import Classifier, Tensors, listed
-from moco_jax.config import ConfigError, Model
+from moco_jax.config import Model
 from moco_jax.models.resnet import ARCHS, STEMS, BasicBlock
 
 
@@ -47,41 +47,26 @@ def shapes(model: Model, channels: int) -> dict[str, tuple[int, ...]]:
     return out
 
 
-def check_backbone(tensors: Mapping[str, np.ndarray], model: Model, channels: int, *, what: str) -> None:
-    """Raises ConfigError unless the tensors are exactly a backbone of that architecture; `what` names them."""
-    wanted = shapes(model, channels)
-    if missing := [name for name in wanted if name not in tensors]:
-        raise ConfigError(f"{what}: {model.arch} needs {listed(missing)}, which is not there")
-    if left := [name for name in tensors if name not in wanted]:
-        raise ConfigError(f"{what}: {model.arch} has no place for {listed(left)}")
-    for name, shape in wanted.items():
-        if tensors[name].dtype.kind != "f":
-            raise ConfigError(f"{what}: {name} is of dtype {tensors[name].dtype}; weights are floating point numbers")
-        if tensors[name].shape != shape:
-            raise ConfigError(
-                f"{what}: {name} is {tensors[name].shape}, where {model.arch} of width {model.width} for {channels} "
-                f"channels has {shape}"
-            )
+def head_shapes(model: Model) -> dict[str, tuple[int, ...]]:
+    """The same of its projection head."""
+    size, dim = feature_size(model), model.dim
+    if model.head == "linear":
+        return {"fc.weight": (dim, size), "fc.bias": (dim,)}
+    return {"fc.0.weight": (size, size), "fc.0.bias": (size,), "fc.2.weight": (dim, size), "fc.2.bias": (dim,)}
 
 
-def check_classifier(classifier: Classifier, model: Model, *, what: str) -> None:
-    """Raises ConfigError unless weight, bias and names of a classifier fit each other and the features."""
-    rows, size = len(classifier.bias), feature_size(model)
-    if classifier.bias.ndim != 1 or rows == 0 or classifier.weight.shape != (rows, size):
-        raise ConfigError(
-            f"{what}: the classifier's weight is {classifier.weight.shape} and its bias {classifier.bias.shape}; on "
-            f"{size} features they are (classes, {size}) and (classes,)"
-        )
-    if classifier.names is not None and len(classifier.names) != rows:
-        raise ConfigError(f"{what}: there are {len(classifier.names)} class names for {rows} classes")
+def check(tensors: Mapping[str, np.ndarray], model: Model, channels: int, *, with_head: bool = False) -> None:
+    """Raises ConfigError, naming the tensor, unless these are exactly an encoder's of that architecture."""
+    wanted = shapes(model, channels) | (head_shapes(model) if with_head else {})
+    torch_names.check(tensors, wanted, whose=f"{model.arch} of width {model.width}")
 
 
-def without_counts(tensors: Mapping[str, np.ndarray]) -> Tensors:
+def without_counts(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The tensors without torch's counts of batches, which nothing here reads."""
     return {name: tensor for name, tensor in tensors.items() if not name.endswith("." + BATCH_COUNT)}
 
 
-def with_counts(tensors: Mapping[str, np.ndarray]) -> Tensors:
+def with_counts(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The tensors and, beside each running mean, a count of batches of 0, which torch's batch norm keeps."""
     norms = [name.removesuffix("running_mean") for name in tensors if name.endswith(".running_mean")]
     return {**tensors, **{norm + BATCH_COUNT: np.zeros((), np.int64) for norm in norms}}

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from moco_jax.checkpoints import safetensors_file
-from moco_jax.checkpoints.backbones import check_backbone, check_classifier, with_counts
+from moco_jax.checkpoints import backbones, safetensors_file, weights
+from moco_jax.checkpoints.backbones import with_counts
 from moco_jax.checkpoints.weights import Classifier, Pixels, Portable, Tensors
 from moco_jax.config import ConfigError, Model
 
@@ -190,10 +190,18 @@ def check_stem(model: Model, *, whose: str) -> None:
 
 def check_whole(portable: Portable) -> None:
     """Raises ConfigError unless backbone, classifier and pixels fit the architecture and the channels."""
-    check_backbone(portable.backbone, portable.model, portable.channels, what=portable.name)
-    if portable.classifier is not None:
-        check_classifier(portable.classifier, portable.model, what=portable.name)
+    check_encoder(portable.backbone, portable.classifier, portable.model, portable.channels, what=portable.name)
     check_pixels(portable.pixels, portable.channels, what=portable.name)
+
+
+def check_encoder(backbone: Tensors, classifier: Classifier | None, model: Model, channels: int, *, what: str) -> None:
+    """Raises ConfigError unless the tensors are exactly of that architecture; `what` names them."""
+    try:
+        backbones.check(backbone, model, channels)
+        if classifier is not None:
+            weights.check_classifier(classifier, model)
+    except ConfigError as error:
+        raise ConfigError(f"{what}: {error}") from None
 
 
 def channels_of(tensors: Tensors, *, what: str) -> int:

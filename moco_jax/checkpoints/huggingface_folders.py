@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from moco_jax.checkpoints import folders
-from moco_jax.checkpoints.backbones import check_backbone, check_classifier, expansion
+from moco_jax.checkpoints.backbones import expansion
 from moco_jax.checkpoints.card import card
 from moco_jax.checkpoints.folders import CONFIG, WEIGHTS, Json
 from moco_jax.checkpoints.huggingface_names import from_huggingface, to_huggingface
@@ -119,11 +119,9 @@ def read_huggingface(folder: Path) -> Imported:
         raise ConfigError(
             f"{path}: num_channels is {channels!r}, the first convolution takes {backbone['conv1.weight'].shape[1]}"
         )
-    check_backbone(backbone, model, channels, what=what)
-    if classifier is not None:
-        check_classifier(classifier, model, what=what)
-        if len(labels := config.get("id2label") or classifier.bias) != len(classifier.bias):
-            raise ConfigError(f"{path}: id2label has {len(labels)} classes, {WEIGHTS} has {len(classifier.bias)}")
+    folders.check_encoder(backbone, classifier, model, channels, what=what)
+    if classifier is not None and len(labels := config.get("id2label") or classifier.bias) != len(classifier.bias):
+        raise ConfigError(f"{path}: id2label has {len(labels)} classes, {WEIGHTS} has {len(classifier.bias)}")
     pixels = _pixels(folder / PROCESSOR) or folders.read_our_pixels(config, what=str(path))
     folders.check_pixels(pixels, channels, what=str(folder / PROCESSOR))
     kind = "ResNetModel" if classifier is None else "ResNetForImageClassification"

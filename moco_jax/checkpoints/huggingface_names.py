@@ -14,7 +14,8 @@ There is one convention for basic blocks and bottlenecks. Source: transformers' 
 import re
 
 from moco_jax.checkpoints.backbones import without_counts
-from moco_jax.checkpoints.weights import Tensors, listed
+from moco_jax.checkpoints.messages import listed
+from moco_jax.checkpoints.weights import Tensors
 from moco_jax.config import ConfigError
 
 PREFIX, CLASSIFIER = "resnet.", "classifier.1."

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from moco_jax.checkpoints import folders
-from moco_jax.checkpoints.backbones import check_backbone, check_classifier, feature_size, without_counts
+from moco_jax.checkpoints.backbones import feature_size, without_counts
 from moco_jax.checkpoints.card import card
 from moco_jax.checkpoints.folders import CONFIG, Json
 from moco_jax.checkpoints.weights import Imported, Pixels, Portable
@@ -105,9 +105,8 @@ def read_timm(folder: Path) -> Imported:
     backbone, classifier = folders.without_classifier(tensors, folders.named(labels, what=str(path)), what=what)
     model = Model(arch=str(arch), stem="imagenet", width=WIDTH)
     channels = folders.channels_of(backbone, what=what)
-    check_backbone(backbone, model, channels, what=what)
+    folders.check_encoder(backbone, classifier, model, channels, what=what)
     if classifier is not None:
-        check_classifier(classifier, model, what=what)
         classes = config.get("num_classes", cfg.get("num_classes"))
         if classes is not None and classes != len(classifier.bias):
             raise ConfigError(f"{path}: num_classes is {classes!r}, model.safetensors has {len(classifier.bias)}")

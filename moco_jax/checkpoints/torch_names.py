@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from flax import traverse_util
 
+from moco_jax.checkpoints.messages import listed
 from moco_jax.config import ConfigError
 
 LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
@@ -91,26 +92,29 @@ def from_torch(tensors: Mapping[str, np.ndarray], like: Tree) -> Tree:
     `like` may hold arrays or jax.ShapeDtypeStruct. Raises ConfigError where a name is missing on either side, or a
     shape differs; torch's count of batches alone is left out.
     """
-    wanted = {torch_name(path): (path, leaf.shape) for path, leaf in traverse_util.flatten_dict(like).items()}
-    given = {name for name in tensors if not name.endswith(BATCH_COUNT)}
-    if missing := sorted(set(wanted) - given):
-        raise ConfigError(f"the PyTorch weights lack {_listed(missing)}: are they of another architecture or head?")
-    if left := sorted(given - set(wanted)):
-        raise ConfigError(f"the encoder has no place for {_listed(left)}: is it of another architecture or head?")
-    out = {}
-    for name, (path, shape) in wanted.items():
-        value = _transposed(name, np.asarray(tensors[name]), FROM_TORCH)
-        if value.shape != tuple(shape):
-            raise ConfigError(f"{name} is {value.shape} in our layout, but the encoder's is {tuple(shape)}")
-        out[path] = value
-    return traverse_util.unflatten_dict(out)
+    paths, wanted = {}, {}
+    for path, leaf in traverse_util.flatten_dict(like).items():
+        name = torch_name(path)
+        paths[path] = name
+        wanted[name] = _transposed(name, np.broadcast_to(np.float32(0), leaf.shape), TO_TORCH).shape
+    check({n: t for n, t in tensors.items() if not n.endswith(BATCH_COUNT)}, wanted, whose="the encoder")
+    return traverse_util.unflatten_dict(
+        {path: _transposed(name, np.asarray(tensors[name]), FROM_TORCH) for path, name in paths.items()}
+    )
+
+
+def check(tensors: Mapping[str, np.ndarray], wanted: Mapping[str, tuple[int, ...]], *, whose: str) -> None:
+    """Raises ConfigError, naming tensors, unless these have exactly the names and shapes wanted by `whose` network."""
+    if missing := [name for name in wanted if name not in tensors]:
+        raise ConfigError(f"{whose} needs {listed(missing)}, which is not there")
+    if left := [name for name in tensors if name not in wanted]:
+        raise ConfigError(f"{whose} has no place for {listed(left)}")
+    for name, shape in wanted.items():
+        if tensors[name].shape != shape:
+            raise ConfigError(f"{name} is {tensors[name].shape}, where {whose} has {shape}")
 
 
 def _transposed(name: str, value: np.ndarray, axes: Mapping[int, tuple[int, ...]]) -> np.ndarray:
     if value.ndim not in axes:
         raise ConfigError(f"{name} has {value.ndim} axes {value.shape}; layouts are known for 1, 2 and 4")
     return value.transpose(axes[value.ndim])
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

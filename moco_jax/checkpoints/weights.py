@@ -7,13 +7,14 @@ torch.
 import dataclasses
 import functools
 import re
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from moco_jax.checkpoints import torch_names
+from moco_jax.checkpoints import backbones, torch_names
+from moco_jax.checkpoints.messages import listed as listed
+from moco_jax.checkpoints.messages import one_line as one_line
 from moco_jax.config import BatchNorm, ConfigError, Model
 from moco_jax.models.encoder import from_config
 from moco_jax.models.resnet import ARCHS, STEMS, BasicBlock
@@ -113,9 +114,8 @@ def encoder(backbone: Tensors, head: Tensors) -> Encoder:
             raise ConfigError(f"its head is {listed(head)}, which is neither MoCo v1's fc nor v2's fc.0 and fc.2")
         kind = "linear" if names is HEADS["linear"] else "mlp"
         model = dataclasses.replace(model, head=kind, dim=head[names[-1]].size)
-    backbone, head = floats(backbone), floats(head)
-    found = Encoder(backbone, head, model, backbone["conv1.weight"].shape[1])
-    network(found)
+    found = Encoder(floats(backbone), floats(head), model, backbone["conv1.weight"].shape[1])
+    backbones.check(backbone | head, model, found.channels, with_head=bool(head))
     return found
 
 
@@ -141,13 +141,21 @@ def classifier(
     weight: np.ndarray, bias: np.ndarray, encoder: Encoder, names: tuple[str, ...] | None = None
 ) -> Classifier:
     """A classifier on an encoder's features; ConfigError where it has another width, or another number of names."""
-    width = encoder.backbone[list(torch_names.in_order(encoder.backbone))[-1]].shape[0]
-    if weight.ndim != 2 or bias.shape != weight.shape[:1] or weight.shape[1] != width:
-        raise ConfigError(f"the classifier is {weight.shape} with bias {bias.shape}; the features are {width} wide")
-    if names is not None and len(names) != len(weight):
-        raise ConfigError(f"the classifier has {len(weight)} classes, and {len(names)} names for them")
+    check_classifier(Classifier(weight, bias, names), encoder.model)
     found = floats({"fc.weight": weight, "fc.bias": bias})
     return Classifier(found["fc.weight"], found["fc.bias"], names)
+
+
+def check_classifier(classifier: Classifier, model: Model) -> None:
+    """Raises ConfigError unless weight, bias and names of a classifier fit each other and the features."""
+    (weight, bias, names), size = classifier, backbones.feature_size(model)
+    if bias.ndim != 1 or not bias.size or weight.shape != (len(bias), size):
+        raise ConfigError(
+            f"the classifier is {weight.shape} with bias {bias.shape}; on {size} features they are (classes, {size}) "
+            "and (classes,)"
+        )
+    if names is not None and len(names) != len(bias):
+        raise ConfigError(f"there are {len(names)} class names for {len(bias)} classes")
 
 
 def floats(tensors: Tensors) -> Tensors:
@@ -160,18 +168,6 @@ def floats(tensors: Tensors) -> Tensors:
             raise ConfigError(f"{name} holds numbers that are not finite: such a network can only say nan")
         out[name] = value.astype(np.float32) if value.dtype == np.float16 else value
     return out
-
-
-def listed(names: Iterable[object]) -> str:
-    """The first names, and how many more there are."""
-    texts = [one_line(str(name), 60) for name in names]
-    return ", ".join(texts[:3]) + (f" and {len(texts) - 3} more" if len(texts) > 3 else "")
-
-
-def one_line(text: str, most: int) -> str:
-    """A text of a stranger's as part of a message: on one line, without control characters, `most` long."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * most]).split())
-    return line if len(line) <= most else line[: most - 3] + "..."
 
 
 def _stages(tensors: Tensors) -> tuple[int, ...]:

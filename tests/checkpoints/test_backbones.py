@@ -5,14 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moco_jax.checkpoints.backbones import (
-    check_backbone,
-    check_classifier,
-    feature_size,
-    shapes,
-    with_counts,
-    without_counts,
-)
+from moco_jax.checkpoints import weights
+from moco_jax.checkpoints.backbones import check, feature_size, head_shapes, shapes, with_counts, without_counts
 from moco_jax.checkpoints.torch_names import to_torch
 from moco_jax.checkpoints.weights import describe
 from moco_jax.config import ConfigError, Model
@@ -37,35 +31,37 @@ def test_shapes_are_those_of_the_networks_here(arch, stem):
     assert (found.arch, found.stem, found.width) == (arch, stem, 8)
 
 
+@pytest.mark.parametrize("head", ["linear", "mlp"])
+def test_shapes_of_heads_are_those_of_the_heads_here(head):
+    """With a backbone of bottlenecks, so that its width is not the features'."""
+    model = Model(arch="resnet50", stem="cifar", width=4, head=head, dim=5)
+    theirs = weights.shapes(model, 3, with_head=True)
+    named = to_torch(jax.tree.map(lambda a: np.broadcast_to(np.float32(0), a.shape), theirs))
+    assert head_shapes(model) == {n: t.shape for n, t in named.items() if n.startswith("fc.")}
+    check(named, model, 3, with_head=True)
+    with pytest.raises(ConfigError, match=r"has no place for fc\."):
+        check(named, model, 3)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t.pop("layer2.0.bn1.running_var"), "it: resnet18 needs layer2.0.bn1.running_var"),
-        (lambda t: t.update({"layer2.0.bn4.weight": np.zeros(1)}), "it: resnet18 has no place for layer2.0.bn4.weight"),
-        (lambda t: t.update({"bn1.bias": np.zeros(8, int)}), "it: bn1.bias is of dtype int64; weights are floating"),
-        (lambda t: t.update({"bn1.bias": np.zeros(7)}), r"it: bn1.bias is \(7,\), where .* has \(8,\)"),
+        (lambda t: t.pop("layer2.0.bn1.running_var"), "^resnet18 of width 8 needs layer2.0.bn1.running_var"),
+        (
+            lambda t: t.update({"layer2.0.bn4.weight": np.zeros(1)}),
+            "^resnet18 of width 8 has no place for layer2.0.bn4.weight",
+        ),
+        (lambda t: t.update({"bn1.bias": np.zeros(7)}), r"^bn1.bias is \(7,\), where resnet18 of width 8 has \(8,\)"),
         (lambda t: t.update({"conv1.weight": np.zeros((8, 1, 7, 7))}), r"conv1.weight is \(8, 1, 7, 7\)"),
     ],
 )
 def test_a_backbone_is_whole_or_named(change, message):
     """A tensor too few, too many or of another shape is refused by name."""
     encoder = portable(width=8)
-    check_backbone(encoder.backbone, encoder.model, 3, what="it")
+    check(encoder.backbone, encoder.model, 3)
     change(encoder.backbone)
     with pytest.raises(ConfigError, match=message):
-        check_backbone(encoder.backbone, encoder.model, 3, what="it")
-
-
-def test_a_classifier_fits_or_is_refused():
-    """Weight, bias and names have one number of classes, and the weight the features."""
-    encoder = portable(width=8, classes=("a", "b"))
-    whole = encoder.classifier
-    check_classifier(whole, encoder.model, what="it")
-    for odd in (whole._replace(bias=whole.bias[:1]), whole._replace(weight=whole.weight[:, 1:])):
-        with pytest.raises(ConfigError, match=r"it: the classifier's weight is"):
-            check_classifier(odd, encoder.model, what="it")
-    with pytest.raises(ConfigError, match="it: there are 1 class names for 2"):
-        check_classifier(whole._replace(names=("a",)), encoder.model, what="it")
+        check(encoder.backbone, encoder.model, 3)
 
 
 def test_counts_of_batches_come_and_go():

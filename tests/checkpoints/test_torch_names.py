@@ -63,11 +63,11 @@ def test_left_overs_are_errors():
     there = network()
     tensors = to_torch(there)
     jax.tree.map(np.testing.assert_array_equal, from_torch(tensors | {"bn1.num_batches_tracked": 7}, there), there)
-    with pytest.raises(ConfigError, match="lack fc.0.bias"):
+    with pytest.raises(ConfigError, match="the encoder needs fc.0.bias, which is not there"):
         from_torch({n: t for n, t in tensors.items() if n != "fc.0.bias"}, there)
     with pytest.raises(ConfigError, match="no place for layer9.0.conv1.weight"):
         from_torch(tensors | {"layer9.0.conv1.weight": np.zeros((1, 1, 1, 1))}, there)
-    with pytest.raises(ConfigError, match=r"conv1.weight is \(3, 3, 1, 4\)"):
+    with pytest.raises(ConfigError, match=r"conv1.weight is \(4, 1, 3, 3\), where the encoder has \(4, 3, 3, 3\)"):
         from_torch(tensors | {"conv1.weight": tensors["conv1.weight"][:, :1]}, there)
     with pytest.raises(ConfigError, match="and 1 more"):
         from_torch({n: t for n, t in tensors.items() if not n.startswith("fc.")}, there)
