@@ -46,7 +46,8 @@ def _transformers(folder: Path) -> Any:
     except ImportError:
         return None
     # By this class and not by an Auto one, which would look into config.json for code to import.
-    model, report = ResNetModel.from_pretrained(str(folder), local_files_only=True, output_loading_info=True)
+    found: Any = ResNetModel.from_pretrained(str(folder), local_files_only=True, output_loading_info=True)
+    model, report = found
     if report["missing_keys"] or report["mismatched_keys"]:
         raise ConfigError(f"transformers opened {folder} without {sorted(report['missing_keys'])[:3]}")
     return model, lambda x: model(x).pooler_output.flatten(1)

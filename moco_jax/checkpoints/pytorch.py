@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from moco_jax.checkpoints import weights
+from moco_jax.checkpoints import messages
 from moco_jax.checkpoints.weights import Tensors
 from moco_jax.config import ConfigError, Model
 from moco_jax.models.resnet import ARCHS, STEMS, BasicBlock
@@ -87,19 +87,19 @@ def _check_whole(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
             if not any(e.filename.endswith("/data.pkl") for e in entries):
-                have = weights.listed(archive.namelist()) or "nothing"
+                have = messages.listed(archive.namelist()) or "nothing"
                 raise ConfigError(f"{path} is a zip archive of {have}: no PyTorch file")
             _check_entries(path, size, entries)
             damaged = archive.testzip()
     except ConfigError:
         raise
     except Exception as error:  # BadZipFile, and what a damaged header makes of zipfile's and zlib's code
-        reason = weights.one_line(str(error), MOST) or type(error).__name__
+        reason = messages.one_line(str(error), MOST) or type(error).__name__
         raise ConfigError(f"{path} is cut off or damaged ({reason}): fetch or copy it again") from None
     if damaged is not None and not any(e.CRC for e in entries):
         raise ConfigError(f"{path} has no checksums (torch.serialization.set_crc32_options): save it again with them")
     if damaged is not None:
-        name = weights.one_line(damaged, MOST)
+        name = messages.one_line(damaged, MOST)
         raise ConfigError(f"{path} is damaged in {name}, which its checksum tells: fetch or copy it again")
 
 
@@ -111,7 +111,7 @@ def _check_entries(path: Path, size: int, entries: list[zipfile.ZipInfo]) -> Non
         packed = e.compress_type != zipfile.ZIP_STORED or e.compress_size != e.file_size
         if packed or e.is_dir() or e.external_attr & FOLDER:  # of a folder it returns memory that nobody wrote to
             kind = "packed" if packed else "a folder"
-            name = weights.one_line(e.filename, MOST)
+            name = messages.one_line(e.filename, MOST)
             raise ConfigError(f"{path}: its entry {name} is {kind}, as in no PyTorch file: it is damaged, or repacked")
     if sum(e.file_size for e in entries) > size:
         raise ConfigError(f"{path} would unpack to more than its {size:,} bytes, as no PyTorch file does")
@@ -122,14 +122,14 @@ def _refused(path: Path, error: Exception) -> ConfigError:
     text = " ".join(str(error).split())
     if code := re.search(UNSAFE, text, re.IGNORECASE):
         return ConfigError(
-            f"{path} holds {weights.one_line(code[1], 80)}, which is no tensor and no plain value: refused, and "
+            f"{path} holds {messages.one_line(code[1], 80)}, which is no tensor and no plain value: refused, and "
             "nothing in it was run; save the weights again without it"
         )
     if isinstance(error, pickle.UnpicklingError) and "weights_only" in text.lower():
         return ConfigError(
             f"{path} holds more than tensors and plain values, or is damaged: refused, and nothing in it was run"
         )
-    reason = weights.one_line(re.sub(r"\s*\[enforce fail.*?\]|\. ?(Traceback|\(Could this).*", "", text), MOST)
+    reason = messages.one_line(re.sub(r"\s*\[enforce fail.*?\]|\. ?(Traceback|\(Could this).*", "", text), MOST)
     return ConfigError(f"{path} is cut off or damaged ({reason or type(error).__name__}): fetch or copy it again")
 
 
@@ -177,7 +177,7 @@ class _Plain:
             raise self._error(where, f"is of {value.dtype}, which numpy has not") from None
 
     def _error(self, where: str, what: str) -> ConfigError:
-        return ConfigError(f"{self._path}: {weights.one_line(where, MOST) or 'its content'} {what}")
+        return ConfigError(f"{self._path}: {messages.one_line(where, MOST) or 'its content'} {what}")
 
 
 def write(path: Path, content: Any) -> None:

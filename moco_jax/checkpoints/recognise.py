@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from moco_jax.checkpoints import pytorch, training, weights
+from moco_jax.checkpoints import messages, pytorch, training, weights
 from moco_jax.checkpoints.torch_names import BATCH_COUNT
 from moco_jax.checkpoints.training import Training
 from moco_jax.checkpoints.weights import Classifier, Encoder, Pixels, Tensors
@@ -59,7 +59,7 @@ def from_file(path: Path) -> Found:
     try:
         found = _found(content)
     except ConfigError as error:
-        raise ConfigError(f"{path}: {weights.one_line(str(error), MOST)}") from None
+        raise ConfigError(f"{path}: {messages.one_line(str(error), MOST)}") from None
     return found._replace(published=PUBLISHED.get(md5[:8]), sha256=sha256)
 
 
@@ -72,11 +72,11 @@ def _found(content: dict[str, Any]) -> Found:
     tensors = content.get("state_dict", content)
     others = {k for k in content if k not in CONTAINERS} if "state_dict" in content else set()
     if others:
-        raise ConfigError(f"beside state_dict there is {weights.listed(others)}, which no known layout has")
+        raise ConfigError(f"beside state_dict there is {messages.listed(others)}, which no known layout has")
     if not isinstance(tensors, dict) or not all(isinstance(t, np.ndarray) for t in tensors.values()):
         raise ConfigError("it holds no dict of tensors, neither at its top nor as state_dict")
     if odd := [name for name in tensors if not isinstance(name, str)]:
-        raise ConfigError(f"its tensors are numbered ({weights.listed(odd)}), where weights have names")
+        raise ConfigError(f"its tensors are numbered ({messages.listed(odd)}), where weights have names")
     if tensors and all(name.startswith("module.") for name in tensors):  # as torch's DistributedDataParallel names them
         tensors = {name.removeprefix("module."): t for name, t in tensors.items()}
     starts = {name.split(".")[0] for name in tensors}
@@ -88,7 +88,7 @@ def _found(content: dict[str, Any]) -> Found:
         found = _bare(tensors, _bare_layout(content), certain="best_acc1" in content)
         return _with_unused(_checked_arch(found, content), content, tensors)
     raise ConfigError(
-        f"its names ({weights.listed(tensors)}) are those of no known layout: MoCo's encoder_q.*, with or without "
+        f"its names ({messages.listed(tensors)}) are those of no known layout: MoCo's encoder_q.*, with or without "
         "module. before them, or torchvision's conv1.weight ..."
     )
 
@@ -123,7 +123,7 @@ def _moco(content: dict[str, Any], tensors: Tensors) -> Found:
         else:
             parts[""][name] = value
     if extra := parts[""].keys() - {"queue", "queue_ptr"}:
-        raise ConfigError(f"beside its two encoders and the queue there is {weights.listed(extra)}")
+        raise ConfigError(f"beside its two encoders and the queue there is {messages.listed(extra)}")
     (online, dropped), layout = _encoder(parts["encoder_q"], "encoder_q"), "the CIFAR-10 notebook's"
     if not notebook:
         layout = f"the released code's, MoCo {'v2 (MLP head)' if online.model.head == 'mlp' else 'v1 (linear head)'}"
@@ -164,9 +164,9 @@ def _encoder(tensors: Tensors, what: str) -> tuple[Encoder, tuple[str, ...]]:
     dropped = tuple(f"{what}.{n}" for n in tensors if n in counts)
     kept = {n: t for n, t in tensors.items() if n not in counts}
     if odd := [n for n in counts & tensors.keys() if tensors[n].size != 1 or tensors[n].dtype.kind not in "iu"]:
-        raise ConfigError(f"{weights.listed(odd)} is {tensors[odd[0]].dtype}{tensors[odd[0]].shape}, and no count")
+        raise ConfigError(f"{messages.listed(odd)} is {tensors[odd[0]].dtype}{tensors[odd[0]].shape}, and no count")
     if left := [n for n in kept if n.endswith(BATCH_COUNT)]:
-        raise ConfigError(f"{weights.listed(left)} counts the batches of no batch norm that is there")
+        raise ConfigError(f"{messages.listed(left)} counts the batches of no batch norm that is there")
     head = {n: kept.pop(n) for n in list(kept) if n.startswith("fc.")}
     try:
         return weights.encoder(kept, head), dropped
@@ -183,7 +183,7 @@ def _bare(tensors: Tensors, layout: str, *, certain: bool) -> Found:
         raise ConfigError("it has no fc.weight, which a linear classifier has")
     if (extra := {n for n in tensors if n.startswith("fc.")}) and not is_head:
         if extra != {"fc.weight", "fc.bias"}:
-            raise ConfigError(f"its last layer is {weights.listed(extra)}, where fc.weight and fc.bias are known")
+            raise ConfigError(f"its last layer is {messages.listed(extra)}, where fc.weight and fc.bias are known")
         classifier = weights.classifier(tensors["fc.weight"], tensors["fc.bias"], encoder)
     pixels = IMAGENET if encoder.channels == 3 and encoder.model.stem == "imagenet" else None
     return Found(layout, encoder, None, None, classifier, pixels, None, None, dropped, "")
@@ -192,6 +192,6 @@ def _bare(tensors: Tensors, layout: str, *, certain: bool) -> Found:
 def _checked_arch(found: Found, content: dict[str, Any]) -> Found:
     said = content.get("arch", found.online.model.arch)
     if not isinstance(said, str) or said != found.online.model.arch:
-        said = weights.one_line(repr(said), 60) if isinstance(said, str) else f"of type {type(said).__name__}"
+        said = messages.one_line(repr(said), 60) if isinstance(said, str) else f"of type {type(said).__name__}"
         raise ConfigError(f"it says arch {said}, and its tensors are those of {found.online.model.arch}")
     return found

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from moco_jax.checkpoints import torch_names, weights
+from moco_jax.checkpoints import messages, torch_names, weights
 from moco_jax.checkpoints.torch_names import BATCH_COUNT, STATISTICS
 from moco_jax.checkpoints.weights import Tensors
 from moco_jax.config import ConfigError, read_stored
@@ -33,7 +33,7 @@ def of(content: dict[str, Any], parts: dict[str, Tensors]) -> Training | None:
         return None
     if not isinstance(epoch, int) or isinstance(epoch, bool) or not 0 <= epoch < 2**31:
         said = f"of type {type(epoch).__name__}" if isinstance(epoch, (dict, list, tuple, np.ndarray)) else repr(epoch)
-        raise ConfigError(f"epoch is {weights.one_line(said, 60)}; it must be a whole number from 0 on")
+        raise ConfigError(f"epoch is {messages.one_line(said, 60)}; it must be a whole number from 0 on")
     queue, ptr = weights.floats({"queue": memory["queue"]})["queue"], memory["queue_ptr"]
     dim = next((t.shape[0] for n, t in parts["encoder_q"].items() if n in ("fc.bias", "fc.2.bias")), None)
     if dim is None:
@@ -57,7 +57,7 @@ def _momentum(optimizer: dict[str, Any], params: Tensors) -> tuple[Tensors, dict
     """
     groups, state = optimizer.get("param_groups"), optimizer.get("state")
     if extra := optimizer.keys() - {"param_groups", "state"}:
-        raise ConfigError(f"its optimizer holds {weights.listed(extra)}, which no SGD does")
+        raise ConfigError(f"its optimizer holds {messages.listed(extra)}, which no SGD does")
     one = isinstance(groups, (list, tuple)) and len(groups) == 1 and isinstance(groups[0], dict)
     numbers = groups[0].get("params") if one else None  # type: ignore[index]  # it is one dict
     if not isinstance(numbers, (list, tuple)) or not isinstance(state, dict):
@@ -75,7 +75,7 @@ def _momentum(optimizer: dict[str, Any], params: Tensors) -> tuple[Tensors, dict
         if isinstance(of, dict) and "exp_avg" in of:
             raise ConfigError("its optimizer is an Adam, and SGD with momentum trains here")
         if isinstance(of, dict) and (extra := of.keys() - {"momentum_buffer"}):
-            raise ConfigError(f"its optimizer holds {weights.listed(extra)} of {name}, which no SGD does")
+            raise ConfigError(f"its optimizer holds {messages.listed(extra)} of {name}, which no SGD does")
         buffer = of.get("momentum_buffer") if isinstance(of, dict) else None
         if not isinstance(buffer, np.ndarray) or buffer.shape != param.shape:
             have = "none" if not isinstance(buffer, np.ndarray) else str(buffer.shape)
@@ -87,7 +87,7 @@ def _momentum(optimizer: dict[str, Any], params: Tensors) -> tuple[Tensors, dict
         )
     settings = {k: v for k, v in groups[0].items() if k != "params"}  # type: ignore[index]
     if extra := settings.keys() - SETTINGS:
-        raise ConfigError(f"its optimizer is set to {weights.listed(extra)}, which no SGD knows")
+        raise ConfigError(f"its optimizer is set to {messages.listed(extra)}, which no SGD knows")
     try:
         return weights.floats(out), settings
     except ConfigError as error:

@@ -13,8 +13,7 @@ import jax
 import numpy as np
 
 from moco_jax.checkpoints import backbones, torch_names
-from moco_jax.checkpoints.messages import listed as listed
-from moco_jax.checkpoints.messages import one_line as one_line
+from moco_jax.checkpoints.messages import listed
 from moco_jax.config import BatchNorm, ConfigError, Model
 from moco_jax.models.encoder import from_config
 from moco_jax.models.resnet import ARCHS, STEMS, BasicBlock

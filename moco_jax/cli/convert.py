@@ -1,5 +1,6 @@
 """`moco-jax convert SRC DST --format=FORMAT`: flags, then one call."""
 
+import ctypes
 from collections.abc import Sequence
 
 from moco_jax import config
@@ -51,6 +52,7 @@ def _convert(argv: Sequence[str]) -> int:
             raise ConfigError(f"{of_page[0]} changes a page: name it by --config=PAGE, such as --config=moco_v2_r50")
         page = config.read(flags.parse(of_page, page="digits", named={}, usage=USAGE)[0])
     flags.prepare_environment()
+    _give_memory_back()
 
     from moco_jax.conversion import convert
 
@@ -66,3 +68,10 @@ def _convert(argv: Sequence[str]) -> int:
         say=flags.say,
     )
     return 0
+
+
+def _give_memory_back() -> None:
+    """Have glibc return every freed array to the system: by itself it keeps those below 32 MB, most of a network."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:  # M_MMAP_THRESHOLD
+        mallopt(-3, 2**16)

@@ -48,6 +48,8 @@ def pth_tar(source: Source, which: str, path: Path) -> Told:
     run = source.run
     before, said = digests(run.tree), resuming.notes(run, path.name)
     pytorch.write(path, moco_state.to_content(run.tree, run.about, run.config, steps_per_epoch=run.steps_per_epoch))
+    for field in ("target", "optimizer", "memory"):
+        del run.tree[field]  # the file, read back, is the state a second time
     found = recognise.from_file(path)
     assert found.ours is not None
     back = moco_state.to_state(found, step=found.ours["step"], written=found.ours["written"])

@@ -84,7 +84,7 @@ def test_other_files_are_explained(tmp_path):
     tried = list(outcomes.files(tmp_path))
     assert len(tried) > 30 and [t for t in tried if t.outcome != "explained"] == []
     said = {t.name: t.message for t in tried}
-    assert "folder is no file: give a file of weights" in said["a folder"]
+    assert "config.json cannot be read" in said["a folder"]
     assert "script.pt is a program (TorchScript): refused" in said["TorchScript"]
     assert "bomb.zip: its entry archive/data.pkl is packed" in said["a bomb of 256 MiB"]
     assert "arrays.npz is a zip archive of conv1.npy: no PyTorch file" in said["arrays.npz"]
