@@ -36,7 +36,7 @@ def _timm(folder: Path) -> Any:
         import timm
     except ImportError:
         return None
-    model = timm.create_model(f"local-dir:{folder}", pretrained=True)  # strict: every name must be there
+    model: Any = timm.create_model(f"local-dir:{folder}", pretrained=True)  # strict: every name must be there
     return model, lambda x: model.forward_head(model.forward_features(x), pre_logits=True)
 
 
