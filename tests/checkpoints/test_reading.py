@@ -88,7 +88,7 @@ def test_other_files_are_explained(tmp_path):
     assert "script.pt is a program (TorchScript): refused" in said["TorchScript"]
     assert "bomb.zip: its entry archive/data.pkl is packed" in said["a bomb of 256 MiB"]
     assert "arrays.npz is a zip archive of conv1.npy: no PyTorch file" in said["arrays.npz"]
-    assert "page.html is no PyTorch file: it begins with b'<!DOCTYPE html>" in said["page.html"]
+    assert "page.html is no PyTorch file and no safetensors: it begins with b'<!DOCTYPE html>" in said["page.html"]
 
 
 def test_a_flipped_bit_changes_no_value_in_silence(tmp_path):
