@@ -145,6 +145,20 @@ def test_a_disk_that_fails_is_named(tmp_path, monkeypatch):
         reading.read(path)
 
 
+def test_a_file_that_is_replaced_while_it_is_read_is_refused(tmp_path, monkeypatch):
+    """Its SHA-256 is of what was read, not of what was there before."""
+    path, sha256 = foreign.save(tmp_path / "a.pth", bad_files.good()), pytorch.digests(tmp_path / "a.pth")[1]
+    before = pytorch.read
+
+    def read(asked):
+        foreign.save(path, bad_files.good(), legacy=True)
+        return before(asked)
+
+    monkeypatch.setattr(pytorch, "read", read)
+    with pytest.raises(ConfigError, match="a.pth was replaced by another file while it was read"):
+        reading.read(path, sha256=sha256)
+
+
 def test_files_are_foreign_and_folders_are_not(tmp_path):
     """What a command takes for weights of another program."""
     (tmp_path / "a.pth").write_bytes(b"")

@@ -73,3 +73,22 @@ def test_a_checkpoint_that_the_run_has_removed_since_loses_nothing(monkeypatch, 
     text = RUNS["knn"](tmp_path)
     assert "bit for bit as before, in memory (the run has removed that checkpoint since)" in text
     assert json.loads((tmp_path / "result.json").read_text())["top1"]
+
+
+def test_what_a_file_says_of_its_images_is_part_of_the_question(monkeypatch, tmp_path):
+    """A file's mean may be edited: the old numbers are its no more; a run's own config is settled, and not asked."""
+    bench, ask = small.Bench(monkeypatch), RUNS["knn"]
+    ask(tmp_path / "run")
+    assert "preprocessing" not in json.loads((tmp_path / "run/result.json").read_text())["about"]
+    of_run, how = bench.load, {"how": bench.how}
+
+    def load(*_, **__):
+        loaded = of_run("a.pth")
+        return loaded._replace(trained=loaded.trained._replace(preprocessing=how["how"]), step=None, total_steps=None)
+
+    monkeypatch.setattr(loading, "load", load)
+    text = ask(tmp_path / "file")
+    assert ask(tmp_path / "file") == text
+    how["how"] = bench.how._replace(mean=(0.25,))
+    with pytest.raises(ConfigError, match="holds another evaluation: preprocessing.mean"):
+        ask(tmp_path / "file")
