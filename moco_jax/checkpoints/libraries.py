@@ -43,8 +43,10 @@ def _timm(folder: Path) -> Any:
 def _transformers(folder: Path) -> Any:
     try:
         from transformers import ResNetModel
+        from transformers.utils import logging
     except ImportError:
         return None
+    logging.disable_progress_bar()
     # By this class and not by an Auto one, which would look into config.json for code to import.
     found: Any = ResNetModel.from_pretrained(str(folder), local_files_only=True, output_loading_info=True)
     model, report = found
