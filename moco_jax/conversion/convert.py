@@ -77,7 +77,7 @@ def convert(
             told = FROM_PORTABLE[form](goods, part)
     for line in [*lines, told.agreement, *told.notes]:
         say(line)
-    say(f"written: {dst}" + (f"; go on by moco-jax train --workdir={dst}" if form == "orbax" else ""))
+    say(f"written: {dst}" + (f"; it goes on by train's page and flags with --workdir={dst}" if form == "orbax" else ""))
 
 
 def _check_destination(dst: Path) -> None:
