@@ -13,31 +13,34 @@ from tests import tiny
 STEPS_PER_EPOCH = 4
 
 
-def config(channels=3, **changes):
+def config(channels=3, size=16, **changes):
     """A tiny run of five epochs of four steps, in the notebook's layout unless `stem` says otherwise."""
     model = {"width": 4, "dim": 8, "dtype": "float32"} | changes.pop("model", {})
     return tiny.config(
         model=Model(**model),
         data=Data(mean=(0.4,) * channels, std=(0.3,) * channels),
-        views=Views(recipe="moco_v2" if channels == 3 else "bands", size=16),
-        eval=Eval(every_epochs=0, resize=20),
+        views=Views(recipe="moco_v2" if channels == 3 else "bands", size=size),
+        eval=Eval(every_epochs=0, resize=size + 4),
         **changes,
     )
 
 
-def write(folder, step=8, channels=3, seed=0, **changes):
+def write(folder, step=8, channels=3, seed=0, size=16, **changes):
     """The folder of a run at a step; returns its description and its state, of numpy arrays."""
-    c = config(channels, **changes)
+    c = config(channels, size, **changes)
     shapes = jax.eval_shape(tiny.mechanism(c, tiny.images(channels)).init)
     rng = np.random.default_rng(seed)
 
     def some(leaf):
         if np.issubdtype(leaf.dtype, np.integer):
             return rng.integers(0, 8, leaf.shape).astype(leaf.dtype)
-        return (rng.standard_normal(leaf.shape) * 0.3).astype(leaf.dtype)
+        fan_in = np.prod(leaf.shape[:-1]) if leaf.ndim > 1 else 10  # so that fifty layers overflow nothing
+        return (rng.standard_normal(leaf.shape) / np.sqrt(fan_in)).astype(leaf.dtype)
 
     state = jax.tree.map(some, shapes)
-    stats = [jax.tree.map(np.abs, network.batch_stats) for network in (state.online, state.target)]  # variances
+    stats = [
+        jax.tree.map(lambda a: np.abs(a) + 1, network.batch_stats) for network in (state.online, state.target)
+    ]  # variances
     state = dataclasses.replace(
         state,
         step=np.asarray(step, np.int32),

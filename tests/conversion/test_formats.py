@@ -83,6 +83,17 @@ def test_detectron2_gets_its_pickle_and_the_lines_of_its_config(tmp_path, monkey
     assert "features not compared: Detectron2 is not run here" in said and 'FORMAT: "RGB"' in said
 
 
+def test_a_classifier_that_a_format_cannot_hold_is_said_to_stay(tmp_path):
+    """A .pkl has no place for that of a supervised file; the table names it."""
+    torch = pytest.importorskip("torch")
+    runs.write(tmp_path / "run", model={"arch": "resnet18", "width": 64, **IMAGENET})
+    quiet(tmp_path / "run", tmp_path / "a.pth", "pth")
+    content = torch.load(tmp_path / "a.pth", weights_only=True)
+    torch.save(content | {"fc.weight": torch.ones(3, 512), "fc.bias": torch.zeros(3)}, tmp_path / "b.pth")
+    said = quiet(tmp_path / "b.pth", tmp_path / "b.pkl", "detectron2")
+    assert "left out: the classifier of 3 classes, which has no place there" in said
+
+
 @pytest.mark.parametrize(
     ("form", "model", "message"),
     [
@@ -129,13 +140,14 @@ def test_the_card_of_published_weights_tells_of_both_licences(run):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("arch", "size"), [("resnet18", 32), ("resnet50", 224)])
 @pytest.mark.parametrize(("form", "library"), [("timm", "timm"), ("huggingface", "transformers")])
-def test_the_library_itself_agrees(tmp_path, form, library):
-    """ResNet-18: timm and transformers open what was written, and their features are ours to 1e-5."""
+def test_the_library_itself_agrees(tmp_path, form, library, arch, size):
+    """ResNet-18, and ResNet-50 at 224 pixels: timm and transformers open what was written, to 1e-5 of our features."""
     from tests.parity.torchvision_cpu import import_torchvision
 
     import_torchvision()
     pytest.importorskip(library)
-    runs.write(tmp_path / "run", model={"arch": "resnet18", "width": 64, **IMAGENET})
+    runs.write(tmp_path / "run", size=size, model={"arch": arch, "width": 64, **IMAGENET})
     said = quiet(tmp_path / "run", tmp_path / "out", form)
-    assert any(f"JAX against {library}" in line for line in said)
+    assert any(f"of {size} pixels, JAX against {library}" in line for line in said)
