@@ -59,12 +59,14 @@ class Source(NamedTuple):
         return self.target
 
     def release(self) -> None:
-        """Let go of another program's tensors, once they are copied: nothing is to be read of them afterwards."""
+        """Let go of all tensors, once they are copied or written: nothing is to be read of them afterwards."""
         for encoder in filter(None, (self.online, self.target)):
             encoder.backbone.clear()
             encoder.head.clear()
         if self.found is not None and self.found.training is not None:
             self.found.training.momentum.clear()
+        if self.run is not None:
+            self.run.tree.clear()
 
 
 def open_source(path: Path, *, sha256: str | None) -> Source:

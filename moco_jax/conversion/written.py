@@ -47,14 +47,24 @@ def pth_tar(source: Source, which: str, path: Path) -> Told:
         raise ConfigError("--format=pth.tar holds both encoders: leave --encoder out")
     run = source.run
     before, said = digests(run.tree), resuming.notes(run, path.name)
-    pytorch.write(path, moco_state.to_content(run.tree, run.about, run.config, steps_per_epoch=run.steps_per_epoch))
-    for field in ("target", "optimizer", "memory"):
-        del run.tree[field]  # the file, read back, is the state a second time
+    content = moco_state.to_content(run.tree, run.about, run.config, steps_per_epoch=run.steps_per_epoch)
+    source.release()  # `content` alone holds the state now
+    _lay_out([content["state_dict"], *content["optimizer"]["state"].values()])
+    pytorch.write(path, content)
+    del content  # the file, read back, is the state a second time
     found = recognise.from_file(path)
     assert found.ours is not None
     back = moco_state.to_state(found, step=found.ours["step"], written=found.ours["written"])
-    same = unchanged(before, digests(back))
-    return Told(f"{same}; {features_of_tensors(source.online, source.pixels, found.online.backbone)}", said)
+    same, online = unchanged(before, digests(back)), found.online
+    del found, back  # comparing needs room
+    return Told(f"{same}; {features_of_tensors(online, source.pixels, online.backbone)}", said)
+
+
+def _lay_out(parts: list[Tensors]) -> None:
+    """Copy views into torch's order of values one by one, so that the state is not there twice while it is written."""
+    for tensors in parts:
+        for name in tensors:
+            tensors[name] = np.array(tensors[name], order="C")
 
 
 def pth(goods: Portable, path: Path) -> Told:
@@ -99,7 +109,6 @@ def orbax(source: Source, folder: Path, config: Config | None) -> Told:
     else:
         about, step, notes = resuming.described(source, found, config)
         written = None
-    agreed = features_of_tensors(source.online, source.pixels, source.online.backbone)
     before = digests(_as_there(found, written))
     state = _placed(moco_state.to_state(found, step=step, written=written))
     source.release()  # a second copy is one more than the state needs
@@ -110,9 +119,12 @@ def orbax(source: Source, folder: Path, config: Config | None) -> Told:
     del state
     after: dict[str, str] = {}
     with Store(folder / "checkpoints", read_only=True) as store:
-        for name, field in (("online", "online"), ("target", "target"), ("momentum", "optimizer"), ("queue", "memory")):
-            after |= digests({name: _as_here(store.field(step, field), field)})  # one at a time, not the state again
-    return Told(f"{unchanged(before, after)}; {agreed}", tuple(notes))
+        for name, field in (("target", "target"), ("momentum", "optimizer"), ("queue", "memory"), ("online", "online")):
+            there = _as_here(store.field(step, field), field)  # one at a time, not the state again
+            after |= digests({name: there})
+    same, backbone = unchanged(before, after), {n: t for n, t in there.items() if not n.startswith("fc.")}
+    agreed = features_of_tensors(source.online._replace(backbone=backbone), source.pixels, backbone)
+    return Told(f"{same}; {agreed}", tuple(notes))
 
 
 def _as_there(found: recognise.Found, written: np.ndarray | None) -> dict[str, Any]:
