@@ -84,6 +84,12 @@ def test_training_continues_from_another_programs_checkpoint(theirs, folder):
     other = dataclasses.replace(CONFIG, queue=Queue(64), model=dataclasses.replace(CONFIG.model, head="linear"))
     with pytest.raises(ConfigError, match="it fits with --config.model.head=mlp --config.queue.size=48$"):
         convert.convert(theirs, folder / "on", "orbax", config=other, say=said.append)
+    judged = dataclasses.replace(CONFIG, eval=Eval(every_epochs=1))
+    with pytest.raises(
+        ConfigError, match="has no labels for kNN; name labelled data as eval.data"
+    ):  # which train would say, after all the work
+        convert.convert(theirs, folder / "on", "orbax", config=judged, say=said.append)
+    assert not (folder / "on").exists()
     convert.convert(theirs, folder / "on", "orbax", config=CONFIG, say=said.append)
     before, after = state(folder / "run", 4), state(folder / "on", 4)
     assert (after["memory"].pop("written") == -1).all() and before["memory"].pop("written").max() == 3

@@ -147,6 +147,22 @@ def test_a_run_without_a_checkpoint_needs_its_weights_and_the_same_ones(done, se
         begin(run_config(str(tmp_path / "gone")), tmp_path)
 
 
+def test_a_run_that_trained_on_gives_the_weights_that_it_had_then(done, second, tmp_path):
+    """As long as it keeps that checkpoint; without, it is said, and its newest weights are not taken instead."""
+    moved, fresh = tmp_path / "moved", tmp_path / "fresh"
+    shutil.copytree(done, moved)
+    tree, about = newest(done)
+    with Store(moved / "checkpoints", keep=2) as store:
+        store.save(9, jax.tree.map(lambda leaf: leaf + 1, tree), about)
+    fresh.mkdir()
+    (fresh / "config.json").write_text((second / "config.json").read_text())
+    _, start = begin(run_config(str(moved)), fresh)
+    assert start.trees is not None and start.about["step"] == 8
+    shutil.rmtree(moved / "checkpoints/8")
+    with pytest.raises(ConfigError, match="moved holds step 8, from which the run began, no more"):
+        begin(run_config(str(moved)), fresh)
+
+
 def test_bad_weights_are_an_error_before_the_folder_is_touched(tmp_path):
     """Nothing is made."""
     with pytest.raises(ConfigError, match="there is no folder .*gone"):

@@ -33,7 +33,8 @@ def finished(process):
 def test_two_processes_equal_one(tmp_path, float64):
     """Symmetric, own keys left out, groups over two devices of one process, a block over all four, eight steps.
 
-    Resident and streamed; batches, state, checkpoint, alarm, key consistency, a probe and fine-tuning included.
+    Resident, and streamed from the weights of the resident one; batches, state, checkpoint, alarm, key consistency, a
+    probe and fine-tuning included.
     """
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -43,6 +44,8 @@ def test_two_processes_equal_one(tmp_path, float64):
     outs = [finished(p) for p in pair]
     assert outs[0].count("4 x cpu in 2 processes 8") == 2 and outs[0].count("step 8/8") == 2
     assert "step 8/8" not in outs[1]  # one process speaks
+    for out in outs:
+        assert "refused: the state differs between processes" in out
     assert finished(start(tmp_path / "one", 4)).count("4 x cpu in 1 process 8") == 2
 
     states = {}
@@ -64,6 +67,8 @@ def test_two_processes_equal_one(tmp_path, float64):
             one[-1]["step"] == 8 and one[-1]["key_age_100"] == 2 and one == [pytest.approx(r, abs=1e-10) for r in two]
         )
     assert tiny.distance(states["one/resident"], states["one/streamed"])[0] > 1e-3  # other crops: another run
+    begun = json.loads((tmp_path / "two/streamed/config.json").read_text())["init"]
+    assert (begun["layout"], begun["step"]) == ("a run's folder, step 8", 8)
     for name in ("linear/trained", "finetune/draw_1"):
         one, two = (losses(tmp_path / n / "resident" / name / "log.jsonl") for n in ("one", "two"))
         assert len(one) >= 3 and one == pytest.approx(two, abs=1e-10), name
