@@ -121,8 +121,8 @@ def _of_file(place: Path, path: str) -> Weights:
     found = reading.read(place)
     online, pixels, layout = found.online, found.pixels, found.layout
     seen: dict[str, Any] = {}
-    if found.ours is not None and "config" in found.ours["about"]:
-        seen = _seen(read_stored(found.ours["about"]["config"]), found.ours["about"]["values"])
+    if found.ours is not None:
+        seen = _seen(found.ours.config, found.ours.about["values"])
     elif pixels is not None:
         seen = {"range": pixels.range, "mean": pixels.mean, "std": pixels.std}
     trees = weights.network(online)

@@ -1,6 +1,8 @@
 """The model card of a folder: what the weights are, where from, and how to use them, in Markdown with a YAML header."""
 
 import json
+from pathlib import PurePath
+from typing import Any
 
 from moco_jax.checkpoints.backbones import feature_size
 from moco_jax.checkpoints.folders import usual
@@ -50,8 +52,18 @@ def card(portable: Portable, library: str, *, missing: str = "") -> str:
         f"## Licence\n\n{_licence(portable)}",
     ]
     if portable.config is not None:
-        sections.append(f"## The run that made it\n\n```json\n{json.dumps(portable.config, indent=2)}\n```")
+        sections.append(
+            f"## The run that made it\n\n```json\n{json.dumps(_without_places(portable.config), indent=2)}\n```"
+        )
     return "\n\n".join(sections) + "\n"
+
+
+def _without_places(config: Any) -> Any:
+    """A config whose paths on one machine are the last of their names: a card is published."""
+    if isinstance(config, dict):
+        return {name: _without_places(value) for name, value in config.items()}
+    whole = isinstance(config, str) and config.startswith(("/", "~", "./", "../"))
+    return PurePath(config).name if whole else config
 
 
 def _header(portable: Portable, library: str) -> str:
@@ -59,22 +71,26 @@ def _header(portable: Portable, library: str) -> str:
     lines = [f"library_name: {library}", f"pipeline_tag: {task}"]
     if portable.license is not None:
         lines.append(f"license: {json.dumps(portable.license)}")  # JSON is YAML
-    return "\n".join(["---", *lines, "tags:", "- moco", "- self-supervised", "---"])
+    tags = [] if portable.which is None else ["tags:", "- moco", "- self-supervised"]
+    return "\n".join(["---", *lines, *tags, "---"])
 
 
 def _what(portable: Portable) -> str:
     model = portable.model
-    head = "Its projection head is not here."
+    title, what, paper = model.arch, "A backbone; nobody says how it was trained.", ""
+    if portable.which is not None:
+        title = f"{model.arch}, Momentum Contrast (MoCo)"
+        what = f"The backbone of {WHICH[portable.which]}. Its projection head is not here."
+        paper = "\n- Paper: Momentum Contrast for Unsupervised Visual Representation Learning (arXiv:1911.05722)"
     if portable.classifier is not None:
-        head = f"On it is a linear classifier of {len(portable.classifier.bias)} classes. {head}"
+        what += f" On it is a linear classifier of {len(portable.classifier.bias)} classes."
     return (
-        f"# {portable.name}: {model.arch}, Momentum Contrast (MoCo)\n\n"
-        f"The backbone of {WHICH[portable.which]}. {head}\n\n"
+        f"# {portable.name}: {title}\n\n"
+        f"{what}\n\n"
         f"- Comes from: {portable.origin}\n"
         f"- Architecture: {model.arch} as torchvision builds it (v1.5), stem `{model.stem}`, {model.width} channels in "
         f"the first stage, {feature_size(model)} features\n"
-        f"- Channels of an image: {portable.channels}\n"
-        "- Paper: Momentum Contrast for Unsupervised Visual Representation Learning (arXiv:1911.05722)"
+        f"- Channels of an image: {portable.channels}{paper}"
     )
 
 
@@ -96,8 +112,8 @@ def _images(portable: Portable) -> str:
     low, high = p.range
     out = (
         f"Images as stored are {p.dtype} with {portable.channels} channels. Resize the shorter side to {p.resize} "
-        f"pixels (bilinear, antialiased), cut the centre {p.size} x {p.size}, map the values {low:g} to {high:g} to 0 "
-        f"to 1, subtract the mean {list(p.mean)} and divide by the standard deviation {list(p.std)}, per channel."
+        f"pixels ({p.filter}, antialiased), cut the centre {p.size} x {p.size}, map the values {low:g} to {high:g} to "
+        f"0 to 1, subtract the mean {list(p.mean)} and divide by the standard deviation {list(p.std)}, per channel."
     )
     if not usual(p):
         out += (

@@ -15,6 +15,7 @@ from moco_jax.checkpoints import backbones, safetensors_file, weights
 from moco_jax.checkpoints.backbones import with_counts
 from moco_jax.checkpoints.weights import Classifier, Pixels, Portable, Tensors
 from moco_jax.config import ConfigError, Model
+from moco_jax.data import crops
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 OURS = "moco_jax"  # the key of config.json for pixels that the libraries' own fields cannot say
@@ -141,8 +142,9 @@ def read_our_pixels(config: Json, *, what: str) -> Pixels | None:
     try:
         said = config[OURS]["pixels"]
         low, high = said["range"]
-        size, resize, dtype = said["size"], said["resize"], said["dtype"]
-        pixels = Pixels(int(size), int(resize), str(dtype), (float(low), float(high)), said["mean"], said["std"])
+        size, resize, dtype = int(said["size"]), int(said["resize"]), str(said["dtype"])
+        pixels = Pixels(size, resize, dtype, (float(low), float(high)), said["mean"], said["std"], said["filter"])
+        crops.FILTERS[pixels.filter]  # or KeyError
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"{what}: {OURS}.pixels is not as it was written ({error!r})") from error
     return pixels._replace(mean=numbers(said, "mean", what=what), std=numbers(said, "std", what=what))

@@ -10,6 +10,7 @@ from moco_jax.checkpoints.folders import CONFIG, WEIGHTS, Json
 from moco_jax.checkpoints.huggingface_names import from_huggingface, to_huggingface
 from moco_jax.checkpoints.weights import Imported, Pixels, Portable
 from moco_jax.config import ConfigError, Model
+from moco_jax.data import crops
 from moco_jax.models.resnet import ARCHS, BasicBlock
 
 PROCESSOR = "preprocessor_config.json"
@@ -89,7 +90,7 @@ def _processor(pixels: Pixels) -> Json:
         "do_resize": True,
         "size": {"shortest_edge": pixels.size},
         "crop_pct": folders.crop_share(pixels.size, pixels.resize),
-        "resample": 2,  # bilinear, as Pillow numbers it
+        "resample": int(crops.FILTERS[pixels.filter]),  # as Pillow numbers it
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
@@ -155,7 +156,9 @@ def _pixels(path: Path) -> Pixels | None:
     kind = str(said.get("image_processor_type") or said.get("feature_extractor_type"))
     scale = folders.number(said, "rescale_factor", 1 / 255, what=what)
     steps = all(said.get(step, True) is True for step in ("do_resize", "do_rescale", "do_normalize"))
-    if not kind.startswith("ConvNext") or not steps or abs(255 * scale - 1) > 1e-6:
+    resample = said.get("resample", crops.FILTERS["bicubic"])
+    filter = next((name for name, number in crops.FILTERS.items() if number == resample), None)
+    if filter is None or not kind.startswith("ConvNext") or not steps or abs(255 * scale - 1) > 1e-6:
         return None
     edge: Any = said.get("size")
     edge = edge.get("shortest_edge") if isinstance(edge, dict) else edge  # a number in files of older versions
@@ -163,4 +166,4 @@ def _pixels(path: Path) -> Pixels | None:
         return None
     resize = int(edge / folders.number(said, "crop_pct", 224 / 256, what=what))
     mean, std = (folders.numbers(said, key, what=what) for key in ("image_mean", "image_std"))
-    return Pixels(edge, resize, "uint8", (0.0, 255.0), mean, std)
+    return Pixels(edge, resize, "uint8", (0.0, 255.0), mean, std, filter)

@@ -22,14 +22,20 @@ from moco_jax.state import Network, State
 TO_NOTEBOOK = {name: f"net.{number}" for number, name in recognise.NOTEBOOK.items()}
 
 
+def check(config: Config) -> None:
+    """ConfigError for the run of another mechanism, whose state such a file does not hold."""
+    if config.moco is None:
+        raise ConfigError(f"a .pth.tar holds MoCo's state, and the run is of mechanism {config.mechanism!r}")
+
+
 def to_content(tree: dict[str, Any], about: dict[str, Any], config: Config, *, steps_per_epoch: int) -> dict[str, Any]:
     """The content of a `.pth.tar` of a state as `Store.tree` gives it, in the layout of the code that reads it.
 
-    That is the released code's, and for the stem of CIFAR its notebook's. Raises ConfigError for another mechanism, and
-    for an encoder of a user's own, whose layers have no name there.
+    That is the released code's, and for the stem of CIFAR its notebook's. Raises ConfigError as `check`, and for an
+    encoder of a user's own, whose layers have no name there.
     """
-    if config.moco is None:
-        raise ConfigError(f"a .pth.tar holds MoCo's state, and the run is of mechanism {config.mechanism!r}")
+    check(config)
+    assert config.moco is not None
     step, notebook = int(tree["step"]), config.model.stem == "cifar"
     momentum = torch_names.to_torch({"params": trace(tree)})
     named = {part: torch_names.to_torch(tree[part]) for part in ("online", "target")}

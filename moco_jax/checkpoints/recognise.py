@@ -17,7 +17,7 @@ import numpy as np
 
 from moco_jax.checkpoints import messages, pytorch, training, weights
 from moco_jax.checkpoints.torch_names import BATCH_COUNT
-from moco_jax.checkpoints.training import Training
+from moco_jax.checkpoints.training import Ours, Training
 from moco_jax.checkpoints.weights import Classifier, Encoder, Pixels, Tensors
 from moco_jax.config import ConfigError
 
@@ -43,9 +43,14 @@ class Found(NamedTuple):
     classifier: Classifier | None
     pixels: Pixels | None  # None: nobody says
     published: str | None  # the name of a file of the original's authors
-    ours: dict[str, Any] | None  # what moco_jax wrote beside: step, seed, written, about
+    ours: Ours | None  # what moco_jax wrote beside
     dropped: tuple[str, ...]  # names left over on purpose, in full
     sha256: str
+
+    @property
+    def assumed(self) -> bool:
+        """Whether `pixels` are those that its kind of file usually has, as nothing in it says."""
+        return self.pixels is IMAGENET or self.pixels is CIFAR
 
 
 def from_file(path: Path) -> Found:

@@ -10,6 +10,7 @@ from moco_jax.checkpoints.card import card
 from moco_jax.checkpoints.folders import CONFIG, Json
 from moco_jax.checkpoints.weights import Imported, Pixels, Portable
 from moco_jax.config import ConfigError, Model
+from moco_jax.data import crops
 
 ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")  # of ours that timm has
 WIDTH = 64  # of the first stage: timm's stem has no other
@@ -69,7 +70,7 @@ def _pretrained(portable: Portable) -> Json:
     if (p := portable.pixels) is not None:
         out |= {
             "input_size": [portable.channels, p.size, p.size],
-            "interpolation": "bilinear",
+            "interpolation": p.filter,
             "crop_mode": "center",
             "crop_pct": folders.crop_share(p.size, p.resize),
             "mean": list(p.mean),
@@ -127,6 +128,8 @@ def _check_arguments(args: dict[str, Any], pool: str, path: Path) -> None:
 def _pixels(cfg: dict[str, Any], channels: int, what: str) -> Pixels | None:
     """What timm's own transforms do; None where mean or std are not said, or not of as many channels.
 
+    None too where they do what is not done here: views that are not square, or not cut from the centre.
+
     Of a network for other channels older timm saves the mean and std that the architecture has for three.
     """
     if "mean" not in cfg or "std" not in cfg:
@@ -137,6 +140,8 @@ def _pixels(cfg: dict[str, Any], channels: int, what: str) -> Pixels | None:
     shape = folders.numbers(cfg, "input_size", what=what) if "input_size" in cfg else (3.0, 224.0, 224.0)
     if len(shape) != 3 or min(shape) < 1:
         raise ConfigError(f"{what}: input_size is {cfg['input_size']}; channels, height and width are read")
-    size = int(shape[1])
+    size, filter = int(shape[1]), str(cfg.get("interpolation") or "bicubic")
+    if shape[1] != shape[2] or (cfg.get("crop_mode") or "center") != "center" or filter not in crops.FILTERS:
+        return None
     resize = math.floor(size / folders.number(cfg, "crop_pct", 0.875, what=what))
-    return Pixels(size, resize, "uint8", (0.0, 255.0), mean, std)
+    return Pixels(size, resize, "uint8", (0.0, 255.0), mean, std, filter)

@@ -8,7 +8,7 @@ import numpy as np
 from moco_jax.checkpoints import messages, torch_names, weights
 from moco_jax.checkpoints.torch_names import BATCH_COUNT, STATISTICS
 from moco_jax.checkpoints.weights import Tensors
-from moco_jax.config import ConfigError, read_stored
+from moco_jax.config import Config, ConfigError, read_stored
 
 OURS = "moco_jax"  # the key beside the released code's own four, which that code does not read
 KEYS = ("step", "written", "about")  # below it
@@ -24,6 +24,19 @@ class Training(NamedTuple):
     settings: dict[str, Any]  # the optimizer's, as torch names them
     queue: np.ndarray  # (K, C)
     ptr: int  # the next row to be written
+
+
+class Ours(NamedTuple):
+    """What moco_jax wrote beside what the released code's file has a place for."""
+
+    step: int
+    written: np.ndarray  # (K,) int32: the step that wrote each row of the queue, -1 for none
+    about: dict[str, Any]  # the run's description, as its checkpoints hold it
+
+    @property
+    def config(self) -> Config:
+        """The run's config."""
+        return read_stored(self.about["config"])
 
 
 def of(content: dict[str, Any], parts: dict[str, Tensors]) -> Training | None:
@@ -94,7 +107,7 @@ def _momentum(optimizer: dict[str, Any], params: Tensors) -> tuple[Tensors, dict
         raise ConfigError(f"in its momentum, {error}") from None
 
 
-def ours(content: dict[str, Any]) -> dict[str, Any] | None:
+def ours(content: dict[str, Any]) -> Ours | None:
     """What moco_jax wrote beside; ConfigError where it is not what it writes."""
     found = content.get(OURS)
     if found is None:
@@ -115,7 +128,7 @@ def ours(content: dict[str, Any]) -> dict[str, Any] | None:
     elif found.keys() != set(KEYS):
         wrong = "one key more"
     else:
-        return {"step": step, "written": written, "about": about}
+        return Ours(step, written, about)
     raise ConfigError(f"its key {OURS!r} is not what moco_jax writes: {wrong} is missing or of another kind")
 
 

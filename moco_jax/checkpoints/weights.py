@@ -32,6 +32,7 @@ class Pixels(NamedTuple):
     range: tuple[float, float]  # stored values that become 0 and 1
     mean: tuple[float, ...]  # per channel
     std: tuple[float, ...]
+    filter: str = "bilinear"  # that resizes, of `data.crops.FILTERS`
 
 
 class Classifier(NamedTuple):
@@ -61,7 +62,7 @@ class Portable(NamedTuple):
     classifier: Classifier | None
     name: str  # of the file or folder it comes from
     origin: str  # what that is, in words
-    which: str  # "online" or "target"
+    which: str | None  # "online" or "target" of MoCo; None: nobody says how it was trained
     license: str | None  # an identifier such as "mit"; None: nobody says
     license_note: str  # a sentence about it, or ""
     config: dict[str, Any] | None  # of the run that made it, where that is known

@@ -49,6 +49,10 @@ def convert(
     """
     if form not in FORMATS:
         raise unknown("--format", form, FORMATS)
+    if which not in ("online", "target"):
+        raise ConfigError(f"--encoder is {which!r}; it must be online or target")
+    if which != "online" and form in WHOLE:
+        raise ConfigError(f"--format={form} holds both encoders: leave --encoder out")
     if config is not None and form != "orbax":
         raise ConfigError(f"--config is read by --format=orbax alone, not by {form}")
     if licence is not None and form not in ("timm", "huggingface"):
@@ -63,10 +67,13 @@ def convert(
         say("its format has no checksum: damage inside would not show; --sha256=HEX compares it with what it should be")
     if what.found is not None and what.found.published is not None:
         say(f"it is {what.found.published} by the MD5 that its authors give")
+    if what.found is not None and what.found.assumed:
+        say("nothing in it says how images are prepared: they are taken to be as those of its kind, 8-bit RGB")
     if form in WHOLE:
+        written.check_whole(what, form, config)
         lines = table.of(what, which, whole=True)
         with _beside(dst) as part:
-            told = written.orbax(what, part, config) if form == "orbax" else written.pth_tar(what, which, part)
+            told = written.orbax(what, part, config) if form == "orbax" else written.pth_tar(what, part)
     else:
         head = None if classifier is None else probe.read(Path(classifier), what, which)
         goods = source.portable(what, which, head, licence)

@@ -8,18 +8,18 @@ import numpy as np
 from moco_jax import pretrain
 from moco_jax.assembly import assemble
 from moco_jax.checkpoints import moco_state, recognise
-from moco_jax.config import Config, ConfigError, read_stored
+from moco_jax.checkpoints.training import Ours
+from moco_jax.config import Config, ConfigError
 from moco_jax.conversion.source import Run, Source
 from moco_jax.core.schedules import learning_rate
 from moco_jax.state import FORMAT
 
 
-def recorded(found: recognise.Found, ours: dict[str, Any]) -> tuple[dict[str, Any], int, np.ndarray, list[str]]:
+def recorded(found: recognise.Found, ours: Ours) -> tuple[dict[str, Any], int, np.ndarray, list[str]]:
     """Description, step and rows of the queue as moco_jax wrote them; ConfigError where the file contradicts them."""
-    about, step = ours["about"], ours["step"]
+    about, step, config = ours.about, ours.step, ours.config
     if about.get("format") != FORMAT:
         raise ConfigError(f"its state has format version {about.get('format')}; this version reads {FORMAT}")
-    config = read_stored(about["config"])
     steps_per_epoch = about["total_steps"] // config.train.epochs
     if step // steps_per_epoch != (epoch := moco_state.training_of(found).epoch):
         raise ConfigError(
@@ -27,7 +27,7 @@ def recorded(found: recognise.Found, ours: dict[str, Any]) -> tuple[dict[str, An
             "epoch: one of them was changed"
         )
     check_fits(found, config)
-    return about, step, ours["written"], []
+    return about, step, ours.written, []
 
 
 def described(source: Source, found: recognise.Found, config: Config | None) -> tuple[dict[str, Any], int, list[str]]:

@@ -52,8 +52,6 @@ class Source(NamedTuple):
         """The online or the target encoder; ConfigError where there is no target."""
         if which == "online":
             return self.online
-        if which != "target":
-            raise ConfigError(f"--encoder is {which!r}; it must be online or target")
         if self.target is None:
             raise ConfigError(f"{self.name} holds no target encoder: it is {self.layout}")
         return self.target
@@ -73,14 +71,14 @@ def open_source(path: Path, *, sha256: str | None) -> Source:
     """A run's folder (its newest checkpoint) or another program's weights; ConfigError where it is neither."""
     if reading.is_foreign(path) or not path.exists():
         found = reading.read(path, sha256=sha256)
-        run = None if found.ours is None else found.ours["about"]
+        ours = found.ours
         return Source(
             path.name,
             _layout(found),
             found.online,
             found.target,
             found.classifier,
-            found.pixels if run is None else pixels_of(read_stored(run["config"]), run),
+            found.pixels if ours is None else pixels_of(ours.config, ours.about),
             None,
             found,
         )
@@ -92,8 +90,8 @@ def open_source(path: Path, *, sha256: str | None) -> Source:
 def _layout(found: recognise.Found) -> str:
     """The layout, and how far training had come."""
     if found.ours is not None:
-        about = found.ours["about"]
-        return f"moco_jax's own, step {found.ours['step']} of {about['total_steps']}, laid out as {found.layout}"
+        step, total = found.ours.step, found.ours.about["total_steps"]
+        return f"moco_jax's own, step {step} of {total}, laid out as {found.layout}"
     return found.layout + ("" if found.training is None else f", after epoch {found.training.epoch}")
 
 
@@ -148,7 +146,7 @@ def portable(source: Source, which: str, classifier: Classifier | None, licence:
     if source.run is not None:
         config = source.run.about["config"]
     elif found is not None and found.ours is not None:
-        config = found.ours["about"]["config"]
+        config = found.ours.about["config"]
     return Portable(
         backbone=encoder.backbone,
         model=encoder.model,
@@ -157,7 +155,7 @@ def portable(source: Source, which: str, classifier: Classifier | None, licence:
         classifier=classifier or source.classifier,
         name=source.name,
         origin=origin,
-        which=which,
+        which=which if source.run is not None or encoder.head else None,
         license=licence or ("other" if note else None),
         license_note=note,
         config=config,

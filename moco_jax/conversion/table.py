@@ -39,7 +39,7 @@ def _parts(what: Source, which: str, whole: bool) -> dict[str, Tensors]:
         parts["momentum"] = training.momentum
         parts["memory"] = {"queue": training.queue, "ptr": np.asarray(training.ptr, np.int32)}
         if what.found.ours is not None:
-            parts["memory"]["written"] = what.found.ours["written"]
+            parts["memory"]["written"] = what.found.ours.written
     return parts
 
 

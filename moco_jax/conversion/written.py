@@ -36,16 +36,25 @@ class Told(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def pth_tar(source: Source, which: str, path: Path) -> Told:
-    """The whole state as a checkpoint that the released code, or for the CIFAR stem its notebook, resumes from."""
-    if source.run is None:
+def check_whole(source: Source, form: str, config: Config | None) -> None:
+    """ConfigError where a format of a whole state cannot be made of a source, before anything else is done."""
+    if form == "orbax" and source.found is None:
+        raise ConfigError(f"{source.name} is a run's folder already")
+    if form == "orbax" and source.found is not None and source.found.ours is not None and config is not None:
+        raise ConfigError(f"{source.name} is of a run of moco_jax, whose config it holds: leave --config out")
+    if form == "pth.tar" and source.run is None:
         raise ConfigError(
             f"--format=pth.tar takes a run's folder, and {source.name} is {source.layout}: make one of it first, by "
             "--format=orbax"
         )
-    if which != "online":
-        raise ConfigError("--format=pth.tar holds both encoders: leave --encoder out")
+    if form == "pth.tar" and source.run is not None:
+        moco_state.check(source.run.config)
+
+
+def pth_tar(source: Source, path: Path) -> Told:
+    """The whole state as a checkpoint that the released code, or for the CIFAR stem its notebook, resumes from."""
     run = source.run
+    assert run is not None
     before, said = digests(run.tree), resuming.notes(run, path.name)
     content = moco_state.to_content(run.tree, run.about, run.config, steps_per_epoch=run.steps_per_epoch)
     source.release()  # `content` alone holds the state now
@@ -54,7 +63,7 @@ def pth_tar(source: Source, which: str, path: Path) -> Told:
     del content  # the file, read back, is the state a second time
     found = recognise.from_file(path)
     assert found.ours is not None
-    back = moco_state.to_state(found, step=found.ours["step"], written=found.ours["written"])
+    back = moco_state.to_state(found, step=found.ours.step, written=found.ours.written)
     same, online = unchanged(before, digests(back)), found.online
     del found, back  # comparing needs room
     return Told(f"{same}; {features_of_tensors(online, source.pixels, online.backbone)}", said)
@@ -102,8 +111,7 @@ def _encoder(goods: Portable) -> Encoder:
 def orbax(source: Source, folder: Path, config: Config | None) -> Told:
     """A run's folder, from which `train` continues: exactly where moco_jax wrote the file, else from its epoch on."""
     found = source.found
-    if found is None:
-        raise ConfigError(f"{source.name} is a run's folder already")
+    assert found is not None
     if found.ours is not None:
         about, step, written, notes = resuming.recorded(found, found.ours)
     else:
@@ -119,10 +127,10 @@ def orbax(source: Source, folder: Path, config: Config | None) -> Told:
     del state
     after: dict[str, str] = {}
     with Store(folder / "checkpoints", read_only=True) as store:
-        for name, field in (("target", "target"), ("momentum", "optimizer"), ("queue", "memory"), ("online", "online")):
-            there = _as_here(store.field(step, field), field)  # one at a time, not the state again
-            after |= digests({name: there})
-    same, backbone = unchanged(before, after), {n: t for n, t in there.items() if not n.startswith("fc.")}
+        for name, field in (("online", "online"), ("target", "target"), ("momentum", "optimizer"), ("queue", "memory")):
+            after |= digests({name: _as_here(store.field(step, field), field)})  # one at a time, not the state again
+        online = _as_here(store.field(step, "online"), "online")
+    same, backbone = unchanged(before, after), {n: t for n, t in online.items() if not n.startswith("fc.")}
     agreed = features_of_tensors(source.online._replace(backbone=backbone), source.pixels, backbone)
     return Told(f"{same}; {agreed}", tuple(notes))
 

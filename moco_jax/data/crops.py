@@ -12,6 +12,7 @@ from PIL import Image
 from moco_jax.config import ConfigError
 
 TRIES = 10  # as in torchvision's RandomResizedCrop
+FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 WORDS = 4 * TRIES  # random words that one box can need
 
 
@@ -73,11 +74,11 @@ def random_resized_crop(image: np.ndarray, box: Box, size: int) -> np.ndarray:
     return _resized(cut, size, size)
 
 
-def center(image: np.ndarray, *, resize: int, size: int) -> np.ndarray:
+def center(image: np.ndarray, *, resize: int, size: int, filter: str = "bilinear") -> np.ndarray:
     """(H, W, C) -> (size, size, C) in the same dtype: torchvision's Resize(resize), then its CenterCrop(size).
 
-    Resize is of the shorter side, bilinear and antialiased. Raises ConfigError if `size` exceeds `resize`, where
-    torchvision would pad with zeros.
+    Resize is of the shorter side, antialiased, by a filter of FILTERS. Raises ConfigError if `size` exceeds `resize`,
+    where torchvision would pad with zeros.
     """
     if size > resize:
         raise ConfigError(
@@ -86,19 +87,21 @@ def center(image: np.ndarray, *, resize: int, size: int) -> np.ndarray:
     height, width = image.shape[:2]
     longer = int(resize * max(height, width) / min(height, width))
     height, width = (resize, longer) if height <= width else (longer, resize)
-    image = _resized(image, height, width)
+    image = _resized(image, height, width, FILTERS[filter])
     top, left = round((height - size) / 2.0), round((width - size) / 2.0)
     return image[top : top + size, left : left + size]
 
 
-def _resized(image: np.ndarray, height: int, width: int) -> np.ndarray:
+def _resized(
+    image: np.ndarray, height: int, width: int, filter: Image.Resampling = Image.Resampling.BILINEAR
+) -> np.ndarray:
     """8 bits take Pillow's own fixed point, three channels at once; everything else goes band by band as floats."""
     if image.shape[:2] == (height, width):
         return image
 
     def resized(pixels: np.ndarray) -> np.ndarray:
         picture = Image.fromarray(np.ascontiguousarray(pixels))
-        return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
+        return np.asarray(picture.resize((width, height), filter))
 
     if image.dtype == np.uint8:
         return resized(image) if image.shape[2] == 3 else np.stack([resized(b) for b in np.moveaxis(image, 2, 0)], 2)

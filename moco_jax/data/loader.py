@@ -147,22 +147,22 @@ def _behind(
 
 
 def centered(
-    source: sources.Source, *, size: int, resize: int, batch_size: int, workers: int = 1
+    source: sources.Source, view: Callable[[np.ndarray], np.ndarray], *, batch_size: int, workers: int = 1
 ) -> Iterator[tuple[np.ndarray, int]]:
     """Centre views of every image in order, (batch_size, S, S, C) and how many rows are real: the tail is padded.
 
-    As torchvision's Resize(resize) and CenterCrop(size) cut them; `workers` threads decode. Raises ConfigError for an
-    image of another dtype or channels than the first has.
+    `view` cuts one out of an image as stored, as `crops.center` does; `workers` threads decode. Raises ConfigError for
+    an image of another dtype or channels than the first has.
     """
     _check_workers(workers)
     first = sources.read(source, 0)
 
-    def view(index: int) -> np.ndarray:
-        return crops.center(sources.read(source, index, like=first), resize=resize, size=size)
+    def cut(index: int) -> np.ndarray:
+        return view(sources.read(source, index, like=first))
 
     with ThreadPoolExecutor(workers) as pool:
         for start in range(0, len(source), batch_size):
-            rows = list(pool.map(view, range(start, min(start + batch_size, len(source)))))
+            rows = list(pool.map(cut, range(start, min(start + batch_size, len(source)))))
             real = len(rows)
             rows += [np.zeros_like(rows[0])] * (batch_size - real)
             yield np.stack(rows), real

@@ -40,10 +40,11 @@ class Preprocessing(NamedTuple):
     mean: tuple[float, ...]  # per channel, of values mapped to 0..1
     std: tuple[float, ...]
     computed: str  # dtype of the result
+    filter: str = "bilinear"  # that resizes, or bicubic
 
     def view(self, image: np.ndarray) -> np.ndarray:
         """The centre view (size, size, channels) of one image as stored, in its dtype."""
-        return crops.center(image, resize=self.resize, size=self.size)
+        return crops.center(image, resize=self.resize, size=self.size, filter=self.filter)
 
     def standardise(self, views: jax.Array | np.ndarray) -> jax.Array:
         """Views (n, S, S, channels) as stored -> what the encoder was trained to see, without augmentation."""
@@ -98,9 +99,7 @@ class FrozenEncoder(NamedTuple):
         """
         self._check(images)
         how = self.preprocessing
-        batches = loader.centered(
-            ArraySource(images), size=how.size, resize=how.resize, batch_size=min(batch_size, len(images))
-        )
+        batches = loader.centered(ArraySource(images), how.view, batch_size=min(batch_size, len(images)))
         return np.concatenate([self.features(rows)["backbone"][:real] for rows, real in batches])
 
     def _check(self, images: Sequence[np.ndarray] | np.ndarray) -> None:

@@ -25,7 +25,7 @@ def extract(
     """
     parts: list[dict[str, np.ndarray]] = []
     how = encoder.preprocessing
-    views = loader.centered(source, size=how.size, resize=how.resize, batch_size=batch_size, workers=workers)
+    views = loader.centered(source, how.view, batch_size=batch_size, workers=workers)
     for rows, real in views:
         parts.append({name: f[:real] for name, f in encoder.features(rows).items()})
         if done is not None:

@@ -113,7 +113,7 @@ def images(loaded: Loaded, how: protocols.Views, source: sources.Source, *, seed
         dtype=np.dtype(seen.computed),
     )
     if how.recipe is None:
-        batches = loader.centered(source, size=seen.size, resize=seen.resize, batch_size=256, workers=workers)
+        batches = loader.centered(source, seen.view, batch_size=256, workers=workers)
         whole = {"images": np.concatenate([rows[:real] for rows, real in batches])}
         made = made._replace(raw=lambda batch, data, *_: (data["images"][batch["ids"][:, 0]],))
         return Images(classifier.views_of(made, seed), whole, None, None, seen.size, workers)

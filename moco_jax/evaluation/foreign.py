@@ -10,7 +10,7 @@ import numpy as np
 from moco_jax import parallel
 from moco_jax.checkpoints import reading, weights
 from moco_jax.checkpoints.recognise import Found
-from moco_jax.config import Config, ConfigError, Data, Eval, Views, read_stored
+from moco_jax.config import Config, ConfigError, Data, Eval, Views
 from moco_jax.evaluation.encoder import Preprocessing, Values, preprocessing_of
 from moco_jax.state import Network
 
@@ -33,13 +33,13 @@ def read(path: Path, preprocessing: Preprocessing | None = None) -> Foreign:
     that does not fit its weights.
     """
     found = reading.read(path)
-    about, online = (found.ours or {}).get("about"), found.online
-    if about is not None:
-        config, values, source = _run_of(about, path)
+    online, ours = found.online, found.ours
+    if ours is not None:
+        config, values, source = ours.config, Values(**ours.about["values"]), ours.about["objects"]["source"]
         _check_model(config, online, path)
         how = preprocessing or preprocessing_of(config, values)
-        step = f"step {found.ours['step']} of a run of moco_jax" if found.ours else ""
-        return Foreign(online, _checked(how, online, path), config, source, found.classifier, f"{_said(found)}; {step}")
+        origin = f"{_said(found)}; step {ours.step} of a run of moco_jax"
+        return Foreign(online, _checked(how, online, path), config, source, found.classifier, origin)
     how = _checked(preprocessing or _recorded(found, path), online, path)
     return Foreign(online, how, _config_of(online, how), "", found.classifier, _said(found))
 
@@ -64,14 +64,11 @@ def _recorded(found: Found, path: Path) -> Preprocessing:
     pixels, channels = found.pixels, found.online.channels
     if pixels is None:
         raise ConfigError(
-            f"{path} takes images of {channels} channels, and nothing in it says of which size, dtype, range, mean and "
-            "std: a .pth.tar, timm or Hugging Face folder of the run does; or give them from Python, "
-            "moco_jax.load_encoder(path, preprocessing=moco_jax.evaluation.encoder.Preprocessing(...))"
+            f"{path} takes images of {channels} channels, and nothing in it that is followed here says of which size, "
+            "dtype, range, mean and std: a .pth.tar, timm or Hugging Face folder of the run does; or give them from "
+            "Python, moco_jax.load_encoder(path, preprocessing=moco_jax.evaluation.encoder.Preprocessing(...))"
         )
-    computed = str(parallel.compute_dtype("auto"))
-    return Preprocessing(
-        pixels.size, pixels.resize, channels, pixels.dtype, pixels.range, pixels.mean, pixels.std, computed
-    )
+    return Preprocessing(**pixels._asdict(), channels=channels, computed=str(parallel.compute_dtype("auto")))
 
 
 def _config_of(found: weights.Encoder, how: Preprocessing) -> Config:
@@ -83,14 +80,6 @@ def _config_of(found: weights.Encoder, how: Preprocessing) -> Config:
     data = Data(dataset=None, channels=channels, range=how.range, mean=how.mean, std=how.std, path="streamed")
     views, evaluation = Views(size=how.size), Eval(resize=how.resize)
     return dataclasses.replace(Config(), data=data, views=views, model=found.model, eval=evaluation)
-
-
-def _run_of(about: dict[str, Any], path: Path) -> tuple[Config, Values, str]:
-    """Config, values and label of the user's own images of the run that a file of ours comes from."""
-    try:
-        return read_stored(about["config"]), Values(**about["values"]), str(about["objects"]["source"])
-    except (KeyError, TypeError) as error:
-        raise ConfigError(f"{path} says of its run what no run does ({type(error).__name__}: {error})") from None
 
 
 def _check_model(config: Config, found: weights.Encoder, path: Path) -> None:

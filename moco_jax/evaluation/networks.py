@@ -141,9 +141,7 @@ def judged(fitter: Fitter, network: Network) -> np.ndarray:
     """Scores (Q, classes) of every test image, from centre views."""
     how, out = fitter.preprocessing, []
     local = parallel.local(parallel.put_data(network))  # processes judge apart
-    views = loader.centered(
-        fitter.pair.test.source, size=how.size, resize=how.resize, batch_size=256, workers=fitter.images.workers
-    )
+    views = loader.centered(fitter.pair.test.source, how.view, batch_size=256, workers=fitter.images.workers)
     for rows, real in views:
         out.append(np.asarray(fitter.scores(local, parallel.put_rows(rows)))[:real])
     return np.concatenate(out)

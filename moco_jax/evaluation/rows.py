@@ -119,8 +119,8 @@ def encoded(question: Question, encoder: frozen.FrozenEncoder, source: sources.S
 def pixels(question: Question, encoder: frozen.FrozenEncoder, source: sources.Source) -> np.ndarray:
     """Values of centre views in a row (N, S * S * C), at most `pixels` wide."""
     how, side = encoder.preprocessing, min(question.settings.pixels, encoder.preprocessing.size)
-    resize, workers = round(how.resize * side / how.size), question.settings.data.workers
-    views = loader.centered(source, size=side, resize=resize, batch_size=256, workers=workers)
+    small, workers = how._replace(size=side, resize=round(how.resize * side / how.size)), question.settings.data.workers
+    views = loader.centered(source, small.view, batch_size=256, workers=workers)
     return np.concatenate([rows[:real].reshape(real, -1).astype(np.float32) for rows, real in views])
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from moco_jax.config import Config, ConfigError, unknown
 from moco_jax.core.randomness import AUGMENT, CROP, key
-from moco_jax.data import crops, sources
+from moco_jax.data import sources
 from moco_jax.evaluation.encoder import FrozenEncoder, Values
 
 MAPS = ("pca", "tsne")
@@ -62,9 +62,9 @@ def view_pairs(views: Any, config: Config, source: sources.Source, batch: dict[s
 def encode(encoder: FrozenEncoder, config: Config, source: sources.Source, count: int) -> Encoded:
     """At most `count` images, spread evenly over a source, by the feature that kNN takes."""
     chosen = np.unique(np.linspace(0, len(source) - 1, min(count, len(source))).astype(int))
-    size, resize = encoder.preprocessing.size, encoder.preprocessing.resize
+    view = encoder.preprocessing.view
     first = sources.read(source, int(chosen[0]))
-    rows = [crops.center(sources.read(source, i, like=first), resize=resize, size=size) for i in chosen.tolist()]
+    rows = [view(sources.read(source, i, like=first)) for i in chosen.tolist()]
     views, parts = np.stack(rows), []
     for start in range(0, len(views), BATCH):
         part = views[start : start + BATCH]

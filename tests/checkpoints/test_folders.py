@@ -149,6 +149,10 @@ def test_the_card_says_what_is_known(library):
     assert "pipeline_tag: image-feature-extraction" in text and "license:" not in text
     for part in ("the target encoder", "Nobody says how images", "And so on.", "Nobody says under which licence"):
         assert part in text, part
+    unknown = card(portable(which=None), library)
+    assert "nobody says how it was trained" in unknown and not re.search("moco\n|self-sup|Contrast|queries", unknown)
+    placed = card(portable(config={"data": {"folder": "/home/me/rays", "dataset": "a/b"}, "seed": 3}), library)
+    assert '"rays"' in placed and "/home" not in placed and '"a/b"' in placed
     assert "\n\n\n" not in text and "```json" not in text and "classifier" not in text
     assert "8-bit" in card(portable(pixels=pixels(dtype="uint16", range=(0.0, 9.0))), library)
 

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from moco_jax.checkpoints import libraries
+from moco_jax.checkpoints import libraries, reading
 from moco_jax.checkpoints.huggingface_folders import read_huggingface, write_huggingface
 from moco_jax.checkpoints.timm_folders import read_timm, write_timm
 from moco_jax.config import ConfigError
@@ -137,9 +137,9 @@ def test_logits_and_names_arrive(tmp_path, classes):
     assert back.classifier.names == encoder.classifier.names
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_both_libraries_prepare_images_as_the_card_says(tmp_path, channels):
-    """Their transforms of a large photograph-like image are ours to the rounding of a resized 8-bit value."""
+@pytest.mark.parametrize(("channels", "filter"), [(1, "bilinear"), (3, "bilinear"), (3, "bicubic")])
+def test_both_libraries_prepare_images_as_the_card_says(tmp_path, channels, filter):
+    """Their transforms of a large sharp image are ours to the rounding of a resized 8-bit value, written and read."""
     torchvision()
     timm = pytest.importorskip("timm", reason="timm is not installed")
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
@@ -147,16 +147,16 @@ def test_both_libraries_prepare_images_as_the_card_says(tmp_path, channels):
 
     from moco_jax.data.crops import center
 
-    encoder = portable(channels=channels, pixels=pixels(channels, size=64, resize=73))
-    waves = np.sin(np.arange(150)[:, None, None] / 9 + np.arange(201)[None, :, None] / 13 + np.arange(channels))
-    stored = (127.5 + 127 * waves).astype(np.uint8)
-    view = center(stored, resize=73, size=64).transpose(2, 0, 1) / 255
+    encoder = portable(channels=channels, pixels=pixels(channels, size=64, resize=73, filter=filter))
+    stored = np.random.default_rng(0).integers(60, 190, (150, 201, channels), np.uint8)
+    view = center(stored, resize=73, size=64, filter=filter).transpose(2, 0, 1) / 255
     mean, std = (np.reshape(v, (-1, 1, 1)) for v in (encoder.pixels.mean, encoder.pixels.std))
     wanted = (view - mean) / std
     picture = Image.fromarray(stored if channels == 3 else stored[..., 0])
     for kind, write in WRITE.items():
         (tmp_path / kind).mkdir()
         write(encoder, tmp_path / kind)
+        assert reading.read(tmp_path / kind).pixels == encoder.pixels
     config = timm.data.resolve_model_data_config(timm.create_model(f"local-dir:{tmp_path / 'timm'}", pretrained=True))
     by_timm = timm.data.create_transform(**config, is_training=False)(picture).numpy()
     processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "transformers")
@@ -164,7 +164,8 @@ def test_both_libraries_prepare_images_as_the_card_says(tmp_path, channels):
     for found in (by_timm, by_transformers):
         assert found.shape == wanted.shape
         assert np.abs(found - wanted).max() < 2.01 / 255 / min(encoder.pixels.std)  # two levels of 256
-    assert np.abs(wanted[:, 1:] - wanted[:, :-1]).max() > 4 / 255 / min(encoder.pixels.std)  # a pixel off would show
+    other = center(stored, resize=73, size=64, filter={"bilinear": "bicubic", "bicubic": "bilinear"}[filter])
+    assert np.abs(other.transpose(2, 0, 1) / 255 - view).max() > 8 / 255  # the other filter would show
 
 
 @pytest.mark.parametrize("library", ["timm", "transformers"], indirect=True)

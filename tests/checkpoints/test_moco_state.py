@@ -63,7 +63,7 @@ def there_and_back(state, c, path, *, legacy=False):
     if legacy:
         foreign.save(path, torch.load(path, weights_only=True), legacy=True)
     found = reading.read(path)
-    return found, moco_state.to_state(found, step=found.ours["step"], written=found.ours["written"])
+    return found, moco_state.to_state(found, step=found.ours.step, written=found.ours.written)
 
 
 def assert_equal(back, state):
@@ -96,7 +96,7 @@ def test_a_state_there_and_back(tmp_path, of, legacy):
     c = config(**{k: v for k, v in of.items() if k not in ("dtype", "channels")})
     found, back = there_and_back(state, c, tmp_path / "a.pth.tar", legacy=legacy)
     assert_equal(back, state)
-    assert found.ours["about"] == json.loads(json.dumps(ABOUT)) and found.training.epoch == STEPS // STEPS_PER_EPOCH
+    assert found.ours.about == json.loads(json.dumps(ABOUT)) and found.training.epoch == STEPS // STEPS_PER_EPOCH
     assert found.layout.endswith("notebook's" if of.get("stem") == "cifar" else "head)")
     assert found.pixels is None or of.get("channels", 3) == 3
 

@@ -336,8 +336,8 @@ def test_what_moco_jax_wrote_beside(tmp_path):
     made = foreign.trained()
     ours = {"step": 7, "written": torch.arange(-17, 7, dtype=torch.int32), "about": json.dumps(ABOUT)}
     found = reading.read(foreign.save(tmp_path / "a.pth.tar", {**made.content, OURS: ours}))
-    assert (found.ours["step"], found.ours["about"]) == (7, json.loads(json.dumps(ABOUT)))
-    np.testing.assert_array_equal(found.ours["written"], np.arange(-17, 7))
+    assert (found.ours.step, found.ours.about) == (7, json.loads(json.dumps(ABOUT)))
+    np.testing.assert_array_equal(found.ours.written, np.arange(-17, 7))
     for wrong, change in {
         "step": {"step": 7.5},
         "step ": {"step": -1},

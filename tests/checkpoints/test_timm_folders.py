@@ -150,6 +150,26 @@ def test_the_side_before_the_crop_is_rounded_down(tmp_path, share, resize):
     assert (found.size, found.resize) == (224, resize)
 
 
+@pytest.mark.parametrize(
+    ("changes", "filter"),
+    [
+        ({}, "bicubic"),
+        ({"interpolation": ""}, "bicubic"),
+        ({"interpolation": "bilinear", "crop_mode": "center"}, "bilinear"),
+        ({"interpolation": "lanczos"}, None),
+        ({"interpolation": ["bilinear"]}, None),
+        ({"crop_mode": "squash"}, None),
+        ({"input_size": [3, 224, 160]}, None),
+    ],
+)
+def test_how_images_are_resized_is_followed_or_nobody_says(tmp_path, changes, filter):
+    """What timm does where nothing is said is bicubic; what is not done here is not taken for something that is."""
+    write_timm(portable(pixels=None), tmp_path)
+    edited(tmp_path, pretrained_cfg={"mean": [0.5] * 3, "std": [0.25] * 3} | changes)
+    found = read_timm(tmp_path).pixels
+    assert (found and found.filter) == filter
+
+
 def test_an_older_layout_is_read(tmp_path):
     """All keys at the top, `labels` for names; and the prefix of transformers' wrapper before every tensor."""
     encoder = portable(classes=NAMES)
@@ -185,7 +205,7 @@ def test_what_timm_saves_is_read(tmp_path, arch, channels, classes):
     same(back.backbone, theirs)
     cfg = json.loads((tmp_path / "config.json").read_text())["pretrained_cfg"]
     if len(cfg["mean"]) == channels:
-        assert back.pixels.size == cfg["input_size"][1]
+        assert (back.pixels.size, back.pixels.filter) == (cfg["input_size"][1], cfg["interpolation"])
         assert back.pixels.resize == int(cfg["input_size"][1] / cfg["crop_pct"])
         assert (back.pixels.mean, back.pixels.std) == (tuple(cfg["mean"]), tuple(cfg["std"]))
     else:

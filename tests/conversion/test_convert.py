@@ -9,7 +9,7 @@ import pytest
 from moco_jax.checkpoints import agreement, moco_state, pytorch, recognise
 from moco_jax.checkpoints.store import Store
 from moco_jax.config import ConfigError
-from moco_jax.conversion import convert, resuming, source, written
+from moco_jax.conversion import convert, resuming, source, table, written
 from tests.conversion import runs
 
 RELEASED = {"stem": "imagenet"}
@@ -181,6 +181,7 @@ def test_a_state_that_is_not_read_back_as_it_was_is_an_error(run, tmp_path, monk
         ("none", "a", "pth", {}, "there is no .*none"),
         ("run", "a", "pth", {"which": "both"}, "--encoder is 'both'; it must be online or target"),
         ("run", "a", "pth.tar", {"which": "target"}, "holds both encoders: leave --encoder out"),
+        ("run", "a", "orbax", {"which": "target"}, "--format=orbax holds both encoders: leave --encoder out"),
         ("run", "a", "pth.tar", {"classifier": "run"}, "--classifier goes with a backbone alone"),
         ("run", "a", "detectron2", {"classifier": "run"}, "--classifier goes with a backbone alone"),
         ("run", "a", "pth", {"classifier": "run"}, "holds no finished result of `moco-jax eval-linear`"),
@@ -203,6 +204,21 @@ def test_what_cannot_be_is_one_line_and_leaves_nothing(run, tmp_path, src, dst, 
     with pytest.raises(ConfigError, match=message):
         quiet(tmp_path / src, tmp_path / dst, form, **options)
     assert sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*")) == before
+
+
+def test_what_would_be_ignored_is_refused(run, tmp_path, monkeypatch):
+    """A config for a file that holds its own, an encoder that does not exist; another mechanism before any table."""
+    pytest.importorskip("torch")
+    quiet(run, tmp_path / "a.pth.tar", "pth.tar")
+    with pytest.raises(ConfigError, match="a.pth.tar is of a run of moco_jax, whose config it holds: leave --config"):
+        quiet(tmp_path / "a.pth.tar", tmp_path / "b", "orbax", config=runs.config())
+    with pytest.raises(ConfigError, match="--encoder is 'nonsense'"):
+        quiet(tmp_path / "a.pth.tar", tmp_path / "b", "orbax", which="nonsense")
+    monkeypatch.setattr(moco_state, "check", lambda config: (_ for _ in ()).throw(ConfigError("of another mechanism")))
+    monkeypatch.setattr(table, "of", None)
+    with pytest.raises(ConfigError, match="of another mechanism"):
+        quiet(run, tmp_path / "b", "pth.tar")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.pth.tar", "run"]
 
 
 def test_nothing_beside_the_destination_is_touched(run, tmp_path, monkeypatch):
