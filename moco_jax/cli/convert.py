@@ -43,14 +43,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _convert(argv: Sequence[str]) -> int:
     of_page = [a for a in argv if a.lstrip("-").startswith("config") and a.startswith("-")]
     rest = [a for a in argv if a not in of_page]
+    if of_page and not any(a.lstrip("-").startswith("config=") for a in of_page):
+        raise ConfigError(f"{of_page[0]}: name the page by --config=PAGE, such as --config=moco_v2_r50")
     (src, dst), named = flags.parse_without_page(rest, places=PLACES, named=NAMED, usage=USAGE)
     if named["format"] is None:
         raise ConfigError(f"--format=FORMAT is missing: {NAMED['format'][1]}")
-    page = None
-    if of_page:
-        if not any(a.lstrip("-").startswith("config=") for a in of_page):
-            raise ConfigError(f"{of_page[0]} changes a page: name it by --config=PAGE, such as --config=moco_v2_r50")
-        page = config.read(flags.parse(of_page, page="digits", named={}, usage=USAGE)[0])
+    page = config.read(flags.parse(of_page, page="digits", named={}, usage=USAGE)[0]) if of_page else None
     flags.prepare_environment()
     _give_memory_back()
 

@@ -41,7 +41,8 @@ def test_a_page_and_its_overrides_are_the_run_that_goes_on(calls):
         (["a", "b"], "error: --format=FORMAT is missing: orbax, pth.tar, pth, timm, huggingface or detectron2"),
         (["a", "b", "--format=pth", "--layer=1"], "error: flag 'layer' is unknown"),
         (["a", "b", "--format=orbax", "--config=none"], "error: no config page 'none'"),
-        (["a", "b", "--format=orbax", "--config.batch_size=3"], "error: --config.batch_size=3 changes a page: name it"),
+        (["a", "b", "--format=orbax", "--config.batch_size=3"], "error: --config.batch_size=3: name the page"),
+        (["a", "b", "--format=orbax", "--config", "digits"], "error: --config: name the page by --config=PAGE"),
         (["a", "b", "--format=orbax", "--config=knn"], "error: this is no page of a training run"),
     ],
 )
