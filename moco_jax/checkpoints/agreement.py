@@ -24,7 +24,13 @@ def of(encoder: Encoder, pixels: Pixels | None, theirs: Forward, library: str) -
     x = images(encoder.channels, pixels)
     ours = _in_parts(_forward(encoder, x.shape[1]), x)
     others = _in_parts(theirs, np.ascontiguousarray(x.transpose(0, 3, 1, 2)))
-    apart = furthest(ours, others)
+    if not np.isfinite(ours).all() and not np.isfinite(others).all():
+        raise ConfigError(
+            f"its features are not finite, by {library} and by ours: the weights hold values that no encoder has; "
+            "nothing was kept"
+        )
+    with np.errstate(all="ignore"):  # of one side alone, they differ
+        apart = furthest(ours, others)
     if not apart <= TOLERANCE:
         raise ConfigError(
             f"features by {library} differ from ours by {apart:.1e} of their length, more than {TOLERANCE:g}: nothing "

@@ -81,3 +81,10 @@ def test_features_that_differ_are_refused(compiled, ours, factor):
     """Above a hundred-thousandth, and where there is no number at all."""
     with pytest.raises(ConfigError, match="differ from ours by .* of their length, more than 1e-05"):
         agreement.of(compiled[0], None, lambda x: ours(x.transpose(0, 2, 3, 1)) * np.float32(factor), "Somebody")
+
+
+def test_features_without_numbers_on_both_sides_are_named(compiled, monkeypatch):
+    """Weights that overflow do so by every program: no difference of programs."""
+    monkeypatch.setattr(agreement, "_forward", lambda *_: lambda x: np.full((len(x), 4), np.inf, np.float32))
+    with pytest.raises(ConfigError, match="features are not finite, by Somebody and by ours"):
+        agreement.of(compiled[0], None, lambda x: np.full((len(x), 4), np.nan, np.float32), "Somebody")
