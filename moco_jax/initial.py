@@ -14,7 +14,7 @@ import numpy as np
 from flax import traverse_util
 
 from moco_jax import parallel
-from moco_jax.checkpoints import reading, weights
+from moco_jax.checkpoints import origin, reading, weights
 from moco_jax.checkpoints.store import Store
 from moco_jax.config import Config, ConfigError, Model, read_stored
 from moco_jax.core.randomness import INIT, key
@@ -46,6 +46,7 @@ class Start(NamedTuple):
     about: dict[str, Any] | None  # for checkpoints; None: it begins from random weights
     lines: list[str]
     warnings: list[str]
+    origin: dict[str, Any] | None = None  # for checkpoints: what a run was converted from, by `checkpoints.origin`
 
 
 def begin(
@@ -126,7 +127,8 @@ def _of_file(place: Path, path: str) -> Weights:
     elif pixels is not None:
         seen = {"range": pixels.range, "mean": pixels.mean, "std": pixels.std}
     trees = weights.network(online)
-    about = {"path": path, "layout": layout, "digest": digest(trees), "step": None}
+    about: dict[str, Any] = {"path": path, "layout": layout, "digest": digest(trees), "step": None}
+    about["origin"] = origin.of_file(found)._asdict()
     return Weights(trees, layout, online.model, online.channels, seen, about)
 
 
@@ -142,6 +144,7 @@ def _of_run(run: Path, path: str, step: int | None) -> Weights:
     trees = {name: dict(online.get(name) or {}) for name in ("params", "batch_stats")}
     model = config.model if label == label_of(config.model) else None
     said = {"path": path, "layout": f"a run's folder, step {at}", "digest": digest(trees), "step": at}
+    said["origin"] = origin.of_run(about, at)._asdict()
     return Weights(trees, label, model, values["channels"], _seen(config, values), said)
 
 

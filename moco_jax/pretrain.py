@@ -58,7 +58,7 @@ def train(
     if evaluators is None:
         evaluators = default_evaluators(parts)
     cadence = _cadence(parts)
-    about = about_of(parts) | ({} if start.about is None else {"init": start.about})
+    about = about_of(parts) | {k: v for k, v in (("init", start.about), ("origin", start.origin)) if v is not None}
     resident = parts.config.data.path == "resident"
     data = loader.resident(parts.source, parts.config.data.workers) if resident else {}
 
@@ -213,7 +213,8 @@ def begin(parts: Parts, workdir: str | Path, step: int, *, given: bool = False) 
     """
     stored, _, hint = _stored(Path(workdir))
     where = f"{workdir}{hint}"
-    return initial.begin(parts.config, parts.encoder, parts.values, stored=stored, step=step, where=where, given=given)
+    start = initial.begin(parts.config, parts.encoder, parts.values, stored=stored, step=step, where=where, given=given)
+    return start._replace(origin=(stored or {}).get("origin"))
 
 
 def check_folder(parts: Parts, workdir: str | Path) -> int:

@@ -180,7 +180,7 @@ def plan(images: Images, page: ConfigDict) -> Iterator[str]:
     if images.records < STARVED:
         yield (
             f"warning: {images.records} images are few; contrastive training wants thousands, and starting from "
-            "published weights, or supervised training, is often better here"
+            "published weights (train.init_from), or supervised training, is often better here"
         )
 
 

@@ -7,6 +7,10 @@ from pathlib import Path
 # Collectives of fake devices wait for each other in one pool of threads; with as few as cores they can deadlock.
 os.environ.setdefault("NPROC", "32")
 os.environ["JAX_PLATFORMS"] = "cpu"
+# Tests compile the same programs again and again, in several processes: what took a while is kept in pytest's cache.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache/jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
 
 import jax
 import pytest

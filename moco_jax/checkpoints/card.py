@@ -12,6 +12,11 @@ WHICH = {
     "online": "the online encoder, which encoded the queries and was trained by gradients",
     "target": "the target encoder, which encoded the keys: an exponential moving average of the online one",
 }
+PROCESSOR = {
+    "timm": "",
+    "transformers": "The processor in this folder cuts the centre one pixel further up or left than that for some "
+    "sizes of images.",
+}
 FOLDER = "path/to/this/folder"  # in the snippets, for the reader to replace
 
 TIMM = f"""import timm, torch
@@ -46,7 +51,7 @@ def card(portable: Portable, library: str, *, missing: str = "") -> str:
     sections = [
         _header(portable, library),
         _what(portable),
-        "## Images\n\n" + "\n\n".join(filter(None, (_images(portable), missing))),
+        "## Images\n\n" + "\n\n".join(filter(None, (_images(portable), PROCESSOR[library], missing))),
         f"## Use\n\n```python\n{_snippet(portable, library)}\n```\n\nBatch norm has its running statistics, as in "
         "evaluation; call `.eval()`, or the images of a batch are normalised by each other.",
         f"## Licence\n\n{_licence(portable)}",

@@ -27,6 +27,15 @@ UNSAFE = r"unsupported global:? (?:global )?([\w.]+)"  # how torch names what it
 DEEPEST, VALUES, MOST = 12, 1_000_000, 150  # containers in each other, values in all; characters of a stranger's text
 
 
+def installed() -> bool:
+    """Whether there is a torch at all."""
+    try:
+        import torch  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
 def require(what: str) -> ModuleType:
     """The module torch; ConfigError naming the extra where it is missing, or older than what is safe to read with."""
     try:
@@ -182,7 +191,7 @@ class _Plain:
 
 def write(path: Path, content: Any) -> None:
     """Write a dict of numpy arrays, containers and plain values, arrays as tensors, whole or not at all."""
-    torch = require(f"writing {path}")
+    torch = require(f"writing {path.name}")
     part = path.with_name(path.name + ".part")
     try:
         torch.save(_tensors(torch, content), part)

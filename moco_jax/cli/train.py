@@ -37,7 +37,8 @@ def _train(argv: Sequence[str]) -> int:
     result = pretrain.train(run_config, named["workdir"])
     if parallel.is_first_process():
         state = "was complete already" if result.was_complete else f"done in {result.seconds:.0f} s"
-        print(f"{state}: checkpoint {result.workdir}/checkpoints/{result.checkpoint}, log {result.workdir}/log.jsonl")
+        log = result.workdir / "log.jsonl"  # a run that was converted after its last step has none
+        print(f"{state}: checkpoint {result.workdir}/checkpoints/{result.checkpoint}" + f", log {log}" * log.exists())
     return 0
 
 

@@ -54,6 +54,11 @@ def described(source: Source, found: recognise.Found, config: Config | None) -> 
     config = parts.config
     notes = [f"epoch {training.epoch} is step {step} of {total}; go on by moco-jax train with these --config flags"]
     pretrain.default_evaluators(parts)  # what train would refuse, such as kNN without labels, is refused here
+    assert config.moco is not None
+    notes.append(
+        "momentum and temperature are in no such file: training goes on with the config's "
+        f"moco.momentum={config.moco.momentum:g} and moco.temperature={config.moco.temperature:g}"
+    )
     rate = learning_rate(
         config.optimizer,
         batch_size=config.batch_size,
@@ -86,6 +91,7 @@ def check_fits(found: recognise.Found, config: Config) -> None:
         have[f"optimizer.{key}"] = (training.settings.get(theirs, 0.0), getattr(config.optimizer, key))
     wrong = [f"--config.{key}={theirs}" for key, (theirs, ours) in have.items() if theirs != ours]
     if wrong:
+        wrong += [] if config.queue.size is not None else [f"--config.queue.size={len(training.queue)}"]
         raise ConfigError(f"the checkpoint was trained otherwise than the config says; it fits with {' '.join(wrong)}")
     for name, plain in (("nesterov", False), ("dampening", 0), ("maximize", False)):
         if training.settings.get(name, plain) != plain:

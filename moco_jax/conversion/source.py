@@ -4,16 +4,10 @@ import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from moco_jax.checkpoints import moco_state, reading, recognise, torch_names, weights
+from moco_jax.checkpoints import moco_state, origin, reading, recognise, torch_names, weights
 from moco_jax.checkpoints.store import Store
 from moco_jax.checkpoints.weights import Classifier, Encoder, Pixels, Portable
 from moco_jax.config import Config, ConfigError, read_stored
-
-MIT_OR_NC = (
-    "Weights published by the authors of MoCo: their repository's LICENSE file has been MIT since January 2023, while "
-    "its README says CC-BY-NC 4.0, which was its licence when the weights were published: settle which holds for you "
-    "before any commercial use."
-)
 
 
 class Run(NamedTuple):
@@ -137,16 +131,13 @@ def pixels_of(config: Config, about: dict[str, Any]) -> Pixels:
 
 def portable(source: Source, which: str, classifier: Classifier | None, licence: str | None) -> Portable:
     """One encoder of a source, on its way to another program."""
-    encoder, found, note, config = source.encoder(which), source.found, "", None
-    origin = source.layout
-    if found is not None:
-        if found.published is not None:
-            origin, note = f"{found.published} as published by the authors of MoCo ({origin})", MIT_OR_NC
-        origin += f", SHA-256 {found.sha256}"
-    if source.run is not None:
-        config = source.run.about["config"]
-    elif found is not None and found.ours is not None:
-        config = found.ours.about["config"]
+    encoder, run, found = source.encoder(which), source.run, source.found
+    ours = None if found is None else found.ours
+    if run is not None:
+        comes, config = origin.of_run(run.about, run.step), run.about["config"]
+    else:
+        assert found is not None
+        comes, config = origin.of_file(found), None if ours is None else ours.about["config"]
     return Portable(
         backbone=encoder.backbone,
         model=encoder.model,
@@ -154,9 +145,9 @@ def portable(source: Source, which: str, classifier: Classifier | None, licence:
         pixels=source.pixels,
         classifier=classifier or source.classifier,
         name=source.name,
-        origin=origin,
+        origin=comes.text,
         which=which if source.run is not None or encoder.head else None,
-        license=licence or ("other" if note else None),
-        license_note=note,
+        license=licence or ("other" if comes.license_note else None),
+        license_note=comes.license_note,
         config=config,
     )

@@ -15,6 +15,7 @@ from moco_jax.checkpoints import (
     folders,
     libraries,
     moco_state,
+    origin,
     pytorch,
     reading,
     recognise,
@@ -26,6 +27,7 @@ from moco_jax.config import Config, ConfigError
 from moco_jax.conversion import resuming
 from moco_jax.conversion.source import Source
 
+FIELDS = {"online": "online", "target": "target", "momentum": "optimizer", "queue": "memory"}  # of a stored state
 LIBRARIES = {"timm": "timm", "huggingface": "transformers"}
 
 
@@ -43,10 +45,9 @@ def check_whole(source: Source, form: str, config: Config | None) -> None:
     if form == "orbax" and source.found is not None and source.found.ours is not None and config is not None:
         raise ConfigError(f"{source.name} is of a run of moco_jax, whose config it holds: leave --config out")
     if form == "pth.tar" and source.run is None:
-        raise ConfigError(
-            f"--format=pth.tar takes a run's folder, and {source.name} is {source.layout}: make one of it first, by "
-            "--format=orbax"
-        )
+        whole = source.found is not None and source.found.training is not None
+        way = "make one of it by --format=orbax" if whole else "start a run from it by --config.train.init_from"
+        raise ConfigError(f"--format=pth.tar takes a run's folder, and {source.name} is {source.layout}: {way}")
     if form == "pth.tar" and source.run is not None:
         moco_state.check(source.run.config)
 
@@ -55,7 +56,7 @@ def pth_tar(source: Source, path: Path) -> Told:
     """The whole state as a checkpoint that the released code, or for the CIFAR stem its notebook, resumes from."""
     run = source.run
     assert run is not None
-    before, said = digests(run.tree), resuming.notes(run, path.name)
+    before, said = digests(_as_stored(run.tree)), resuming.notes(run, path.name)
     content = moco_state.to_content(run.tree, run.about, run.config, steps_per_epoch=run.steps_per_epoch)
     source.release()  # `content` alone holds the state now
     _lay_out([content["state_dict"], *content["optimizer"]["state"].values()])
@@ -63,9 +64,10 @@ def pth_tar(source: Source, path: Path) -> Told:
     del content  # the file, read back, is the state a second time
     found = recognise.from_file(path)
     assert found.ours is not None
-    back = moco_state.to_state(found, step=found.ours.step, written=found.ours.written)
-    same, online = unchanged(before, digests(back)), found.online
-    del found, back  # comparing needs room
+    if found.ours.step != run.step:
+        raise RuntimeError(f"step {run.step} was written, and {found.ours.step} read back")
+    same, online = unchanged(before, digests(_as_there(found, found.ours.written))), found.online
+    del found  # comparing needs room
     return Told(f"{same}; {features_of_tensors(online, source.pixels, online.backbone)}", said)
 
 
@@ -90,6 +92,8 @@ def folder_of(write: Callable[[Portable, Path], None], goods: Portable, folder: 
     write(goods, folder)
     found, name = reading.read(folder), folders.library(folder)
     theirs = libraries.opened(folder)
+    if theirs is None and not pytorch.installed():
+        return Told(f"features not compared: neither {LIBRARIES[name]} nor PyTorch is installed")
     if theirs is None:
         return Told(
             features_of_tensors(_encoder(goods), goods.pixels, found.online.backbone),
@@ -116,6 +120,7 @@ def orbax(source: Source, folder: Path, config: Config | None) -> Told:
         about, step, written, notes = resuming.recorded(found, found.ours)
     else:
         about, step, notes = resuming.described(source, found, config)
+        about["origin"] = origin.of_file(found)._asdict()
         written = None
     before = digests(_as_there(found, written))
     state = _placed(moco_state.to_state(found, step=step, written=written))
@@ -127,7 +132,7 @@ def orbax(source: Source, folder: Path, config: Config | None) -> Told:
     del state
     after: dict[str, str] = {}
     with Store(folder / "checkpoints", read_only=True) as store:
-        for name, field in (("online", "online"), ("target", "target"), ("momentum", "optimizer"), ("queue", "memory")):
+        for name, field in FIELDS.items():
             after |= digests({name: _as_here(store.field(step, field), field)})  # one at a time, not the state again
         online = _as_here(store.field(step, "online"), "online")
     same, backbone = unchanged(before, after), {n: t for n, t in online.items() if not n.startswith("fc.")}
@@ -149,6 +154,11 @@ def _as_there(found: recognise.Found, written: np.ndarray | None) -> dict[str, A
             "written": np.full(len(training.queue), -1, np.int32) if written is None else written,
         },
     }
+
+
+def _as_stored(tree: dict[str, Any]) -> dict[str, Any]:
+    """All fields of a stored state, as `_as_there` names them."""
+    return {name: _as_here(tree[field], field) for name, field in FIELDS.items()}
 
 
 def _as_here(field: Any, name: str) -> dict[str, Any]:

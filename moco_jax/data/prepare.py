@@ -81,7 +81,7 @@ def dataset(name: str, data_dir: str | None) -> bool:
 
 def in_a_process_of_its_own(name: str, folder: str) -> None:
     """TFDS's own builder, run by SCRIPT; its output is passed on as it comes. Raises ConfigError if it fails."""
-    command = [sys.executable, "-c", SCRIPT, name, folder]
+    command = [sys.executable, "-u", "-c", SCRIPT, name, folder]
     tail = b""
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         assert process.stdout is not None

@@ -1,12 +1,14 @@
 """What convert writes for others: the writer of the format is called, its reading compared, its refusals kept."""
 
 import pickle
+import sys
 
 import numpy as np
 import pytest
 
-from moco_jax.checkpoints import agreement, libraries, reading
+from moco_jax.checkpoints import agreement, libraries, origin, reading
 from moco_jax.checkpoints.store import Store, write_json
+from moco_jax.checkpoints.training import Ours
 from moco_jax.config import ConfigError
 from moco_jax.conversion import convert, probe, source
 from moco_jax.evaluation.encoder import digest
@@ -126,6 +128,36 @@ def test_a_classifier_travels_with_its_own_encoder_alone(run, tmp_path, which, c
     linear(tmp_path / "linear", run, **changes)
     with pytest.raises(ConfigError, match=message):
         probe.read(tmp_path / "linear", source.open_source(run, sha256=None), which)
+
+
+def test_a_folder_is_written_where_nothing_can_compare_it(run, tmp_path, monkeypatch):
+    """Neither its library nor torch is there: it says so, and writes what it can."""
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.setattr(libraries, "opened", lambda folder: None)
+    said = []
+    convert.convert(run, tmp_path / "hf", "huggingface", say=said.append)
+    assert "features not compared: neither transformers nor PyTorch is installed" in said
+    assert (tmp_path / "hf/model.safetensors").exists()
+
+
+def test_weights_keep_where_they_come_from(run, tmp_path):
+    """Over any number of hops: into a run that goes on from a file, into one that starts from it, and out again."""
+    what = source.open_source(run, sha256=None)
+    published = reading.Found("the released code's", what.online, None, None, None, None, "moco_v1_x", None, (), "ab12")
+    first = origin.of_file(published)
+    assert first.text == "moco_v1_x as published by the authors of MoCo (the released code's), SHA-256 ab12"
+    for key, about in (("started", {"init": {"origin": first._asdict()}}), ("continued", {"origin": first._asdict()})):
+        goods = source.portable(
+            what._replace(run=what.run._replace(about=what.run.about | about)), "online", None, None
+        )
+        assert goods.origin == f"run of moco, step 8 of 20, {key} from {first.text}"
+        assert goods.license == "other" and goods.license_note == origin.MIT_OR_NC
+        ours = Ours(8, np.zeros(0, np.int32), what.run.about | about)
+        again = origin.of_file(published._replace(published=None, ours=ours, sha256="cd"))
+        assert again.text == f"{goods.origin}, laid out as the released code's, SHA-256 cd"
+        assert again.license_note == origin.MIT_OR_NC
+    for odd in ({"origin": 3}, {"origin": {"text": 1}}, {"init": {"origin": {"text": "a"}}}, {"init": None}):
+        assert origin.of_run(what.run.about | odd, 8) == ("run of moco, step 8 of 20", "")
 
 
 def test_the_card_of_published_weights_tells_of_both_licences(run):

@@ -64,8 +64,9 @@ def test_what_the_other_process_is_asked(other_process, tmp_path, capfd):
         ("raise ValueError('x' * 1000)", "ValueError: x{288}"),
     ],
 )
-def test_last_words(other_process, tmp_path, what, words):
+def test_last_words(other_process, monkeypatch, tmp_path, what, words):
     """One line, no longer than can be read, also after a progress bar, and where the process was killed."""
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # what it prints and what it dies of are to stay in order
     other_process("tensorflow_datasets.py", STUB.format(what=what))
     with pytest.raises(ConfigError, match=rf"^TFDS could not prepare 'cifar10' in {tmp_path}: {words}$"):
         ours.dataset("cifar10", str(tmp_path))
