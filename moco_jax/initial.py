@@ -282,7 +282,8 @@ def _warnings(found: Weights, config: Config, values: Values) -> list[str]:
     if not other:
         return []
     told = ", ".join(f"data.{name} {found.seen[name]} (here {ours[name]})" for name in other)
-    return [f"{found.about['path']} was trained on images with {told}: here its features begin as others"]
+    flags = " ".join(f"--config.data.{name}='{found.seen[name]}'" for name in other)
+    return [f"{found.about['path']} was trained on images with {told}: its features begin as others, unless {flags}"]
 
 
 def _alike(a: tuple[float, ...], b: tuple[float, ...]) -> bool:

@@ -303,7 +303,8 @@ def test_images_standardised_otherwise_are_a_warning(monkeypatch, tmp_path, chan
     encoder = from_config(files.MODEL, config.bn, channels=1, size=tiny.SIZE, dtype=np.dtype("float32"))
     start = initial.begin(config, encoder, GRAY, stored=None, step=0, where="w")
     assert len(start.warnings) == (said is not None)
-    assert said is None or said in start.warnings[0]
+    flags = " ".join(f"--config.data.{name}='{value}'" for name, value in sorted(changes.items()))
+    assert said is None or (said in start.warnings[0] and start.warnings[0].endswith(f"unless {flags}"))
 
 
 @pytest.mark.slow
