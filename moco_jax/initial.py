@@ -268,6 +268,9 @@ def _placed(trees: Trees, like: Trees, path: str) -> tuple[Trees, str]:
             raise ConfigError(
                 f"train.init_from={path}: {'/'.join(name)} is {have[name].shape}, and the run's is {leaf.shape}"
             )
+    for name, leaf in have.items():
+        if not np.isfinite(leaf).all():
+            raise ConfigError(f"train.init_from={path}: {'/'.join(name)} holds numbers that are not finite")
     wide = {str(have[n].dtype) for n, leaf in wanted.items() if have[n].dtype.itemsize > leaf.dtype.itemsize}
     cast = {name: np.ascontiguousarray(have[name], leaf.dtype) for name, leaf in wanted.items()}
     return {"batch_stats": {}} | traverse_util.unflatten_dict(cast), ", ".join(sorted(wide))

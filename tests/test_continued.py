@@ -116,4 +116,11 @@ def test_an_epoch_beyond_the_config_and_another_optimizer_are_refused(theirs, fo
     pytorch.write(folder / "nesterov.pth.tar", content)
     with pytest.raises(ConfigError, match="its SGD has nesterov=True"):
         convert.convert(folder / "nesterov.pth.tar", folder / "on", "orbax", config=CONFIG, say=lambda _: None)
+    content["optimizer"]["param_groups"][0] |= {"nesterov": False, "dampening": 0.5}
+    pytorch.write(folder / "dampening.pth.tar", content)
+    with pytest.raises(ConfigError, match="its SGD has dampening=0.5"):
+        convert.convert(folder / "dampening.pth.tar", folder / "on", "orbax", config=CONFIG, say=lambda _: None)
+    again = dataclasses.replace(CONFIG, train=Train(epochs=2, init_from=str(theirs)))
+    with pytest.raises(ConfigError, match="--config.train.init_from starts a run anew, and this one goes on"):
+        convert.convert(theirs, folder / "on", "orbax", config=again, say=lambda _: None)
     assert not (folder / "on").exists()

@@ -121,10 +121,33 @@ def test_weights_that_moved_or_went_do_not_stop_a_run(done, second, tmp_path):
     shutil.copytree(done, moved)
     _, start = begin(run_config(str(moved)), second)
     assert start.trees is None and start.lines == [] and start.about["path"] == str(done)
+    tree, about = newest(done)
+    with Store(moved / "checkpoints", keep=2) as store:  # it has trained on: what it was then is compared
+        store.save(9, jax.tree.map(lambda leaf: leaf + 1, tree), about)
+    assert begin(run_config(str(moved)), second)[1].lines == []
     _, start = begin(run_config(str(tmp_path / "gone")), second)
     assert "is not compared with what the run began with, which the checkpoint holds: there is no" in start.lines[0]
     assert train(run_config(str(tmp_path / "gone")), second).was_complete
     assert newest(second)[1]["init"]["path"] == str(done)
+
+
+def test_weights_without_numbers_start_no_run(done, tmp_path):
+    """Said of the weights, not of the first step's images."""
+    moved = tmp_path / "moved"
+    shutil.copytree(done, moved)
+    tree, about = newest(done)
+    with Store(moved / "checkpoints", keep=1) as store:
+        store.save(9, jax.tree.map(lambda leaf: leaf * np.nan if leaf.dtype.kind == "f" else leaf, tree), about)
+    with pytest.raises(ConfigError, match=r"init_from=.*moved: params/.* holds numbers that are not finite"):
+        begin(run_config(str(moved)), tmp_path / "new")
+
+
+def test_the_digest_is_of_names_and_types_too():
+    """Two leaves with each other's values, or in another precision, are other weights."""
+    a, b = np.zeros(2, np.float32), np.ones(2, np.float32)
+    digests = {initial.digest(t) for t in ({"p": {"a": a, "b": b}}, {"p": {"a": b, "b": a}}, {"p": {"b": a, "c": b}})}
+    assert len(digests) == 3
+    assert initial.digest({"p": np.zeros(2, np.float32)}) != initial.digest({"p": np.zeros(1, np.float64)})
 
 
 def test_other_weights_are_another_run(done, second):

@@ -18,6 +18,7 @@ from moco_jax.config import ConfigError, Model
 from moco_jax.data import crops
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+DTYPES, LARGEST = ("uint8", "uint16", "float32"), 2**14  # of images as stored; pixels of a side
 OURS = "moco_jax"  # the key of config.json for pixels that the libraries' own fields cannot say
 NAMELESS = "LABEL_{}"  # what transformers calls a class without a name
 
@@ -145,7 +146,7 @@ def read_our_pixels(config: Json, *, what: str) -> Pixels | None:
         size, resize, dtype = int(said["size"]), int(said["resize"]), str(said["dtype"])
         pixels = Pixels(size, resize, dtype, (float(low), float(high)), said["mean"], said["std"], said["filter"])
         crops.FILTERS[pixels.filter]  # or KeyError
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, OverflowError, TypeError, ValueError) as error:
         raise ConfigError(f"{what}: {OURS}.pixels is not as it was written ({error!r})") from error
     return pixels._replace(mean=numbers(said, "mean", what=what), std=numbers(said, "std", what=what))
 
@@ -174,6 +175,12 @@ def check_pixels(pixels: Pixels | None, channels: int, *, what: str) -> None:
     """Raises ConfigError unless there is a mean and a deviation above 0 for each channel."""
     if pixels is None:
         return
+    (low, high), sides = pixels.range, (pixels.size, pixels.resize)
+    if pixels.dtype not in DTYPES or not 1 <= sides[0] <= sides[1] <= LARGEST or not (low < high < math.inf > -low):
+        raise ConfigError(
+            f"{what}: images of {pixels.dtype} with values {low:g} to {high:g}, resized to {sides[1]} and cut to "
+            f"{sides[0]} pixels, are none that are read here ({', '.join(DTYPES)}; at most {LARGEST} pixels)"
+        )
     if (len(pixels.mean), len(pixels.std)) != (channels, channels) or min(pixels.std) <= 0:
         raise ConfigError(
             f"{what}: mean {pixels.mean} and std {pixels.std} do not fit {channels} channels: one of each for every "

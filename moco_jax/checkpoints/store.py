@@ -127,6 +127,10 @@ class Store:
         try:
             yield
         except Exception as error:
+            if not (self.folder / str(step)).exists():
+                raise ConfigError(
+                    f"{self.folder} holds step {step} no more: its run has trained on meanwhile; try again"
+                ) from error
             raise ConfigError(
                 f"checkpoint {self.folder}/{step} cannot be read ({type(error).__name__}: {_first_line(error)}); where "
                 "it is damaged, delete that folder, and the run continues from the one before"

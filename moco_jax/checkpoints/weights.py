@@ -166,6 +166,8 @@ def floats(tensors: Tensors) -> Tensors:
             raise ConfigError(f"{name} is {value.dtype}; weights are floating-point numbers")
         if not np.isfinite(value).all():
             raise ConfigError(f"{name} holds numbers that are not finite: such a network can only say nan")
+        if name.endswith("running_var") and value.min(initial=0) < 0:
+            raise ConfigError(f"{name} is a variance, and {value.min():g} is in it: no batch norm has one below 0")
         out[name] = value.astype(np.float32) if value.dtype == np.float16 else value
     return out
 

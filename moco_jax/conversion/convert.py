@@ -59,7 +59,7 @@ def convert(
         raise ConfigError(f"--license goes into a model card, and --format={form} has none")
     if classifier is not None and form in (*WHOLE, "detectron2"):
         raise ConfigError(f"--classifier goes with a backbone alone, and --format={form} has no place for one")
-    src, dst = Path(src), Path(dst)
+    src, dst = Path(src).expanduser(), Path(dst).expanduser()
     _check_destination(dst)
     what = source.open_source(src, sha256=sha256)
     say(f"{src}: {what.layout}")
@@ -75,7 +75,7 @@ def convert(
         with _beside(dst) as part:
             told = written.orbax(what, part, config) if form == "orbax" else written.pth_tar(what, part)
     else:
-        head = None if classifier is None else probe.read(Path(classifier), what, which)
+        head = None if classifier is None else probe.read(Path(classifier).expanduser(), what, which)
         goods = source.portable(what, which, head, licence)
         lines = table.of(what, which, whole=False)
         if form == "detectron2" and goods.classifier is not None:
@@ -91,14 +91,15 @@ def _check_destination(dst: Path) -> None:
     """ConfigError where `dst` is taken, or lies among a run's checkpoints; nothing is read before."""
     if dst.exists() or dst.is_symlink():
         raise ConfigError(f"{dst} is there already: give another name, or remove it")
-    folder = dst.absolute().parent
-    if "checkpoints" in (folder.name, folder.resolve().name) and (folder.parent / "config.json").exists():
-        raise ConfigError(f"{dst} lies among the checkpoints of {folder.parent}; write elsewhere")
+    for folder in (*dst.absolute().parents, *dst.absolute().resolve().parents):
+        if folder.name == "checkpoints" and (folder.parent / "config.json").exists():
+            raise ConfigError(f"{dst} lies among the checkpoints of {folder.parent}; write elsewhere")
 
 
 @contextlib.contextmanager
 def _beside(dst: Path) -> Iterator[Path]:
     """A name in a new folder beside `dst`: what is written there takes its place when all went well, or is gone."""
+    made = [parent for parent in dst.absolute().parents if not parent.exists()]
     try:
         dst.absolute().parent.mkdir(parents=True, exist_ok=True)  # as train makes those of a workdir
         folder = Path(tempfile.mkdtemp(prefix=f".{dst.name[:50]}.", dir=dst.absolute().parent))
@@ -106,10 +107,23 @@ def _beside(dst: Path) -> Iterator[Path]:
         raise ConfigError(f"{dst} cannot be written ({error.strerror or error})") from None
     try:
         yield folder / dst.name
-        if dst.exists() or dst.is_symlink():
-            raise ConfigError(f"{dst} is there by now, made by something else: give another name")
-        (folder / dst.name).rename(dst)
+        _take_place(folder / dst.name, dst)
     except OSError as error:
         raise ConfigError(f"{dst} cannot be written ({error.strerror or error})") from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        for parent in made if not dst.exists() else ():
+            with contextlib.suppress(OSError):  # somebody uses it by now
+                parent.rmdir()
+
+
+def _take_place(part: Path, dst: Path) -> None:
+    """Give what is finished its name; ConfigError where another one has it by now, also at this very moment."""
+    try:
+        if part.is_dir():
+            dst.mkdir()  # alone of all who try; what is empty may be renamed over
+        else:
+            dst.touch(exist_ok=False)
+    except FileExistsError:
+        raise ConfigError(f"{dst} is there by now, made by something else: give another name") from None
+    part.rename(dst)

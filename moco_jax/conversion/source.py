@@ -67,7 +67,7 @@ def open_source(path: Path, *, sha256: str | None) -> Source:
         found = reading.read(path, sha256=sha256)
         ours = found.ours
         return Source(
-            path.name,
+            path.name.encode(errors="replace").decode(),  # it goes into texts, and need not be one
             _layout(found),
             found.online,
             found.target,

@@ -207,9 +207,9 @@ def stored_digest(checkpoint: str | Path, step: int | None, like: Network) -> st
 
 def workdir_for(checkpoint: str | Path, name: str) -> str:
     """Where the result of evaluation `name` goes unless said: in a run's folder, and beside a file of weights."""
-    path = Path(checkpoint)
-    if not reading.is_foreign(path.expanduser()):
-        return f"{checkpoint}/{name}"
+    path = Path(checkpoint).expanduser()
+    if not reading.is_foreign(path):
+        return str(path / name)
     stem = re.sub(r"(\.(pth|pt|bin|ckpt|safetensors|tar))+$", "", path.name)
     return str(path.with_name(f"{stem}_{name}"))
 

@@ -115,6 +115,26 @@ def test_pixels_fit_the_channels(odd):
         folders.check_pixels(odd, 3, what="it")
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"dtype": "evil"},
+        {"size": 0},
+        {"size": -5},
+        {"size": 80},
+        {"resize": 10**9},
+        {"range": (5.0, 5.0)},
+        {"range": (255.0, 0.0)},
+        {"range": (0.0, float("nan"))},
+        {"range": (0.0, float("inf"))},
+    ],
+)
+def test_images_that_are_none_are_refused(changes):
+    """A stranger's file is not believed: dtypes that are no images', sides that no memory holds, ranges without end."""
+    with pytest.raises(ConfigError, match=r"^it: images of .*, are none that are read here \(uint8, uint16, float32"):
+        folders.check_pixels(pixels(3, **changes), 3, what="it")
+
+
 def test_the_libraries_can_say_8_bits_alone():
     """Both the dtype and the range: 16-bit images that happen to end at 255 are still no 8-bit images."""
     assert folders.usual(pixels())

@@ -11,7 +11,7 @@ from moco_jax.models.resnet import ARCHS
 
 
 def network(arch="resnet_tiny", stem="cifar", head="mlp", width=4, channels=3):
-    """A tree of an encoder's shapes, every number another."""
+    """A tree of an encoder's shapes, every number another; variances above 0."""
     made = encoders.from_config(
         Model(arch, stem=stem, width=width, head=head, dim=5),
         BatchNorm(1),
@@ -21,7 +21,8 @@ def network(arch="resnet_tiny", stem="cifar", head="mlp", width=4, channels=3):
     )
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(made.init, jax.random.key(0))
-    return jax.tree.map(lambda a: rng.standard_normal(a.shape).astype(np.float32), shapes)
+    made_up = jax.tree.map(lambda a: rng.standard_normal(a.shape).astype(np.float32), shapes)
+    return made_up | {"batch_stats": jax.tree.map(np.abs, made_up["batch_stats"])}
 
 
 def tensors(**of):
@@ -73,6 +74,7 @@ def test_dtypes_are_kept_and_float16_is_widened():
         ({"conv1.weight": np.ones((4, 0, 3, 3))}, "conv1.weight is empty"),
         ({"bn1.weight": np.ones(4, np.int64)}, "bn1.weight is int64; weights are floating-point"),
         ({"bn1.weight": np.array([1, np.nan, 1, 1])}, "bn1.weight holds numbers that are not finite"),
+        ({"bn1.running_var": np.array([1, -0.5, 1, 1])}, "bn1.running_var is a variance, and -0.5 is in it"),
         ({"bn1.weight": np.ones(5)}, r"bn1.weight is \(5,\), where resnet_tiny of width 4 has \(4,\)"),
         ({"bn1.weight": None}, "resnet_tiny of width 4 needs bn1.weight, which is not there"),
         ({"layer1.0.conv1.scale": np.ones(4)}, "no place for layer1.0.conv1.scale"),

@@ -1,6 +1,8 @@
 """moco-jax convert from start to end: what travels is equal, what fails leaves nothing behind."""
 
 import json
+import os
+import sys
 
 import jax
 import numpy as np
@@ -144,12 +146,12 @@ def test_the_table_counts_every_tensor(run, tmp_path):
 
 @pytest.mark.parametrize("form", ["pth", "pth.tar"])
 def test_features_that_differ_are_refused(run, tmp_path, monkeypatch, really, form):
-    """A mapping that is wrong must not leave a file behind, whatever the format."""
+    """A mapping that is wrong must not leave a file behind, nor the folders that were made for it."""
     pytest.importorskip("torch")
     before = pytorch.features
     monkeypatch.setattr(pytorch, "features", lambda *a: before(*a) * 1.0001)
     with pytest.raises(ConfigError, match="features by PyTorch differ from ours by 1.0e-04 of their length"):
-        quiet(run, tmp_path / "a", form)
+        quiet(run, tmp_path / "new/deep/a", form)
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
 
 
@@ -178,6 +180,9 @@ def test_a_state_that_is_not_read_back_as_it_was_is_an_error(run, tmp_path, monk
         ("run", "other/checkpoints/9", "pth", {}, "lies among the checkpoints of .*other"),
         ("run", "link", "pth", {}, "link is there already"),
         ("run", "run/checkpoints/a.pth", "pth", {}, "lies among the checkpoints of"),
+        ("run", "run/checkpoints/8/a.pth", "pth", {}, "lies among the checkpoints of"),
+        ("run", "way/a.pth", "pth", {}, "lies among the checkpoints of .*other"),
+        ("run", "new/deep/a.pth", "pth", {"classifier": "run"}, "holds no finished result"),
         ("run", "a", "orbax", {}, "run is a run's folder already"),
         ("none", "a", "pth", {}, "there is no .*none"),
         ("run", "a", "pth", {"which": "both"}, "--encoder is 'both'; it must be online or target"),
@@ -199,6 +204,7 @@ def test_what_cannot_be_is_one_line_and_leaves_nothing(run, tmp_path, src, dst, 
     (tmp_path / "link").symlink_to(tmp_path / "nothing")
     (tmp_path / "other/checkpoints").mkdir(parents=True)
     (tmp_path / "other/config.json").write_text("{}")
+    (tmp_path / "way").symlink_to(tmp_path / "other/checkpoints")
     if "classifier" in options:
         options["classifier"] = tmp_path / options["classifier"]
     before = sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*"))
@@ -240,6 +246,33 @@ def test_nothing_beside_the_destination_is_touched(run, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="b.pth is there by now, made by something else"):
         quiet(run, tmp_path / "b.pth", "pth")
     assert (tmp_path / "b.pth").read_text() == "somebody's" and not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_of_two_that_finish_at_once_one_gets_the_name(tmp_path, folder):
+    """What looks whether the name is free and what takes it are one step."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a").mkdir() if folder else (tmp_path / name / "a").write_text(name)
+        (tmp_path / name / "a/file").write_text(name) if folder else None
+    convert_module = sys.modules["moco_jax.conversion.convert"]
+    convert_module._take_place(tmp_path / "one/a", tmp_path / "b")
+    with pytest.raises(ConfigError, match="b is there by now, made by something else"):
+        convert_module._take_place(tmp_path / "two/a", tmp_path / "b")
+    assert (tmp_path / "b/file" if folder else tmp_path / "b").read_text() == "one"
+
+
+def test_paths_of_home_and_names_that_are_no_text(run, tmp_path, monkeypatch):
+    """As the shell would have written them; a card has a name all the same."""
+    pytest.importorskip("torch")
+    pytest.importorskip("safetensors", reason="safetensors is an extra")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    runs.write(tmp_path / "imagenet", model=RELEASED)
+    quiet("~/imagenet", "~/a.pth", "pth")
+    odd = tmp_path / os.fsdecode(b"n\xff.pth")
+    (tmp_path / "a.pth").rename(odd)
+    quiet(odd, tmp_path / "hf", "huggingface")
+    assert "# n?.pth: resnet_tiny" in (tmp_path / "hf/README.md").read_text()
 
 
 def test_the_source_may_have_any_name(tmp_path):

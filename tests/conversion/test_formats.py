@@ -156,6 +156,7 @@ def test_weights_keep_where_they_come_from(run, tmp_path):
         again = origin.of_file(published._replace(published=None, ours=ours, sha256="cd"))
         assert again.text == f"{goods.origin}, laid out as the released code's, SHA-256 cd"
         assert again.license_note == origin.MIT_OR_NC
+    assert source.portable(what._replace(run=None, found=published), "online", None, "mit").license == "mit"
     for odd in ({"origin": 3}, {"origin": {"text": 1}}, {"init": {"origin": {"text": "a"}}}, {"init": None}):
         assert origin.of_run(what.run.about | odd, 8) == ("run of moco, step 8 of 20", "")
 

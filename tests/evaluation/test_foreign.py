@@ -1,6 +1,7 @@
 """A file of weights opened for evaluation: its network, what it expects of images, and what it does not know."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -124,8 +125,11 @@ def test_without_a_record_of_preprocessing_it_has_to_be_given(monkeypatch, tmp_p
     assert encoder(np.zeros((2, 9, 9, 5), np.uint16)).shape == (2, 16)
     with pytest.raises(ConfigError, match="preprocessing is of 4 channels, and .* takes images of 5"):
         load_encoder(file, preprocessing=tiny.preprocessing(tiny.SIZE, 4))
-    with pytest.raises(ConfigError, match=r"preprocessing has mean \(0.5, 0.5\), and images have 5 channels"):
-        load_encoder(file, preprocessing=how._replace(mean=(0.5, 0.5)))
+    for few in ((0.5, 0.5), (0.5,) * 3):
+        with pytest.raises(
+            ConfigError, match=rf"preprocessing has mean {re.escape(str(few))}, and images have 5 channels"
+        ):
+            load_encoder(file, preprocessing=how._replace(mean=few))
 
 
 def test_a_file_of_our_own_knows_its_run(monkeypatch, tmp_path):
@@ -138,6 +142,9 @@ def test_a_file_of_our_own_knows_its_run(monkeypatch, tmp_path):
     loaded = loading.load(file)
     how = loaded.trained.preprocessing
     assert (how.size, how.dtype, how.range, how.mean, how.std) == (12, "uint16", (0.0, 4000.0), (0.1,), (0.2,))
+    other = tiny.preprocessing(10, 1, dtype="uint16", range=(0.0, 9.0))
+    assert load_encoder(file, preprocessing=other).preprocessing == other
+    assert loaded.resized(size=20, resize=None).trained.preprocessing.resize == 20  # never less than the crop
     assert loaded.config == config and loaded.step is None and "step 8 of a run of moco_jax" in loaded.named(file)
     assert frozen.digest(loaded.untrained.network) == frozen.digest(files.fresh(loaded.encoder, 5))
     other = about | {"config": to_json(dataclasses.replace(config, model=dataclasses.replace(files.MODEL, width=8)))}
