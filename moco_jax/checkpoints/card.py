@@ -12,11 +12,6 @@ WHICH = {
     "online": "the online encoder, which encoded the queries and was trained by gradients",
     "target": "the target encoder, which encoded the keys: an exponential moving average of the online one",
 }
-PROCESSOR = {
-    "timm": "",
-    "transformers": "The processor in this folder cuts the centre one pixel further up or left than that for some "
-    "sizes of images.",
-}
 FOLDER = "path/to/this/folder"  # in the snippets, for the reader to replace
 
 TIMM = f"""import timm, torch
@@ -51,7 +46,7 @@ def card(portable: Portable, library: str, *, missing: str = "") -> str:
     sections = [
         _header(portable, library),
         _what(portable),
-        "## Images\n\n" + "\n\n".join(filter(None, (_images(portable), PROCESSOR[library], missing))),
+        "## Images\n\n" + "\n\n".join(filter(None, (_images(portable), _processor(portable, library), missing))),
         f"## Use\n\n```python\n{_snippet(portable, library)}\n```\n\nBatch norm has its running statistics, as in "
         "evaluation; call `.eval()`, or the images of a batch are normalised by each other.",
         f"## Licence\n\n{_licence(portable)}",
@@ -126,6 +121,13 @@ def _images(portable: Portable) -> str:
             "in config.json repeats the numbers."
         )
     return out
+
+
+def _processor(portable: Portable, library: str) -> str:
+    """What a processor of transformers does otherwise, where the folder has one."""
+    if library != "transformers" or portable.pixels is None or not usual(portable.pixels):
+        return ""
+    return "The processor in this folder cuts the centre one pixel further up or left than that for some sizes."
 
 
 def _snippet(portable: Portable, library: str) -> str:

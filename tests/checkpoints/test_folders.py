@@ -169,6 +169,7 @@ def test_the_card_says_what_is_known(library):
     assert "pipeline_tag: image-feature-extraction" in text and "license:" not in text
     for part in ("the target encoder", "Nobody says how images", "And so on.", "Nobody says under which licence"):
         assert part in text, part
+    assert "processor" not in text and ("processor" in card(portable(), library)) == (library == "transformers")
     unknown = card(portable(which=None), library)
     assert "nobody says how it was trained" in unknown and not re.search("moco\n|self-sup|Contrast|queries", unknown)
     placed = card(portable(config={"data": {"folder": "/home/me/rays", "dataset": "a/b"}, "seed": 3}), library)
