@@ -84,13 +84,17 @@ def test_training_continues_from_another_programs_checkpoint(theirs, folder):
     other = dataclasses.replace(CONFIG, queue=Queue(64), model=dataclasses.replace(CONFIG.model, head="linear"))
     with pytest.raises(ConfigError, match="it fits with --config.model.head=mlp --config.queue.size=48$"):
         convert.convert(theirs, folder / "on", "orbax", config=other, say=said.append)
-    judged = dataclasses.replace(CONFIG, eval=Eval(every_epochs=1))
+    open_size = dataclasses.replace(other, queue=Queue())
     with pytest.raises(
-        ConfigError, match="has no labels for kNN; name labelled data as eval.data"
-    ):  # which train would say, after all the work
+        ConfigError, match="it fits with --config.model.head=mlp --config.queue.size=48$"
+    ):  # all at once
+        convert.convert(theirs, folder / "on", "orbax", config=open_size, say=said.append)
+    judged = dataclasses.replace(CONFIG, eval=Eval(every_epochs=1))
+    with pytest.raises(ConfigError, match="has no labels for kNN; name labelled data as eval.data"):  # as train would
         convert.convert(theirs, folder / "on", "orbax", config=judged, say=said.append)
     assert not (folder / "on").exists()
     convert.convert(theirs, folder / "on", "orbax", config=CONFIG, say=said.append)
+    assert any("the config's moco.momentum=0.9 and moco.temperature=0.2" in line for line in said)
     before, after = state(folder / "run", 4), state(folder / "on", 4)
     assert (after["memory"].pop("written") == -1).all() and before["memory"].pop("written").max() == 3
     for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):

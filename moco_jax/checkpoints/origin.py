@@ -33,12 +33,16 @@ def of_run(about: dict[str, Any], step: int) -> Origin:
 
 def of_file(found: Found) -> Origin:
     """Of a file or folder of weights, with its SHA-256."""
-    text, note = found.layout, ""
+    text, note = layout(found), ""
     if found.ours is not None:
-        before = of_run(found.ours.about, found.ours.step)
-        text, note = f"{before.text}, laid out as {text}", before.license_note
-    elif found.training is not None:
-        text += f", after epoch {found.training.epoch}"
+        note = of_run(found.ours.about, found.ours.step).license_note
     if found.published is not None:
         text, note = f"{found.published} as published by the authors of MoCo ({text})", MIT_OR_NC
     return Origin(f"{text}, SHA-256 {found.sha256}", note)
+
+
+def layout(found: Found) -> str:
+    """What a file is, in words, and how far its training had come."""
+    if found.ours is not None:
+        return f"{of_run(found.ours.about, found.ours.step).text}, laid out as {found.layout}"
+    return found.layout + ("" if found.training is None else f", after epoch {found.training.epoch}")

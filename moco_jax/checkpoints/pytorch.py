@@ -197,7 +197,7 @@ def write(path: Path, content: Any) -> None:
         torch.save(_tensors(torch, content), part)
         part.replace(path)
     except (OSError, RuntimeError) as error:  # of a full disk torch says "unexpected pos"
-        reason = re.sub(r"\[enforce fail[^]]*\]\.? *", "", str(error).splitlines()[0])[:80]
+        reason = re.sub(r"\[enforce fail[^]]*\][ .]*", "", str(error).splitlines()[0])[:80]
         raise ConfigError(f"{path.name} could not be written ({reason}): is the disk full?") from None
     finally:
         part.unlink(missing_ok=True)

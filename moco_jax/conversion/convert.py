@@ -126,4 +126,8 @@ def _take_place(part: Path, dst: Path) -> None:
             dst.touch(exist_ok=False)
     except FileExistsError:
         raise ConfigError(f"{dst} is there by now, made by something else: give another name") from None
-    part.rename(dst)
+    try:
+        part.rename(dst)
+    except OSError:
+        dst.rmdir() if part.is_dir() else dst.unlink()
+        raise

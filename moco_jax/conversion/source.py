@@ -68,7 +68,7 @@ def open_source(path: Path, *, sha256: str | None) -> Source:
         ours = found.ours
         return Source(
             path.name.encode(errors="replace").decode(),  # it goes into texts, and need not be one
-            _layout(found),
+            origin.layout(found),
             found.online,
             found.target,
             found.classifier,
@@ -79,14 +79,6 @@ def open_source(path: Path, *, sha256: str | None) -> Source:
     if sha256 is not None:
         raise ConfigError(f"--sha256 is of a file, and {path} is a folder")
     return _of_run(path)
-
-
-def _layout(found: recognise.Found) -> str:
-    """The layout, and how far training had come."""
-    if found.ours is not None:
-        step, total = found.ours.step, found.ours.about["total_steps"]
-        return f"moco_jax's own, step {step} of {total}, laid out as {found.layout}"
-    return found.layout + ("" if found.training is None else f", after epoch {found.training.epoch}")
 
 
 def _of_run(path: Path) -> Source:
@@ -102,7 +94,7 @@ def _of_run(path: Path) -> Source:
     config = read_stored(about["config"])
     run = Run(step, about["total_steps"], tree, about, config)
     both = {part: _encoder(tree[part], config) for part in ("online", "target") if tree.get(part) is not None}
-    layout = f"run of {config.mechanism}, step {step} of {run.total_steps}"
+    layout = origin.of_run(about, step).text
     return Source(path.name, layout, both["online"], both.get("target"), None, pixels_of(config, about), run, None)
 
 

@@ -40,16 +40,17 @@ class Told(NamedTuple):
 
 def check_whole(source: Source, form: str, config: Config | None) -> None:
     """ConfigError where a format of a whole state cannot be made of a source, before anything else is done."""
-    if form == "orbax" and source.found is None:
-        raise ConfigError(f"{source.name} is a run's folder already")
-    if form == "orbax" and source.found is not None and source.found.ours is not None and config is not None:
-        raise ConfigError(f"{source.name} is of a run of moco_jax, whose config it holds: leave --config out")
-    if form == "pth.tar" and source.run is None:
-        whole = source.found is not None and source.found.training is not None
+    run, found = source.run, source.found
+    if form == "pth.tar" and run is not None:
+        moco_state.check(run.config)
+    elif form == "pth.tar":
+        whole = found is not None and found.training is not None
         way = "make one of it by --format=orbax" if whole else "start a run from it by --config.train.init_from"
         raise ConfigError(f"--format=pth.tar takes a run's folder, and {source.name} is {source.layout}: {way}")
-    if form == "pth.tar" and source.run is not None:
-        moco_state.check(source.run.config)
+    elif found is None:
+        raise ConfigError(f"{source.name} is a run's folder already")
+    elif found.ours is not None and config is not None:
+        raise ConfigError(f"{source.name} is of a run of moco_jax, whose config it holds: leave --config out")
 
 
 def pth_tar(source: Source, path: Path) -> Told:

@@ -134,6 +134,16 @@ def test_a_damaged_checkpoint_names_its_folder(folder, item):
         store.about(3) if item == "about" else store.restore(3, parallel.abstract(init))
 
 
+def test_a_checkpoint_that_its_run_removed_meanwhile_is_not_called_damaged(folder):
+    """Nobody is told to delete a folder of a run that is going."""
+    import shutil
+
+    store = stores.Store(folder, read_only=True)
+    shutil.rmtree(folder / "3")
+    with pytest.raises(ConfigError, match="holds step 3 no more: its run has trained on meanwhile; try again"):
+        store.restore(3, parallel.abstract(init))
+
+
 @pytest.mark.parametrize("content", [b"[]", b"{}", b"\xff\xfe\x00"])
 def test_json_that_is_no_object_is_damaged(tmp_path, content):
     """Empty, a list, no text at all."""

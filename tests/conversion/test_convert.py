@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import sys
 
 import jax
@@ -219,6 +220,8 @@ def test_what_would_be_ignored_is_refused(run, tmp_path, monkeypatch):
     quiet(run, tmp_path / "a.pth.tar", "pth.tar")
     with pytest.raises(ConfigError, match="a.pth.tar is of a run of moco_jax, whose config it holds: leave --config"):
         quiet(tmp_path / "a.pth.tar", tmp_path / "b", "orbax", config=runs.config())
+    with pytest.raises(ConfigError, match="a.pth.tar is run of moco, step 8 .*: make one of it by --format=orbax"):
+        quiet(tmp_path / "a.pth.tar", tmp_path / "b", "pth.tar")
     with pytest.raises(ConfigError, match="--encoder is 'nonsense'"):
         quiet(tmp_path / "a.pth.tar", tmp_path / "b", "orbax", which="nonsense")
     monkeypatch.setattr(moco_state, "check", lambda config: (_ for _ in ()).throw(ConfigError("of another mechanism")))
@@ -262,6 +265,22 @@ def test_of_two_that_finish_at_once_one_gets_the_name(tmp_path, folder):
     assert (tmp_path / "b/file" if folder else tmp_path / "b").read_text() == "one"
 
 
+def test_a_name_that_is_taken_and_not_filled_is_given_back(tmp_path, monkeypatch):
+    """As where the file system says no at the very end."""
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one/a").write_text("one")
+    (tmp_path / "one/b").mkdir()
+
+    def no(self, target):
+        raise OSError("no")
+
+    monkeypatch.setattr(pathlib.Path, "rename", no)
+    for name in ("a", "b"):
+        with pytest.raises(OSError, match="no"):
+            sys.modules["moco_jax.conversion.convert"]._take_place(tmp_path / "one" / name, tmp_path / name)
+    assert [p.name for p in tmp_path.iterdir()] == ["one"]
+
+
 def test_paths_of_home_and_names_that_are_no_text(run, tmp_path, monkeypatch):
     """As the shell would have written them; a card has a name all the same."""
     pytest.importorskip("torch")
@@ -269,6 +288,10 @@ def test_paths_of_home_and_names_that_are_no_text(run, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     runs.write(tmp_path / "imagenet", model=RELEASED)
     quiet("~/imagenet", "~/a.pth", "pth")
+    with pytest.raises(ConfigError, match="a.pth is a ResNet in .* names: start a run from it by --config.train.init"):
+        quiet("~/a.pth", "~/b.pth.tar", "pth.tar")
+    assert any("nothing in it says how images are prepared" in line for line in quiet("~/a.pth", "~/b.pth", "pth"))
+    assert not any("how images are prepared" in line for line in quiet("~/imagenet", "~/c.pth", "pth"))
     odd = tmp_path / os.fsdecode(b"n\xff.pth")
     (tmp_path / "a.pth").rename(odd)
     quiet(odd, tmp_path / "hf", "huggingface")
