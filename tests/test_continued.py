@@ -101,6 +101,8 @@ def test_training_continues_from_another_programs_checkpoint(theirs, folder):
         np.testing.assert_array_equal(a, b)
     assert pretrain.train(CONFIG, folder / "on").checkpoint == 8
     assert int(state(folder / "on", 8)["step"]) == 8
+    with Store(folder / "on/checkpoints", read_only=True) as store:  # it still says where it comes from
+        assert store.about(8)["origin"]["text"].startswith("MoCo checkpoint, ")
     done = dataclasses.replace(CONFIG, train=Train(epochs=1))
     convert.convert(theirs, folder / "done", "orbax", config=done, say=said.append)
     assert any("all 4 steps of this config are done" in line for line in said)

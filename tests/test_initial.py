@@ -111,6 +111,7 @@ def test_a_run_records_what_it_started_from_and_says_it(done, second):
     assert {k: about["init"][k] for k in wanted} == wanted
     assert about["init"]["digest"] == initial.digest({k: tree["online"][k] for k in ("params", "batch_stats")})
     assert about["config"]["train"]["init_from"] == str(done)
+    assert about["init"]["origin"] == {"text": "run of moco, step 8 of 8", "license_note": ""} and "origin" not in about
     assert json.loads((second / "log.jsonl").read_text().splitlines()[0])["init"] == about["init"]
     assert "init" not in newest(done)[1]
 

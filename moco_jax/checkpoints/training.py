@@ -12,6 +12,7 @@ from moco_jax.config import Config, ConfigError, read_stored
 
 OURS = "moco_jax"  # the key beside the released code's own four, which that code does not read
 KEYS = ("step", "written", "about")  # below it
+VALUES = {"channels", "dtype", "low", "high"}  # of what stored values mean, in a run's description
 SETTINGS = {"lr", "momentum", "dampening", "weight_decay", "nesterov"}  # of SGD, in every version of torch
 SETTINGS |= {"maximize", "foreach", "differentiable", "fused", "initial_lr"}  # in some, or left by a scheduler
 
@@ -142,5 +143,8 @@ def _whole(about: dict[str, Any]) -> bool:
     except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError):
         return False
     return (
-        all(type(n) is int and n > 0 for n in numbers) and all(type(t) is str for t in texts) and bounds[0] < bounds[1]
+        set(values) == VALUES
+        and all(type(n) is int and n > 0 for n in numbers)
+        and all(type(t) is str for t in texts)
+        and bounds[0] < bounds[1]
     )

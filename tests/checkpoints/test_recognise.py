@@ -328,6 +328,7 @@ def damaged(about):
     yield about | {"config": about["config"] | {"seed": "one"}}
     yield about | {"values": about["values"] | {"channels": 3.5}}
     yield about | {"values": about["values"] | {"high": 0.0}}
+    yield about | {"values": about["values"] | {"another": 1}}
     yield about | {"objects": {"encoder": "tiny"}}
 
 
