@@ -89,11 +89,20 @@ def test_training_continues_from_another_programs_checkpoint(theirs, folder):
         ConfigError, match="it fits with --config.model.head=mlp --config.queue.size=48$"
     ):  # all at once
         convert.convert(theirs, folder / "on", "orbax", config=open_size, say=said.append)
+    with pytest.raises(ConfigError, match="it fits with --config.queue.size=48$"):  # of a quarter of the images: 16
+        convert.convert(
+            theirs, folder / "on", "orbax", config=dataclasses.replace(CONFIG, queue=Queue()), say=said.append
+        )
     judged = dataclasses.replace(CONFIG, eval=Eval(every_epochs=1))
     with pytest.raises(ConfigError, match="has no labels for kNN; name labelled data as eval.data"):  # as train would
         convert.convert(theirs, folder / "on", "orbax", config=judged, say=said.append)
     assert not (folder / "on").exists()
     convert.convert(theirs, folder / "on", "orbax", config=CONFIG, say=said.append)
+    assert not any("learning rate" in line for line in said)
+    faster = dataclasses.replace(CONFIG.optimizer, learning_rate=2 * CONFIG.optimizer.learning_rate)
+    rated = dataclasses.replace(CONFIG, optimizer=faster)
+    convert.convert(theirs, folder / "rated", "orbax", config=rated, say=said.append)
+    assert any("warning: its last learning rate was" in line for line in said)
     assert any("the config's moco.momentum=0.9 and moco.temperature=0.2" in line for line in said)
     before, after = state(folder / "run", 4), state(folder / "on", 4)
     assert (after["memory"].pop("written") == -1).all() and before["memory"].pop("written").max() == 3

@@ -331,6 +331,15 @@ def test_images_standardised_otherwise_are_a_warning(monkeypatch, tmp_path, chan
     assert said is None or (said in start.warnings[0] and start.warnings[0].endswith(f"unless {flags}"))
 
 
+def test_a_mean_of_other_channels_is_no_warning(monkeypatch, tmp_path):
+    """Three numbers for color, one for gray: nothing to compare."""
+    rgb = files.GRAY._replace(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+    path = files.put(monkeypatch, tmp_path / "a.pth", files.found(channels=3, pixels=rgb))
+    config = dataclasses.replace(run_config(str(path)), model=files.MODEL, data=Data(mean=(0.5,), std=(0.25,)))
+    encoder = from_config(files.MODEL, config.bn, channels=1, size=tiny.SIZE, dtype=np.dtype("float32"))
+    assert initial.begin(config, encoder, GRAY, stored=None, step=0, where="w").warnings == []
+
+
 @pytest.mark.slow
 def test_a_run_starts_from_a_file_of_the_released_code(tmp_path):
     """The whole way: PyTorch's file, the config's ResNet, an epoch of steps that move it, a checkpoint that says so."""

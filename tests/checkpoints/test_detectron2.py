@@ -62,6 +62,7 @@ def test_the_file_is_the_scripts(tmp_path):
     [
         (lambda: portable("resnet_tiny"), "Detectron2 has no resnet_tiny"),
         (lambda: portable("resnet_tiny", stem="cifar"), "stem 'cifar' .*: --format=pth and --format=pth.tar hold it$"),
+        (lambda: portable("resnet34", width=32), "Detectron2's resnet34 has 64 channels in its first stage"),
         (lambda: portable(width=32), "Detectron2's resnet18 has 64 channels in its first stage, this encoder 32"),
         (lambda: portable()._replace(channels=4), r"run: conv1.weight is \(64, 3, 7, 7\)"),
     ],

@@ -75,6 +75,18 @@ def test_what_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
         pytorch.write(tmp_path / "none" / "a.pth", PLAIN)
 
 
+def test_entries_that_share_their_bytes_are_refused(tmp_path):
+    """Few bytes that say they are many: no program that writes weights makes such an archive."""
+    entries = []
+    for name in ("a/data.pkl", "a/data/0"):
+        entry = zipfile.ZipInfo(name)
+        entry.file_size = entry.compress_size = 80
+        entries.append(entry)
+    pytorch._check_entries(tmp_path / "a.pth", 160, entries)
+    with pytest.raises(ConfigError, match=r"a.pth"):
+        pytorch._check_entries(tmp_path / "a.pth", 159, entries)
+
+
 def test_torch_is_asked_for_where_it_is_missing(tmp_path, monkeypatch):
     """By the name of the extra, and what for."""
     monkeypatch.setitem(sys.modules, "torch", None)

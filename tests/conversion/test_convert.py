@@ -265,6 +265,23 @@ def test_of_two_that_finish_at_once_one_gets_the_name(tmp_path, folder):
     assert (tmp_path / "b/file" if folder else tmp_path / "b").read_text() == "one"
 
 
+def test_a_run_says_what_it_holds(run):
+    """Its encoder is the one of its config, its pixels those of its images."""
+    config = runs.config(channels=1)
+    about = {"values": {"channels": 1, "dtype": "uint16", "low": 0.0, "high": 4095.0}}
+    found = source.pixels_of(config, about)
+    assert (found.size, found.resize, found.dtype, found.range) == (16, 20, "uint16", (0.0, 4095.0))
+    _, _, tree = everything(run)
+    with pytest.raises(ConfigError, match="the checkpoint holds .*width=4.*, and its config says .*width=8"):
+        source._encoder(tree["online"], runs.config(model={"width": 8}))
+
+
+def test_double_precision_is_not_narrowed_in_silence():
+    """JAX would make float32 of it; the variable that keeps it is named."""
+    with pytest.raises(ConfigError, match="w is float64: set JAX_ENABLE_X64=1 to convert it"):
+        written._placed({"w": np.zeros(2)})
+
+
 def test_a_name_that_is_taken_and_not_filled_is_given_back(tmp_path, monkeypatch):
     """As where the file system says no at the very end."""
     (tmp_path / "one").mkdir()

@@ -103,6 +103,14 @@ def test_float64_is_computed_in_the_dtype_of_the_config_and_said(monkeypatch, tm
     assert "float64 numbers in the precision of model.dtype" in loaded.origin
 
 
+def test_how_a_file_prepares_images_is_how_they_are_judged(monkeypatch, tmp_path):
+    """The side of the view and the side before the crop, each in its place."""
+    file = files.put(monkeypatch, tmp_path / "a.pth", files.found(pixels=files.GRAY._replace(size=10, resize=13)))
+    loaded = loading.load(file)
+    how = loaded.trained.preprocessing
+    assert (how.size, how.resize) == (10, 13) == (loaded.config.views.size, loaded.config.eval.resize)
+
+
 def test_images_of_three_channels_are_read_as_rgb(monkeypatch, tmp_path):
     """As the loaders of such encoders read them; others as stored."""
     pixels = files.GRAY._replace(mean=(0.5,) * 3, std=(0.5,) * 3)
