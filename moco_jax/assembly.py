@@ -4,13 +4,15 @@ import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from moco_jax import checks, parallel, views
+import jax
+
+from moco_jax import checks, dictionary, parallel, views
 from moco_jax.config import Config, ConfigError
 from moco_jax.core import schedules
 from moco_jax.core.optimizers import sgd
 from moco_jax.data import loader, measured, opening, order, sources, tfds
 from moco_jax.evaluation import encoder as frozen
-from moco_jax.mechanisms import MECHANISMS
+from moco_jax.mechanisms import MECHANISMS, VIEWS
 from moco_jax.models import encoder as encoders
 from moco_jax.state import Facts, Mechanism
 
@@ -53,7 +55,7 @@ def assemble(
     objects = _labels(encoder, source, recipe, pairs)
     rule, warnings = (pairs, []) if pairs is not None else _pair_rule(config, images)
     config, more = _resolved(config, images, facts)
-    recipe = _recipe(recipe, config, facts)
+    recipe = _recipe(recipe, config, facts)[: VIEWS[config.mechanism]]
     dtype = parallel.compute_dtype(config.model.dtype)
     size = config.views.size
     if encoder is None:
@@ -76,6 +78,7 @@ def assemble(
         scan=not parallel.on_cpu(),
     )
     mechanism = make(config)
+    _check_bank_fits(config, mechanism)
     mapped = parallel.map_step(mechanism.step, steps_per_call=config.train.steps_per_call)
     records = {"count": facts.records, "fingerprint": _fingerprint(images, facts, config, pairs)}
     return Parts(
@@ -122,6 +125,23 @@ def _recipe(given: Any, config: Config, facts: measured.Measured) -> Any:
     if len(recipe) != 2 or not all(isinstance(view, views.recipes.ViewRecipe) for view in recipe):
         raise ConfigError(f"a recipe is two ViewRecipe, one for each view that is compared, not {recipe!r}")
     return recipe
+
+
+def _check_bank_fits(config: Config, mechanism: Mechanism) -> None:
+    """ConfigError where the bank, and what a step draws from it, are more than a device has."""
+    bank, limit = config.memory_bank, parallel.memory_limit()
+    if bank is None or limit is None:
+        return
+    rows, features = (stored := jax.eval_shape(mechanism.init).memory.bank).shape
+    n = config.train.microbatch_size or config.batch_size // parallel.device_count()
+    held, drawn = rows * features * stored.dtype.itemsize, n * (bank.size or 0) * features * 4  # as float32
+    if held + drawn > limit:
+        raise ConfigError(
+            f"the bank of {rows} x {features} {stored.dtype} takes {held / 1e9:.2f} GB, and the {bank.size} features "
+            f"drawn for each of {n} images {drawn / 1e9:.2f} GB, of the {limit / 1e9:.2f} GB of a device: use "
+            "memory_bank.dtype='bfloat16', a smaller model.dim or memory_bank.size, a train.microbatch_size or more "
+            "devices; or mechanism 'moco', whose queue needs no row for every image"
+        )
 
 
 def _fingerprint(images: sources.Source, facts: measured.Measured, config: Config, pairs: Any) -> str | None:
@@ -174,5 +194,5 @@ def batches_of(parts: Parts) -> Callable[..., Iterator[Any]]:
         size=config.views.size,
         workers=config.data.workers,
         pairs=parts.pairs,
-        ring=order.Ring(size, checks.key_views(config)) if size else None,
+        ring=order.Ring(size, dictionary.key_views(config)) if size else None,
     )

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from moco_jax import dictionary
 from moco_jax.config import SECTIONS, Config, ConfigError, flat, unknown
 
 FREE = (
@@ -27,38 +28,32 @@ FREE = (
 SEEN = 1.5  # eval.resize over views.size from which the centre is little of an image; 256 over 224 is 1.14
 PAIRS = ("same_image", "same_group")
 POSITIVE: tuple[str, ...] = ("batch_size", "views.size", "model.width", "model.dim", "moco.temperature", "train.epochs")
+POSITIVE += ("end_to_end.temperature", "memory_bank.temperature", "memory_bank.size")
+POSITIVE += ("moco.nce_batches", "memory_bank.nce_batches")
 POSITIVE += ("train.microbatch_size", "train.steps_per_call", "eval.k", "eval.temperature", "eval.resize")
 POSITIVE += ("eval.batch_size", "checkpoint.every_epochs", "checkpoint.keep", "log.every_steps", "data.workers")
 AT_LEAST_ZERO: tuple[str, ...] = ("bn.group_size", "shuffle.block", "eval.every_epochs")
 AT_LEAST_ZERO += ("optimizer.learning_rate", "optimizer.weight_decay", "leak.every_epochs", "consistency.every_epochs")
-SHARES: tuple[str, ...] = ("moco.momentum", "optimizer.momentum", "leak.margin")
+SHARES: tuple[str, ...] = ("moco.momentum", "memory_bank.momentum", "optimizer.momentum", "leak.margin")
 
 
 def resolve(config: Config, records: int) -> Config:
-    """The config with queue.size and shuffle.block as numbers: functions of the data and the global batch alone."""
+    """The config with queue.size, memory_bank.size and shuffle.block as numbers.
+
+    They are functions of the data and the global batch alone.
+    """
     out = config
     if config.queue is not None and config.queue.size is None:
-        out = dataclasses.replace(out, queue=dataclasses.replace(config.queue, size=default_queue(config, records)))
+        out = dataclasses.replace(
+            out, queue=dataclasses.replace(config.queue, size=dictionary.default_queue(config, records))
+        )
+    if config.memory_bank is not None and config.memory_bank.size is None:
+        bank = dataclasses.replace(config.memory_bank, size=dictionary.default_drawn(records))
+        out = dataclasses.replace(out, memory_bank=bank)
     if config.shuffle is not None and config.shuffle.block is None:
         block = default_block(config.batch_size, config.bn.group_size)
         out = dataclasses.replace(out, shuffle=dataclasses.replace(config.shuffle, block=block))
     return out
-
-
-def keys_per_step(config: Config) -> int:
-    """Keys enqueued per step: the global batch, twice when symmetric."""
-    return config.batch_size * len(key_views(config))
-
-
-def key_views(config: Config) -> tuple[int, ...]:
-    """The views whose keys a step enqueues, one after the other."""
-    return (0, 1) if config.moco is not None and config.moco.symmetric else (1,)
-
-
-def default_queue(config: Config, records: int) -> int:
-    """Largest power of two up to a quarter of the images, at most 65,536, at least the keys of one step."""
-    quarter = max(records // 4, 1)
-    return max(min(1 << (quarter.bit_length() - 1), 65536), keys_per_step(config))
 
 
 def default_block(batch_size: int, group_size: int) -> int:
@@ -87,7 +82,7 @@ def check(config: Config, *, records: int, devices: int, name: str = "the data s
     warnings = _check_groups(config, records, devices)
     warnings += _check_shuffle(config, config.batch_size // devices)
     _check_microbatch(config, config.batch_size // devices)
-    return warnings + _check_queue(config, records) + _check_evaluation(config)
+    return warnings + dictionary.check(config, records, name) + _check_evaluation(config)
 
 
 def _check_evaluation(config: Config) -> list[str]:
@@ -232,32 +227,6 @@ def _check_microbatch(config: Config, n: int) -> None:
             f"train.microbatch_size {size} must divide the {n} images of a device and hold whole groups of "
             f"bn.group_size {group}; use {group} or a multiple that divides {n}"
         )
-
-
-def _check_queue(config: Config, records: int) -> list[str]:
-    if config.queue is None:
-        return []
-    size, keys = config.queue.size or 0, keys_per_step(config)
-    if size < keys:
-        raise ConfigError(
-            f"queue.size {size} is less than the {keys} keys enqueued per step (batch_size {config.batch_size}"
-            f"{', symmetric' if keys > config.batch_size else ''}); use {keys} or more, or a smaller batch"
-        )
-    if 2 * size > records and not config.queue.mask_same_image:
-        return [
-            f"queue.size {size} is more than half of the {records} images: many negatives are old keys of the very "
-            f"image that is matched (own_keys in the log); use {_smaller_queue(config, records)}, or more images, or "
-            "leave them out by queue.mask_same_image=True"
-        ]
-    return []
-
-
-def _smaller_queue(config: Config, records: int) -> str:
-    default = default_queue(config, records)
-    if 2 * default <= records:
-        return f"queue.size {default} (None)"
-    views = keys_per_step(config) // config.batch_size
-    return f"a batch_size of {max(records // 4 // views, 1)} or less, since a queue holds the keys of a step"
 
 
 def check_same_run(config: Config, stored: Config, where: str) -> None:

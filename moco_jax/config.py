@@ -72,6 +72,29 @@ class Moco:
     momentum: float = 0.999  # m: the target keeps this share of itself at each step
     temperature: float = 0.07  # T
     symmetric: bool = False  # also match view 1 to view 0: sum of both losses, 2G keys enqueued per step
+    loss: str = "infonce"  # infonce: which of K + 1 is the key; nce: is each of them the key, or noise
+    nce_batches: int = 1  # nce: first batches over which its constant Z is estimated, and then kept
+
+
+@dataclass(frozen=True)
+class EndToEnd:
+    """Keys and queries of one batch, by encoders that both get gradients."""
+
+    temperature: float = 0.07  # T
+    symmetric: bool = False  # also match view 1 to view 0: sum of both losses
+    shared: bool = True  # one encoder makes queries and keys; False: two, equal at the start
+
+
+@dataclass(frozen=True)
+class MemoryBank:
+    """A stored feature of every training image; negatives are drawn from them."""
+
+    size: int | None = None  # K: negatives drawn for each query; None: 4,096, or all others where there are fewer
+    momentum: float = 0.5  # share of itself that a stored feature keeps when its image is seen
+    temperature: float = 0.07  # T
+    loss: str = "infonce"  # infonce: which of K + 1 is the key; nce: is each of them the key, or noise
+    nce_batches: int = 1  # nce: first batches over which its constant Z is estimated, and then kept
+    dtype: str = "float32"  # of the stored features: float32, or bfloat16 for half the memory
 
 
 @dataclass(frozen=True)
@@ -174,6 +197,8 @@ class Config:
     model: Model = field(default_factory=Model)
     bn: BatchNorm = field(default_factory=BatchNorm)
     moco: Moco | None = field(default_factory=Moco)
+    end_to_end: EndToEnd | None = None
+    memory_bank: MemoryBank | None = None
     queue: Queue | None = field(default_factory=Queue)
     shuffle: Shuffle | None = field(default_factory=Shuffle)
     optimizer: Optimizer = field(default_factory=Optimizer)
@@ -186,7 +211,11 @@ class Config:
 
 
 # The sections that belong to one mechanism; every other section belongs to all.
-SECTIONS: dict[str, tuple[str, ...]] = {"moco": ("moco", "queue", "shuffle")}
+SECTIONS: dict[str, tuple[str, ...]] = {
+    "moco": ("moco", "queue", "shuffle"),
+    "end_to_end": ("end_to_end", "shuffle"),
+    "memory_bank": ("memory_bank",),
+}
 
 
 def page(mechanism: str = "moco") -> ConfigDict:

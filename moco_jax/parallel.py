@@ -72,6 +72,13 @@ def memory_stats() -> dict[str, int]:
     return jax.local_devices()[0].memory_stats() or {}
 
 
+def memory_limit() -> int | None:
+    """Bytes that a device of this process may hold; on CPU its share of the host's; None where nobody says."""
+    if on_cpu() and hasattr(os, "sysconf"):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // jax.local_device_count()
+    return memory_stats().get("bytes_limit")
+
+
 def is_first_process() -> bool:
     """Whether this process writes logs and reports."""
     return jax.process_index() == 0

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from moco_jax import checks, gallery, initial, parallel
 from moco_jax.assembly import Parts, assemble, batches_of
 from moco_jax.checkpoints.store import Store, describe, exclusive, read_json, write_json
-from moco_jax.config import Config, ConfigError, read_stored, to_json
+from moco_jax.config import Config, ConfigError, flat, read_stored, to_json
 from moco_jax.data import loader, opening, order, sources
 from moco_jax.evaluation.consistency import key_consistency
 from moco_jax.evaluation.leak import leak_alarm
@@ -21,6 +21,8 @@ from moco_jax.loop import Cadence, Evaluation, Evaluator, run
 from moco_jax.models import encoder as encoders
 from moco_jax.reports import runs, verdict
 from moco_jax.reports.curves import Picture
+
+ANNOUNCED = ("queue.size", "memory_bank.size", "bn.group_size", "shuffle.block")  # said at the start of a run
 
 
 class Result(NamedTuple):
@@ -92,8 +94,8 @@ def _train(
         alarm = leak_alarm(config, parts.make, batches, placed, block=block)
         evaluations.append(Evaluation(config.leak.every_epochs * parts.steps_per_epoch, alarm))
 
-    if config.queue is not None and config.consistency.every_epochs:
-        evaluator = key_consistency(parts.mechanism, batches, placed, batch_size=config.batch_size)
+    if parts.mechanism.stored is not None and config.consistency.every_epochs:
+        evaluator = key_consistency(parts.mechanism, batches, placed)
         evaluations.append(Evaluation(config.consistency.every_epochs * parts.steps_per_epoch, evaluator))
 
     def save(step: int, state: Any) -> None:
@@ -270,12 +272,12 @@ def _announce(log: RunLog, parts: Parts, start: initial.Start, step: int, cadenc
         f"data: {parts.source.name}, {len(parts.source)} images, {parts.steps_per_epoch} steps per epoch, "
         f"{config.train.epochs} epochs = {cadence.total} steps, batch {config.batch_size}"
     )
-    chance = runs.chance(config)
-    if config.queue and config.shuffle:
-        log.say(
-            f"queue.size = {config.queue.size} (loss at chance: {chance:.2f}; above it at first is normal), "
-            f"bn.group_size = {config.bn.group_size}, shuffle.block = {config.shuffle.block}"
-        )
+    chance = parts.mechanism.chance
+    numbers = {k: v for k, v in flat(config).items() if k in ANNOUNCED}
+    log.say(
+        ", ".join(f"{k} = {v}" for k, v in numbers.items())
+        + f"; loss at chance: {chance:.2f}, above it at first is normal"
+    )
     for line in start.lines:
         log.say(line)
     for warning in parts.warnings + start.warnings:

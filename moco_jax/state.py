@@ -37,13 +37,17 @@ class Facts(NamedTuple):
 class Contrast(NamedTuple):
     """The forward of a step, row by row, per direction (one, or two when symmetric)."""
 
-    logits: jax.Array  # (directions, N, 1 + K)
-    keys: jax.Array  # (directions, N, C)
+    logits: jax.Array  # (directions, N, 1 + K), the positive first; minus infinity: left out
+    keys: jax.Array  # (directions, N, C), what the step stores of the rows, where it stores anything
 
 
 class Mechanism(NamedTuple):
-    """A training algorithm: three functions. The loop runs any (init, step)."""
+    """A training algorithm: functions, and what others must know of it. The loop runs any (init, step)."""
 
     init: Callable[[], State]
     step: Callable[[State, Any, Any], tuple[State, dict[str, jax.Array]]]  # (state, batch, data) on one device
     contrast: Callable[[State, Any, Any], Contrast]  # (state, batch, data): the step's own forward
+    chance: float  # the loss of a guess: all similarities equal
+    # (state, batch of an earlier step, step) -> (directions, N, C): what `memory`, which has `written`, holds of the
+    # batch's rows, to be compared with what `contrast` says of them today. None: nothing is stored.
+    stored: Callable[[State, Any, jax.Array], jax.Array] | None = None

@@ -7,7 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from moco_jax import checks, config, pages
+from moco_jax import checks, config, dictionary, pages
 from moco_jax.config import ConfigError
 from moco_jax.data import files
 from moco_jax.data.survey import Summary
@@ -130,7 +130,7 @@ def _choose_training(images: Images, choose: Any, page: ConfigDict) -> None:
     momentum = 0.99 if steps < SHORT else 0.999
     choose("moco.momentum", momentum, f"{steps} steps; .999 is for runs of 10,000 and more" if steps < SHORT else "")
     choose("moco.temperature", 0.2, "MoCo v2")
-    resolved = checks.default_queue(config.read(page), images.records)
+    resolved = dictionary.default_queue(config.read(page), images.records)
     choose("queue.size", None, f"resolves to {resolved} with {images.records} images and batch {batch}")
 
 
@@ -168,7 +168,7 @@ def plan(images: Images, page: ConfigDict) -> Iterator[str]:
     )
     yield (
         f"queue.size {keys}: the largest power of two up to a quarter of the images (at most 65,536), and at least the "
-        f"{checks.keys_per_step(resolved)} keys of a step"
+        f"{dictionary.keys_per_step(resolved)} keys of a step"
     )
     size = resident_bytes(images)
     yield (

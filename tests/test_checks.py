@@ -5,14 +5,16 @@ import re
 
 import pytest
 
-from moco_jax import checks
+from moco_jax import checks, dictionary
 from moco_jax.config import (
     BatchNorm,
     Config,
     ConfigError,
     Data,
+    EndToEnd,
     Eval,
     Leak,
+    MemoryBank,
     Moco,
     Optimizer,
     Queue,
@@ -67,9 +69,9 @@ def test_queue_resolves_to_a_quarter_of_the_images(records, batch, symmetric, si
 
 def test_keys_of_the_queue_come_from_these_views_in_order():
     """View 1's keys; symmetric also view 0's, which are enqueued first."""
-    assert checks.key_views(config()) == (1,) and checks.keys_per_step(config()) == 256
+    assert dictionary.key_views(config()) == (1,) and dictionary.keys_per_step(config()) == 256
     both = config(moco=Moco(symmetric=True))
-    assert checks.key_views(both) == (0, 1) and checks.keys_per_step(both) == 512
+    assert dictionary.key_views(both) == (0, 1) and dictionary.keys_per_step(both) == 512
 
 
 @pytest.mark.parametrize(
@@ -104,6 +106,10 @@ def test_keys_of_the_queue_come_from_these_views_in_order():
         ({"leak": Leak(margin=10.0)}, 1, "leak.margin must lie in 0..1, not 10.0"),
         ({"moco": Moco(temperature=0.0)}, 1, "moco.temperature must be above 0"),
         ({"batch_size": 100_000, "bn": BatchNorm(32)}, 1, "more than the 50000 images"),
+        ({"moco": Moco(loss="nc")}, 1, "moco.loss 'nc' is unknown"),
+        ({"moco": Moco(nce_batches=0)}, 1, "moco.nce_batches must be above 0"),
+        ({"moco": Moco(momentum=-0.1)}, 1, "moco.momentum must lie in 0..1"),
+        ({"moco": Moco(loss="nce"), "train": Train(microbatch_size=64)}, 1, "'nce' with train.microbatch_size 64"),
     ],
 )
 def test_misfit_is_refused_with_its_numbers(changes, devices, message):
@@ -111,6 +117,59 @@ def test_misfit_is_refused_with_its_numbers(changes, devices, message):
     with pytest.raises(ConfigError, match=message) as error:
         checks.check(checks.resolve(config(**changes), 50000), records=50000, devices=devices)
     assert "\n" not in str(error.value)
+
+
+def end_to_end(**changes):
+    sections = {"mechanism": "end_to_end", "moco": None, "queue": None, "end_to_end": EndToEnd()}
+    return config(**sections | changes)
+
+
+def memory_bank(changes, **others):
+    sections = {"mechanism": "memory_bank", "moco": None, "queue": None, "shuffle": None}
+    return config(**sections | {"memory_bank": MemoryBank(**changes)} | others)
+
+
+@pytest.mark.parametrize(
+    ("misfit", "message"),
+    [
+        (end_to_end(batch_size=1, bn=BatchNorm(1), shuffle=Shuffle(0)), "batch_size 1 .* no negative.* use 2 or more"),
+        (end_to_end(train=Train(microbatch_size=32)), "microbatch_size 32 .* negative of all 256 queries"),
+        (end_to_end(end_to_end=EndToEnd(temperature=0.0)), "end_to_end.temperature must be above 0"),
+        (end_to_end(shuffle=Shuffle(96)), "shuffle.block 96 does not fit"),
+        (end_to_end(moco=Moco()), "'end_to_end' and section 'moco' do not belong together"),
+        (memory_bank({"size": 1000}), "size 1000 is more than the 999 features .* each of the 1000 images of photos"),
+        (memory_bank({"size": 255, "loss": "nce"}), "size 255 is less than the batch of 256.* use 256 or more"),
+        (memory_bank({"size": 0}), "memory_bank.size must be above 0"),
+        (memory_bank({"momentum": 1.01}), "memory_bank.momentum must lie in 0..1"),
+        (memory_bank({"temperature": -1.0}), "memory_bank.temperature must be above 0"),
+        (memory_bank({"loss": "softmax"}), "memory_bank.loss 'softmax' is unknown"),
+        (memory_bank({"dtype": "float16"}), "memory_bank.dtype 'float16' is unknown"),
+        (memory_bank({"nce_batches": 0}), "memory_bank.nce_batches must be above 0"),
+        (memory_bank({"loss": "nce"}, train=Train(microbatch_size=32)), "'nce' with train.microbatch_size 32"),
+    ],
+)
+def test_a_misfit_of_another_mechanism_is_refused_with_its_numbers(misfit, message):
+    """One line: what, the numbers, what to do."""
+    with pytest.raises(ConfigError, match=message) as error:
+        checks.check(checks.resolve(misfit, 1000), records=1000, devices=1, name="photos")
+    assert "\n" not in str(error.value)
+
+
+def test_what_fits_another_mechanism_passes():
+    """The largest bank, a batch of two, micro-batches of a bank; no word of queues or of a leak that cannot be."""
+    for c in (
+        memory_bank({"size": 999}),
+        memory_bank({"size": 256, "loss": "nce"}),
+        memory_bank({"momentum": 0.0}, train=Train(microbatch_size=64)),
+        end_to_end(batch_size=2, bn=BatchNorm(1), shuffle=Shuffle()),
+    ):
+        assert checks.check(checks.resolve(c, 1000), records=1000, devices=1) == []
+
+
+def test_negatives_of_a_bank_resolve_to_the_published_number_or_all():
+    """4,096, every other image where there are fewer; at least one."""
+    size = lambda records: checks.resolve(memory_bank({}), records).memory_bank.size  # noqa: E731
+    assert (size(1281167), size(4097), size(1200), size(2)) == (4096, 4096, 1199, 1)
 
 
 @pytest.mark.parametrize(

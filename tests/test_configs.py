@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from moco_jax import checks, config, load_encoder, pages, pretrain, protocols
+from moco_jax import checks, config, dictionary, load_encoder, pages, pretrain, protocols
 from moco_jax.data import opening, order
 from moco_jax.models import encoder as encoders
 from moco_jax.views import recipes
@@ -119,7 +119,7 @@ def test_cifar10_demo_is_the_notebook():
     assert order.steps_per_epoch(50000, c.batch_size) == 97
     symmetric = dataclasses.replace(c, moco=dataclasses.replace(c.moco, symmetric=True))
     assert checks.check(checks.resolve(symmetric, 50000), records=50000, devices=1) == []
-    assert c.queue.size % checks.keys_per_step(symmetric) == 0
+    assert c.queue.size % dictionary.keys_per_step(symmetric) == 0
 
 
 def test_cifar10_small_never_sees_what_it_is_judged_on():

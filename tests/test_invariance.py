@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from moco_jax import parallel
-from moco_jax.config import BatchNorm, Moco, Queue, Shuffle
+from moco_jax.config import BatchNorm, EndToEnd, MemoryBank, Moco, Queue, Shuffle
 from moco_jax.views.recipes import RECIPES
 from tests import tiny
 
@@ -29,6 +29,13 @@ CASES = {
     "symmetric": dataclasses.replace(BASE, moco=SYMMETRIC, queue=MASKED),  # inside a device, as micro-batches ask for
     "everything on": dataclasses.replace(SPANNING, moco=SYMMETRIC, queue=MASKED),
     "one group over all devices": dataclasses.replace(BASE, bn=BatchNorm(0), shuffle=Shuffle(0)),
+    "nce": dataclasses.replace(BASE, moco=Moco(0.9, 0.2, symmetric=True, loss="nce", nce_batches=3), queue=MASKED),
+    "end to end": tiny.end_to_end(),
+    "end to end, everything on": tiny.end_to_end(
+        bn=BatchNorm(8), shuffle=Shuffle(16), end_to_end=EndToEnd(0.2, symmetric=True, shared=False)
+    ),
+    "bank": tiny.memory_bank(),
+    "bank, nce": tiny.memory_bank(memory_bank=MemoryBank(12, 0.25, 0.2, "nce", nce_batches=3)),
 }
 
 
@@ -81,10 +88,18 @@ def test_two_devices_and_micro_batches_equal_one(float64):
         ("groups and blocks inside a device", (2, 4, 8)),
         ("everything on", (2, 4, 8)),
         ("one group over all devices", (4,)),
+        ("nce", (4,)),
+        ("end to end", (2, 4)),
+        ("end to end, everything on", (2, 4, 8)),
+        ("bank", (2, 4)),
+        ("bank, nce", (4,)),
     ],
 )
 def test_device_count_does_not_matter(case, counts, float64):
-    """1 = 2 = 4 = 8 devices, groups and blocks inside a device or over several; symmetric when everything is on."""
+    """1 = 2 = 4 = 8 devices, groups and blocks inside a device or over several; symmetric when everything is on.
+
+    End to end the gradients of keys come from the queries of other devices.
+    """
     for devices in counts:
         assert_same(state_of(case, devices), state_of(case, 1))
 
@@ -106,6 +121,7 @@ def test_device_count_does_not_matter_to_streamed_rows(float64):
         ("groups and blocks inside a device", 1, False),
         ("groups and blocks inside a device", 1, True),
         ("symmetric", 2, False),
+        ("bank", 2, False),
     ],
 )
 def test_micro_batches_do_not_matter(case, devices, scan, float64):

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from moco_jax import checks, parallel, views
-from moco_jax.config import BatchNorm, Config, Moco, Model, Optimizer, Queue, Shuffle, Train
+from moco_jax import dictionary, parallel, views
+from moco_jax.config import BatchNorm, Config, EndToEnd, MemoryBank, Moco, Model, Optimizer, Queue, Shuffle, Train
 from moco_jax.core import schedules
 from moco_jax.core.optimizers import sgd
 from moco_jax.data import loader, order
@@ -43,6 +43,19 @@ def config(**changes: Any) -> Config:
         train=Train(epochs=5),
     )
     return dataclasses.replace(base, **changes)
+
+
+def end_to_end(**changes: Any) -> Config:
+    """The same groups and blocks; the batch is the dictionary."""
+    section = EndToEnd(temperature=0.2)
+    return config(**{"mechanism": "end_to_end", "moco": None, "queue": None, "end_to_end": section} | changes)
+
+
+def memory_bank(**changes: Any) -> Config:
+    """The same groups; twelve negatives of a bank for each query."""
+    section = MemoryBank(12, momentum=0.25, temperature=0.2)
+    sections = {"mechanism": "memory_bank", "moco": None, "queue": None, "shuffle": None, "memory_bank": section}
+    return config(**sections | changes)
 
 
 def double(c: Config) -> Config:
@@ -131,17 +144,20 @@ def ids(step: int, batch_size: int) -> np.ndarray:
     return np.stack([rows, rows], 1)
 
 
-def ring(c: Config) -> order.Ring:
-    """What the loader has to know of the queue of a resolved config."""
-    assert c.queue is not None and c.queue.size is not None
-    return order.Ring(c.queue.size, checks.key_views(c))
+def ring(c: Config) -> order.Ring | None:
+    """What the loader has to know of the queue of a resolved config; None without one."""
+    if c.queue is None or c.queue.size is None:
+        return None
+    return order.Ring(c.queue.size, dictionary.key_views(c))
 
 
 def batches(c: Config, steps: int, start: int = 0) -> list[Any]:
-    """Host batches of some steps for the resident path, with what is behind the rows of the queue."""
-    rows, out = functools.partial(ids, batch_size=c.batch_size), []
+    """Host batches of some steps for the resident path, with what is behind the rows of a queue."""
+    rows, out, queue = functools.partial(ids, batch_size=c.batch_size), [], ring(c)
+    if queue is None:
+        return [{"ids": rows(step)} for step in range(start, start + steps)]
     for step in range(start, start + steps):
-        behind = order.queue_ids(step, ring(c), rows, batch_size=c.batch_size)
+        behind = order.queue_ids(step, queue, rows, batch_size=c.batch_size)
         spread = np.append(behind, [-1] * (-len(behind) % c.batch_size)).reshape(c.batch_size, -1)
         out.append({"ids": rows(step), "queue_ids": spread.astype(np.int32)})
     return out

@@ -26,6 +26,10 @@ def check(config: Config) -> None:
     """ConfigError for the run of another mechanism, whose state such a file does not hold."""
     if config.moco is None:
         raise ConfigError(f"a .pth.tar holds MoCo's state, and the run is of mechanism {config.mechanism!r}")
+    if config.moco.loss != "infonce":
+        raise ConfigError(
+            f"a .pth.tar holds nothing of moco.loss={config.moco.loss!r}: the code that reads it knows infonce alone"
+        )
 
 
 def to_content(tree: dict[str, Any], about: dict[str, Any], config: Config, *, steps_per_epoch: int) -> dict[str, Any]:

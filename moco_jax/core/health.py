@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from moco_jax.core import axis
-from moco_jax.core.queue import Queue
+from moco_jax.core.losses import mean_negative, pretext_accuracy
 
 
 def alignment(positive_similarity: jax.Array) -> jax.Array:
@@ -36,10 +36,26 @@ def effective_rank(keys: jax.Array) -> jax.Array:
     return jnp.trace(covariance) ** 2 / jnp.maximum(jnp.sum(covariance * covariance), tiny)
 
 
-def queue_age(memory: Queue, step: jax.Array) -> dict[str, jax.Array]:
-    """Mean and largest age in steps of the rows that a step wrote, and the share of rows that it did."""
-    real = memory.written >= 0  # (K,)
-    age = jnp.where(real, step.astype(jnp.int32) - memory.written, 0).astype(memory.queue.dtype)  # (K,)
-    filled = jnp.mean(real, dtype=age.dtype)
-    mean = jnp.mean(age) / jnp.maximum(filled, jnp.finfo(age.dtype).tiny)
-    return {"queue_age_mean": mean, "queue_age_max": jnp.max(age), "queue_filled": filled}
+def similarities(logits: list[jax.Array], temperature: float) -> dict[str, jax.Array]:
+    """Means over rows and directions: pretext accuracy, cosine with the key and with what else is compared.
+
+    logits: (N, 1 + K) of each direction, the key in column 0.
+    """
+    rows = jnp.concatenate(logits)  # (directions * N, 1 + K)
+    return {
+        "pretext_accuracy": pretext_accuracy(rows),
+        "positive_similarity": jnp.mean(rows[:, 0]) * temperature,
+        "negative_similarity": mean_negative(rows) * temperature,
+    }
+
+
+def ages(name: str, written: jax.Array, step: jax.Array, dtype: jnp.dtype) -> dict[str, jax.Array]:
+    """Mean and largest age in steps of the rows that a step has written, and the share of rows that one has.
+
+    written (rows,) int32: the step, -1 for none -> {NAME_age_mean, NAME_age_max, NAME_filled}.
+    """
+    real = written >= 0  # (rows,)
+    age = jnp.where(real, step.astype(jnp.int32) - written, 0).astype(dtype)  # (rows,)
+    filled = jnp.mean(real, dtype=dtype)
+    mean = jnp.mean(age) / jnp.maximum(filled, jnp.finfo(dtype).tiny)
+    return {f"{name}_age_mean": mean, f"{name}_age_max": jnp.max(age), f"{name}_filled": filled}

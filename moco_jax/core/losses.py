@@ -15,11 +15,14 @@ def unit(z: jax.Array) -> jax.Array:
 def contrast_logits(q: jax.Array, k: jax.Array, queue: jax.Array, temperature: float) -> jax.Array:
     """Logits of queries against their own key, then against every row of the queue (paper, Algorithm 1).
 
-    q (N, C) and k (N, C) row by row, queue (K, C), all of unit length -> (N, 1 + K), the positive in column 0.
+    q (N, C) and k (N, C) row by row, queue (K, C), all of unit length -> (N, 1 + K), the positive in column 0. Where
+    each query has negatives of its own, queue is (N, K, C).
     Float32 products in full: TPUs and GPUs would otherwise round them to bfloat16 or TF32.
     """
     positive = jnp.sum(q * k, axis=-1, keepdims=True)  # (N, 1)
-    negative = jnp.einsum("nc,kc->nk", q, queue, precision=lax.Precision.HIGHEST)  # (N, K)
+    negative = jnp.einsum(
+        "nc,kc->nk" if queue.ndim == 2 else "nc,nkc->nk", q, queue, precision=lax.Precision.HIGHEST
+    )  # (N, K)
     return jnp.concatenate([positive, negative], axis=1) / temperature  # (N, 1 + K)
 
 

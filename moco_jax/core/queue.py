@@ -17,6 +17,12 @@ class Queue(struct.PyTreeNode):
     written: jax.Array  # -1: from the start, by no step
 
 
+class NormalisedQueue(Queue):
+    """A queue with log_z (): the constant of the NCE loss over its keys (`core.nce`)."""
+
+    log_z: jax.Array
+
+
 def start(key: jax.Array, size: int, features: int, dtype: jnp.dtype) -> Queue:
     """K random unit rows, as the original starts: (size, features)."""
     return Queue(
@@ -35,11 +41,21 @@ def enqueue(memory: Queue, keys: jax.Array, step: jax.Array) -> Queue:
     if count > size:
         raise ValueError(f"{count} keys per step do not fit a queue of {size}; use queue.size of {count} or more")
     rows = (memory.ptr + jnp.arange(count, dtype=jnp.int32)) % size  # (B,)
-    return Queue(
+    return memory.replace(
         queue=memory.queue.at[rows].set(keys.astype(memory.queue.dtype)),
         ptr=(memory.ptr + count) % size,
         written=memory.written.at[rows].set(step.astype(jnp.int32)),
     )
+
+
+def rows_of(memory: Queue, keys: int, ago: jax.Array, n: int) -> jax.Array:
+    """What the queue holds of this device's n rows of the step `ago` steps back: (B / G, N, C) of its B = `keys` keys.
+
+    One block of G rows for each direction, in the order in which they were enqueued. 1 is the newest step.
+    """
+    size, batch = memory.queue.shape[0], n * axis.size()
+    first = memory.ptr - ago * keys + jnp.arange(keys // batch, dtype=jnp.int32) * batch  # (B / G,)
+    return memory.queue[(first[:, None] + axis.here(n)[None, :]) % size]
 
 
 def behind(memory: Queue, queue_ids: jax.Array) -> jax.Array:

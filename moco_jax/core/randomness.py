@@ -8,7 +8,7 @@ import jax
 from jax import random
 
 # Purposes; append only: a new number changes no old draw.
-INIT, QUEUE, SHUFFLE, CROP, AUGMENT, BATCHES, RESHUFFLE, CLASSIFIER = range(8)
+INIT, QUEUE, SHUFFLE, CROP, AUGMENT, BATCHES, RESHUFFLE, CLASSIFIER, BANK, NEGATIVES = range(10)
 
 
 def key(seed: int | jax.Array, step: jax.Array | int, purpose: int) -> jax.Array:

@@ -185,6 +185,7 @@ def _cutter(
     def cut(step: int, ids: np.ndarray) -> tuple[np.ndarray, ...]:
         raw = tuple(np.empty((len(ids), size, size, first.shape[2]), first.dtype) for _ in recipe_crops)
         for row, (position, records) in enumerate(zip(positions.tolist(), ids.tolist(), strict=True)):
+            records = records[: len(recipe_crops)]
             images = {i: sources.read(source, i, like=first) for i in set(records)}
             for view, (i, crop) in enumerate(zip(records, recipe_crops, strict=True)):
                 height, width = images[i].shape[:2]

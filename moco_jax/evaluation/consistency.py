@@ -1,4 +1,4 @@
-"""Key consistency of a run, as an evaluator: are stored keys what today's target would say? No labels needed."""
+"""Key consistency of a run, as an evaluator: are stored keys what today's encoder would say? No labels needed."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,55 +13,53 @@ from moco_jax.core import axis
 from moco_jax.loop import Evaluator
 from moco_jax.state import Mechanism
 
-PERCENT = (0, 25, 50, 75, 100)  # of the way from the newest keys of the queue to the oldest
+PERCENT = (0, 25, 50, 75, 100)  # of the way from the newest stored keys to the oldest
 
 
-def key_consistency(
-    mechanism: Mechanism, batches: Callable[..., Iterator[Any]], data: Any, *, batch_size: int
-) -> Evaluator:
-    """Cosine of stored keys with those that today's target makes of the same images, by age (MoCo, section 3.2).
+def key_consistency(mechanism: Mechanism, batches: Callable[..., Iterator[Any]], data: Any) -> Evaluator:
+    """Cosine of stored keys with those that today's encoder makes of the same images, by age (MoCo, section 3.2).
 
-    For some steps whose keys are all in the queue yet, the batch of that step is made and encoded again: the same
-    records, crops, augmentation, shuffle and batch-norm groups, by the mechanism's own `contrast`. The target alone
-    differs: it is that of the coming step, so keys of age a are compared with a target that has moved a times since.
+    For some steps whose keys are all stored yet, the batch of that step is made and encoded again: the same records,
+    crops, augmentation, shuffle and batch-norm groups, by the mechanism's own `contrast`. The encoder alone differs: it
+    is that of the coming step, so a queue's keys of age a are compared with a target that has moved a times since.
 
-    batches(first_step=, last_step=): host batches of this process; data: as the step takes it. The evaluator returns
-    {"key_cosine_0": mean over the keys of the newest step, "key_age_0": its age in steps, and so on for each of
-    PERCENT}; nothing where no step has written. A queue of few steps gives the same age several times.
+    mechanism: one that has `stored`; batches(first_step=, last_step=): host batches of this process; data: as the step
+    takes it. The evaluator returns {"key_cosine_0": mean over the keys of the newest step, "key_age_0": its age in
+    steps, and so on for each of PERCENT}; nothing where no step has written. A memory of few steps gives the same age
+    several times.
     """
+    assert mechanism.stored is not None
+    stored = mechanism.stored
 
     def cosine(state: Any, batch: Any, extra: Any) -> jax.Array:
-        data, step, first = extra
-        keys = mechanism.contrast(state.replace(step=step), jax.tree.map(lambda a: a[0], batch), data).keys
-        queue, positions = state.memory.queue, axis.here(keys.shape[1])
-        # As they are enqueued: the keys of the last direction, which are view 0's, come first.
-        rows = [(first + i * batch_size + positions) % queue.shape[0] for i in reversed(range(len(keys)))]
-        both = jnp.einsum("dnc,dnc->dn", keys, queue[jnp.stack(rows)], precision=lax.Precision.HIGHEST)
+        data, step = extra
+        rows = jax.tree.map(lambda a: a[0], batch)
+        now, then = mechanism.contrast(state.replace(step=step), rows, data).keys, stored(state, rows, step)
+        both = jnp.einsum("dnc,dnc->dn", now, then.astype(now.dtype), precision=lax.Precision.HIGHEST)
         return axis.mean(jnp.mean(both))
 
     mapped = parallel.map_rows(cosine)  # one compile for all ages
 
-    def measure(state: Any, now: int, age: int, per_step: int, size: int) -> float:
-        step = now - age
+    def measure(state: Any, step: int) -> float:
         (batch,) = batches(first_step=step, last_step=step + 1)
         placed = parallel.put_batch(jax.tree.map(lambda a: a[None], batch))
-        first = (int(parallel.host(state.memory.ptr)) - age * per_step) % size  # the first row that `step` wrote
-        return float(parallel.host(mapped(state, placed, (data, np.int32(step), np.int32(first)))).item())
+        return float(parallel.host(mapped(state, placed, (data, np.int32(step)))).item())
 
     def evaluate(state: Any) -> dict[str, float | str]:
-        now, written = int(parallel.host(state.step)), parallel.host(state.memory.written)
-        if now == 0:
-            return {}
-        per_step = int((written == now - 1).sum())  # a step's keys never overwrite one another
-        ages = whole_ages(now, per_step, len(written))
-        found = {age: measure(state, now, age, per_step, len(written)) for age in sorted(set(ages))}
-        out: dict[str, float | str] = {f"key_cosine_{p}": found[age] for p, age in zip(PERCENT, ages, strict=True)}
-        return out | {f"key_age_{p}": age for p, age in zip(PERCENT, ages, strict=True)}
+        now = int(parallel.host(state.step))
+        ages = whole_ages(now, parallel.host(state.memory.written))
+        found = {age: measure(state, now - age) for age in sorted(set(ages))}
+        out: dict[str, float | str] = {f"key_cosine_{p}": found[age] for p, age in zip(PERCENT, ages, strict=False)}
+        return out | {f"key_age_{p}": age for p, age in zip(PERCENT, ages, strict=False)}
 
     return evaluate
 
 
-def whole_ages(now: int, per_step: int, size: int) -> list[int]:
-    """For each of PERCENT an age in steps, 1 to the oldest step whose `per_step` keys are all in a queue of `size`."""
-    oldest = min(now, size // per_step)
-    return [1 + round((oldest - 1) * p / 100) for p in PERCENT]
+def whole_ages(now: int, written: np.ndarray) -> list[int]:
+    """For each of PERCENT an age in steps at step `now`, among the steps that lost no key; none where none has any.
+
+    written (rows,): the step that wrote each row, -1 for none; the newest step has all its keys.
+    """
+    steps, counts = np.unique(written[written >= 0], return_counts=True)
+    ages = now - steps[counts == counts[-1:]][::-1]  # from the newest on
+    return [int(ages[round((len(ages) - 1) * p / 100)]) for p in PERCENT] if len(ages) else []

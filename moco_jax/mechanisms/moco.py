@@ -4,6 +4,7 @@ The order is that of the released code: the target moves first, from the online 
 Algorithm 1 moves it last. Since both start equal, the two orders give the same keys.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -15,10 +16,11 @@ from jax import lax
 from moco_jax.config import Config, Moco
 from moco_jax.core import axis, health
 from moco_jax.core.ema import ema
-from moco_jax.core.losses import contrast_logits, info_nce, leave_out, mean_negative, pretext_accuracy, unit
+from moco_jax.core.losses import contrast_logits, info_nce, leave_out, unit
 from moco_jax.core.microbatch import Part, microbatched
+from moco_jax.core.nce import chance, kept, log_z, nce
 from moco_jax.core.optimizers import Optimizer
-from moco_jax.core.queue import behind, enqueue, own_keys
+from moco_jax.core.queue import NormalisedQueue, behind, enqueue, own_keys, rows_of
 from moco_jax.core.queue import start as start_queue
 from moco_jax.core.randomness import AUGMENT, CROP, INIT, QUEUE, SHUFFLE, key
 from moco_jax.core.shuffle import drawn, shuffled, unshuffled
@@ -48,17 +50,22 @@ def make(
     seeded = partial(drawn, config.seed, purpose=SHUFFLE, total=config.batch_size, block=block)
     permute = permutation or seeded
 
+    guess = len(directions) * (math.log(queue_size + 1) if moco.loss == "infonce" else chance(queue_size))
+
     def init() -> State:
         online = encoder.init(key(config.seed, 0, INIT))
         image = jnp.zeros((1, *facts.view_shape))
         features = jax.eval_shape(encoder.features, online["params"], online["batch_stats"], image)["head"]
         dtype = jnp.promote_types(features.dtype, jnp.float32)
+        memory = start_queue(key(config.seed, 0, QUEUE), queue_size, features.shape[-1], dtype)
+        if moco.loss == "nce":
+            memory = NormalisedQueue(memory.queue, memory.ptr, memory.written, log_z=jnp.zeros((), dtype))
         return State(
             step=jnp.zeros((), jnp.int32),
             online=Network(**online),
             target=Network(**jax.tree.map(jnp.copy, online)),  # a copy: the step donates both
             optimizer=optimizer.init(online["params"]),
-            memory=start_queue(key(config.seed, 0, QUEUE), queue_size, features.shape[-1], dtype),
+            memory=memory,
         )
 
     def encode_keys(network: Network, x: jax.Array, step: jax.Array, direction: int) -> tuple[jax.Array, Any]:
@@ -115,6 +122,14 @@ def make(
             logits.append(leave_out(scores, own) if mask and own is not None else scores)
         return logits, own, batch_stats
 
+    def loss_of(logits: list[jax.Array], state: State) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """The loss, summed over directions, and what NCE has to remember."""
+        if moco.loss == "infonce":
+            return jnp.stack([info_nce(x) for x in logits]).sum(), {}
+        negatives = jnp.concatenate(logits)[:, 1:]  # a key of one's own is no draw from the dictionary
+        z = log_z(state.memory.log_z, negatives, facts.records, state.step, moco.nce_batches)
+        return jnp.stack([nce(x, z, facts.records) for x in logits]).sum(), {"log_z": z}
+
     def step(state: State, batch: Any, data: Any) -> tuple[State, dict[str, jax.Array]]:
         """One step of MoCo seen from one device: batch {ids (N, V), ...} -> (new state, metrics)."""
         n = batch["ids"].shape[0]
@@ -127,8 +142,11 @@ def make(
         def part(rows: Any) -> tuple[Any, None]:
             def loss_fn(params: Any) -> tuple[jax.Array, Any]:
                 logits, own, batch_stats = logits_of(params, state, rows, records)
-                loss = jnp.stack([info_nce(x) for x in logits]).sum()
-                return loss, (batch_stats, _measures(logits, moco.temperature, own))
+                loss, measures = loss_of(logits, state)
+                measures |= health.similarities(logits, moco.temperature)
+                if own is not None:  # old keys of a query's own image, whether left out or not
+                    measures["own_keys"] = jnp.mean(jnp.sum(own, axis=1, dtype=loss.dtype))
+                return loss, (batch_stats, measures)
 
             (loss, (batch_stats, measures)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.online.params)
             return ({"loss": loss, **measures}, gradients, batch_stats), None
@@ -138,18 +156,21 @@ def make(
         metrics, gradients, online_stats = means
 
         params, optimizer_state = optimizer.update(gradients, state.optimizer, state.online.params, state.step)
+        memory = enqueue(state.memory, jnp.concatenate(keys[::-1]), state.step)  # symmetric: view 0's keys first
+        if moco.loss == "nce":
+            memory = memory.replace(log_z=kept(state.memory.log_z, metrics["log_z"], state.step, moco.nce_batches))
         new = State(
             step=state.step + 1,
             online=Network(params, online_stats),
             target=Network(target.params, target_stats),
             optimizer=optimizer_state,
-            memory=enqueue(state.memory, jnp.concatenate(keys[::-1]), state.step),  # symmetric: view 0's keys first
+            memory=memory,
         )
         metrics |= {
             "alignment": health.alignment(metrics["positive_similarity"]),
             "uniformity": health.uniformity(keys[0], n),
             "effective_rank": health.effective_rank(keys[0]),
-            **health.queue_age(state.memory, state.step),
+            **health.ages("queue", state.memory.written, state.step, state.memory.queue.dtype),
         }
         return new, metrics
 
@@ -168,7 +189,12 @@ def make(
         _, logits = in_parts(part, (raw, positives, positions, batch["ids"]))
         return Contrast(jnp.moveaxis(logits, 1, 0), jnp.stack(positives))
 
-    return Mechanism(init, step, contrast)
+    def stored(state: State, batch: Any, step: jax.Array) -> jax.Array:
+        """The keys (directions, N, C) that the queue holds of the rows of an earlier step."""
+        per_step = config.batch_size * len(directions)
+        return rows_of(state.memory, per_step, state.step - step, batch["ids"].shape[0])[::-1]  # view 0's come first
+
+    return Mechanism(init, step, contrast, chance=guess, stored=stored)
 
 
 def _sections(config: Config, scan: bool) -> tuple[Moco, int, bool, int, Callable[[Part, Any], tuple[Any, Any]]]:
@@ -178,19 +204,3 @@ def _sections(config: Config, scan: bool) -> tuple[Moco, int, bool, int, Callabl
         raise ValueError("moco takes a resolved config with the sections moco, queue and shuffle: see checks.resolve")
     in_parts = partial(microbatched, size=config.train.microbatch_size, scan=scan)
     return moco, queue.size, queue.mask_same_image, shuffle.block, in_parts
-
-
-def _measures(logits: list[jax.Array], temperature: float, own: jax.Array | None) -> dict[str, jax.Array]:
-    """Means over rows and directions of what needs no label: pretext accuracy, similarities, a query's own old keys.
-
-    own (n, K): the keys in the queue of a row's own images, whether left out or not; None: nobody says.
-    """
-    rows = jnp.concatenate(logits)  # (directions * n, 1 + K)
-    out = {
-        "pretext_accuracy": pretext_accuracy(rows),
-        "positive_similarity": jnp.mean(rows[:, 0]) * temperature,
-        "negative_similarity": mean_negative(rows) * temperature,
-    }
-    if own is not None:
-        out["own_keys"] = jnp.mean(jnp.sum(own, axis=1, dtype=rows.dtype))
-    return out

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from moco_jax.reports import runs, verdict
+from moco_jax.reports import verdict
 from moco_jax.reports.runs import Run
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")  # Okabe and Ito's
@@ -79,9 +79,7 @@ def _loss(shown: Sequence[Shown], axis: Axis) -> Drawn:
     curves = [_along(axis, s, "loss", skip_first=True) for s in shown]
 
     def also(panel: Any) -> None:
-        lines = {
-            round(c, 6): i for i, s in reversed([*enumerate(shown)]) if (c := runs.chance(s.run.config)) is not None
-        }
+        lines = {round(c, 6): i for i, s in reversed([*enumerate(shown)]) if (c := s.run.chance) is not None}
         for value, i in lines.items():
             colour = "0.4" if len(lines) == 1 else _colour(i)
             panel.axhline(value, color=colour, linestyle="--", linewidth=1, label=f"chance: {value:.2f}")

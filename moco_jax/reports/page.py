@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from moco_jax.config import flat
-from moco_jax.reports import runs, table, verdict
+from moco_jax.reports import table, verdict
 from moco_jax.reports.curves import Picture, Shown
 
 STYLE = """
@@ -113,14 +113,13 @@ def _numbers(shown: Sequence[Shown]) -> list[list[str]]:
     rows = []
     for s in shown:
         knn = s.run.series.get("knn_top1", {})
-        chance = runs.chance(s.run.config)
         rows.append(
             [
                 s.label,
                 f"{s.run.step} of {s.run.total}",
                 _number(s.run.images, "d"),
                 _number(verdict.late(s.run, "loss"), ".3f"),
-                _number(chance, ".3f"),
+                _number(s.run.chance, ".3f"),
                 _number(knn[max(knn)] if knn else None, ".1%"),
                 _number(verdict.late(s.run, "effective_rank"), ".1f"),
                 f"{_number(verdict.late(s.run, 'positive_similarity'), '.2f')} / "

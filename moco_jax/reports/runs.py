@@ -22,6 +22,7 @@ class Run(NamedTuple):
     knn_top1: dict[int, float]  # by epoch: percent, after its last step
     series: dict[str, dict[int, float]]  # every logged number, by name and step, as logged; nan where it was not finite
     images: int | None  # trained on; None where the log's beginning is lost
+    chance: float | None  # the loss of a guess, such as ln(K + 1); None where the log's beginning is lost
     objects: dict[str, str]  # labels of what was given from Python, by argument; "" where the config's own is used
     unreadable: int  # lines left out
 
@@ -34,16 +35,6 @@ class Run(NamedTuple):
     def complete(self) -> bool:
         """Whether all steps are done."""
         return self.step >= self.total
-
-
-def chance(config: Config) -> float | None:
-    """The loss of a guess among the positive and K negatives, ln(K + 1), twice where symmetric; None without a queue.
-
-    The symmetric loss is a sum over both directions, as in the original's notebook.
-    """
-    if config.queue is None or config.queue.size is None:
-        return None
-    return math.log(config.queue.size + 1) * (2 if config.moco is not None and config.moco.symmetric else 1)
 
 
 class Span(NamedTuple):
@@ -69,7 +60,9 @@ def read(folder: Path) -> Run:
     knn = series.get("knn_top1", {})
     top1 = {at // per_epoch: 100 * share for at, share in knn.items() if at % per_epoch == 0}
     images = next((r["images"] for r in reversed(records) if isinstance(r.get("images"), int)), None)
-    return Run(config, per_epoch, total, step, loss, top1, series, images, dict(about.get("objects", {})), unreadable)
+    chance = next((r["chance"] for r in reversed(records) if isinstance(r.get("chance"), float)), None)
+    objects = dict(about.get("objects", {}))
+    return Run(config, per_epoch, total, step, loss, top1, series, images, chance, objects, unreadable)
 
 
 def _about(folder: Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import math
 from typing import NamedTuple
 
 from moco_jax.config import Config
-from moco_jax.reports.runs import Run, chance
+from moco_jax.reports.runs import Run
 
 LEARNING, COLLAPSED, LEAKING = "learning", "collapsed", "leaking"
 LARGE_QUEUE, STARVED, EARLY = "K too large for the data", "starved for data", "too early to say"
@@ -159,7 +159,7 @@ def _few_images(run: Run) -> Verdict | None:
 
 
 def _at_chance(run: Run) -> Verdict | None:
-    at_chance, loss = chance(run.config), late(run, "loss")
+    at_chance, loss = run.chance, late(run, "loss")
     if at_chance is not None and loss is not None and loss > AT_CHANCE * at_chance:
         if run.step < PATIENCE * run.total:
             return Verdict(EARLY, f"after {run.step} steps the loss is {loss:.2f}, still chance ({at_chance:.2f})", "")
@@ -189,7 +189,7 @@ def _where(config: Config) -> str:
 def _healthy(run: Run) -> str:
     """What speaks for a run, as far as it is logged."""
     said = [f"loss {loss:.2f}"] if (loss := late(run, "loss")) is not None else []
-    if said and (at_chance := chance(run.config)) is not None:
+    if said and (at_chance := run.chance) is not None:
         said[0] += f" is below chance ({at_chance:.2f})"
     positive, negative = late(run, "positive_similarity"), late(run, "negative_similarity")
     if positive is not None and negative is not None:
@@ -204,5 +204,5 @@ def _healthy(run: Run) -> str:
 
 
 def _loss(run: Run) -> str:
-    loss, at_chance = late(run, "loss"), chance(run.config)
+    loss, at_chance = late(run, "loss"), run.chance
     return "" if loss is None or at_chance is None else f", loss {loss:.2f} (chance: {at_chance:.2f})"

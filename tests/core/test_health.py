@@ -41,11 +41,11 @@ def test_alignment_is_the_squared_distance_of_the_pair():
 def test_queue_age_ignores_rows_of_the_start():
     """Ages in steps of written rows only; the share written beside it."""
     memory = Queue(jnp.zeros((4, 2)), jnp.asarray(0), jnp.asarray([7, 4, -1, -1]))
-    got = health.queue_age(memory, jnp.asarray(10))
+    got = health.ages("queue", memory.written, jnp.asarray(10), jnp.float32)
     assert {k: float(v) for k, v in got.items()} == {
         "queue_age_mean": pytest.approx(4.5),
         "queue_age_max": 6.0,
         "queue_filled": 0.5,
     }
-    empty = health.queue_age(memory.replace(written=jnp.full(4, -1)), jnp.asarray(10))
+    empty = health.ages("queue", jnp.full(4, -1), jnp.asarray(10), jnp.float32)
     assert all(float(v) == 0 for v in empty.values())

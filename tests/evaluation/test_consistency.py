@@ -36,7 +36,7 @@ def measured(momentum, symmetric, mask):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jax, "device_count", lambda: DEVICES)
         patch.setattr(jax, "local_devices", lambda: over)
-        evaluate = consistency.key_consistency(m, batches, data, batch_size=c.batch_size)
+        evaluate = consistency.key_consistency(m, batches, data)
         assert evaluate(state) == {} and not asked
         for batch in tiny.batches(c, STEPS):
             state, _ = mapped(state, jax.tree.map(lambda a: a.reshape(DEVICES, 16 // DEVICES, -1), batch), data)
@@ -80,7 +80,13 @@ def test_keys_differ_the_more_the_older_they_are():
 
 
 def test_ages_are_whole_steps_from_the_newest_to_the_oldest():
-    """A queue not yet full holds the steps there were; one of a single step the same age five times."""
-    assert consistency.whole_ages(500, 256, 65536) == [1, 65, 129, 192, 256]
-    assert consistency.whole_ages(3, 256, 65536) == [1, 1, 2, 3, 3]
-    assert consistency.whole_ages(9, 16, 17) == [1] * 5
+    """A queue not yet full holds the steps there were; one of a single step the same age five times.
+
+    Steps of which a key is overwritten do not count, such as those of a bank whose images came again.
+    """
+    ages = consistency.whole_ages
+    assert ages(500, np.repeat(np.arange(244, 500), 256)) == [1, 65, 129, 192, 256]
+    assert ages(3, np.append(np.repeat(np.arange(3), 256), [-1] * 999)) == [1, 1, 2, 3, 3]
+    assert ages(9, np.append([8] * 16, 7)) == [1] * 5
+    assert ages(6, np.repeat([2, 3, 4, 5], [4, 3, 4, 4])) == [1, 1, 2, 4, 4]
+    assert ages(0, np.full(7, -1)) == []

@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 
-from moco_jax import config
 from moco_jax.config import ConfigError
 from moco_jax.reports import runs
 from tests.reports import written
@@ -106,9 +105,14 @@ def test_a_line_over_many_epochs_says_nothing_of_any(tmp_path, monkeypatch):
     assert set(runs.read(workdir).loss) == {1, 2, 3, 4, 5, 6}
 
 
-def test_chance_is_a_guess_in_each_direction():
-    """ln(K + 1), and the sum of two where the loss is symmetric; no number without a queue of a known length."""
-    assert runs.chance(config.Config(queue=config.Queue(512))) == pytest.approx(math.log(513))
-    both = config.Config(queue=config.Queue(512), moco=config.Moco(symmetric=True))
-    assert runs.chance(both) == pytest.approx(2 * math.log(513))
-    assert runs.chance(config.Config()) is None
+def test_chance_is_what_the_run_said_at_its_start(tmp_path):
+    """The last time it started; nothing where the beginning of the log is lost."""
+    workdir = written.folder(tmp_path / "run", written.of(6))
+    written.stretch(workdir, 0, 20, loss=lambda step: 1.0)
+    assert runs.read(workdir).chance == pytest.approx(math.log(513))
+    with (workdir / "log.jsonl").open("a") as log:
+        log.write('{"event": "start", "step": 20, "chance": 2.5}\n')
+    assert runs.read(workdir).chance == 2.5
+    lines = (workdir / "log.jsonl").read_text().splitlines()
+    (workdir / "log.jsonl").write_text("".join(line + "\n" for line in lines if "start" not in line))
+    assert runs.read(workdir).chance is None

@@ -8,6 +8,7 @@ import numpy as np
 from moco_jax import config, logs, pages
 
 PER_EPOCH, EVERY = 10, 4  # steps; most epochs end inside a line
+CHANCE = float(np.log(513))  # of the queue of `of`
 
 
 def of(epochs, rate=0.06):
@@ -28,7 +29,7 @@ def folder(workdir, c):
 def stretch(workdir, first, last, *, loss, knn=lambda epoch: 0.5, knn_every=1):
     """Steps first + 1 to last: the loss of a step is loss(step, from 1), kNN a share after an epoch."""
     with logs.RunLog(workdir, total_steps=0, first_step=first, batch_size=1) as log:
-        log.write({"event": "start", "step": first})
+        log.write({"event": "start", "step": first, "chance": CHANCE})
         pending = []
         for step in range(first + 1, last + 1):
             pending.append(loss(step))

@@ -1,0 +1,48 @@
+"""Noise-contrastive estimation: is a feature of the query's image, or drawn from noise? Yes or no, K + 1 times.
+
+As in Wu and others (arXiv:1805.01978, section 3.2), and in their code: noise is uniform over the N images, a feature
+has probability exp(s / T) / Z, and Z, too dear to compute, is N times a mean over those drawn, kept from then on.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from moco_jax.core import axis
+
+
+def log_z(known: jax.Array, logits: jax.Array, records: int, step: jax.Array, batches: int) -> jax.Array:
+    """log Z (): the mean of its estimates from the first `batches` steps, then as it is `known`.
+
+    logits (N, M): similarities over T of this device's queries with what was drawn, minus infinity for what is left
+    out. Logarithms throughout, as exp(1 / T) of a small T is no float32. Their code takes the first batch alone.
+    """
+    logits = lax.stop_gradient(logits)
+    mine = jax.nn.logsumexp(logits) - jnp.log(jnp.sum(logits != -jnp.inf, dtype=logits.dtype))  # log of a mean
+    now = jax.nn.logsumexp(axis.gather(mine[None])) - math.log(axis.size()) + math.log(records)
+    done = step.astype(now.dtype)
+    before = jnp.where(step > 0, known + jnp.log(jnp.maximum(done, 1)), -jnp.inf)  # log of a sum
+    return kept(known, jnp.logaddexp(before, now) - jnp.log(done + 1), step, batches)
+
+
+def kept(known: jax.Array, measured: jax.Array, step: jax.Array, batches: int) -> jax.Array:
+    """log Z for the next step; once fixed it is handed on bit by bit, which a mean over devices would not promise."""
+    return jnp.where(step < batches, measured, known)
+
+
+def nce(logits: jax.Array, log_z: jax.Array, records: int) -> jax.Array:
+    """Mean over queries of -log P(key) - sum over negatives of log(1 - P): (N, 1 + K), the key in column 0 -> ().
+
+    P = p / (p + K / N) for a probability p = exp(logit) / Z, so N cancels against the one in Z. Negatives that are left
+    out (minus infinity) add nothing.
+    """
+    noise = math.log(logits.shape[1] - 1) + log_z - math.log(records)  # log(Z K / N): where P is a half
+    wrong = jax.nn.softplus(logits[:, 1:] - noise)  # (N, K)
+    return jnp.mean(jax.nn.softplus(noise - logits[:, 0]) + jnp.sum(wrong, axis=1))
+
+
+def chance(negatives: int) -> float:
+    """The loss where all similarities are equal and Z is theirs: P is 1 / (K + 1) everywhere."""
+    return math.log1p(negatives) + negatives * math.log1p(1 / negatives)
