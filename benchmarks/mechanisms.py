@@ -1,0 +1,204 @@
+"""The MoCo paper's comparison on part of CIFAR-10: three dictionaries, their size, momentum, temperature, shuffle.
+
+    python -m benchmarks.mechanisms --data_dir=DIR --part=tuning     # or sizes, momentum, temperature, shuffle, ... all
+    python -m benchmarks.mechanisms --list
+
+One line of JSON per run goes into --output as it ends. A run that has a line is not run again, and one that was stopped
+goes on from its checkpoint, so the command may be stopped and repeated; --jobs runs as many at a time, a core each.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks import hard_negatives
+from moco_jax import config, pages
+from moco_jax.cli import flags
+
+# Every run sees the same number of images; what None of these says is that of the pages.
+COMMON = {
+    "batch_size": 64,
+    "bn.group_size": 8,
+    "model.width": 16,
+    "train.epochs": 5,
+    "optimizer.linear_scaling": True,
+    "eval.feature": "backbone",
+    "eval.every_epochs": 5,
+    "leak.every_epochs": 0,
+    "consistency.every_epochs": 5,
+    "checkpoint.keep": 1,
+    "data.workers": 1,
+}
+PAGES = {
+    "moco": "cifar10_small",
+    "end_to_end": "cifar10_small_end_to_end",
+    "memory_bank": "cifar10_small_memory_bank",
+}
+SEEDS = (1, 2, 3)  # 0 is for tuning
+RATES, TUNING_TEMPERATURES = (0.12, 0.24, 0.48), (0.1, 0.2)  # the same grid for every mechanism
+TUNED: dict[str, dict[str, Any]] = {name: {} for name in PAGES}  # what the grid chose
+MIDDLE = 256  # the dictionary of tuning, and of what is not about its size
+SIZES = (64, 256, 1024, 4096)
+BATCHES = (64, 256, 1024)  # end to end, where the batch is the dictionary
+MOMENTA = (0.0, 0.9, 0.99, 0.999, 0.9999)
+TEMPERATURES = (0.05, 0.1, 0.2, 0.5, 1.0)
+NAMED = {
+    "part": ("all", "tuning, sizes, momentum, temperature, shuffle, losses, or all but tuning"),
+    "data_dir": (None, "where TFDS has cifar10"),
+    "workdir": ("runs/mechanisms", "a folder per run goes here"),
+    "output": ("benchmarks/results/mechanisms.jsonl", "a line per run goes here"),
+    "jobs": ("1", "runs at a time"),
+    "list": ("False", "only say which runs there are, and which are done"),
+    "run": (None, "only this run, in this process, its line to stdout"),
+}
+
+
+class Run(NamedTuple):
+    """One run: its page, and what differs from page and COMMON."""
+
+    mechanism: str
+    changes: dict[str, Any]
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Such as moco,queue.size=256,seed=1."""
+        return ",".join([self.mechanism, *(f"{k}={v}" for k, v in self.changes.items()), f"seed={self.seed}"])
+
+
+def dictionary(mechanism: str, size: int) -> dict[str, Any]:
+    """The keys that give a mechanism a dictionary of `size`."""
+    if mechanism == "end_to_end":
+        return {"batch_size": size}
+    return {"queue.size" if mechanism == "moco" else "memory_bank.size": size}
+
+
+def parts() -> dict[str, list[Run]]:
+    """The runs of every part; a run of two parts has one name and is run once."""
+    middle = {name: dictionary(name, MIDDLE) for name in PAGES}
+    grid = [(r, t) for r in RATES for t in TUNING_TEMPERATURES]
+
+    def over(mechanism: str, changes: list[dict[str, Any]]) -> list[Run]:
+        return [Run(mechanism, c | TUNED[mechanism], seed) for seed in SEEDS for c in changes]
+
+    moco = middle["moco"]
+    return {
+        "tuning": [
+            Run(name, middle[name] | {"optimizer.learning_rate": r, f"{name}.temperature": t}, 0)
+            for name in PAGES
+            for r, t in grid
+        ],
+        "sizes": [
+            run
+            for name in PAGES
+            for run in over(name, [dictionary(name, k) for k in (BATCHES if name == "end_to_end" else SIZES)])
+        ],
+        "momentum": over("moco", [{"queue.size": 1024, "moco.momentum": m} for m in MOMENTA]),
+        "temperature": over("moco", [moco | {"moco.temperature": t} for t in TEMPERATURES]),
+        "shuffle": over("moco", [moco | {"shuffle.block": b} for b in (0, 64)]),
+        "losses": [
+            *over("moco", [moco | {"moco.loss": "nce"}]),
+            *over("memory_bank", [middle["memory_bank"] | {"memory_bank.loss": "nce"}]),
+            *over("end_to_end", [middle["end_to_end"] | {"end_to_end.shared": False}]),
+        ],
+    }
+
+
+def page_of(run: Run, data_dir: str | None) -> Any:
+    """The config page of a run; what is tuned or changed last counts."""
+    page = pages.load(PAGES[run.mechanism])
+    for key, value in (COMMON | {"data.data_dir": data_dir, "seed": run.seed} | run.changes).items():
+        section, _, name = key.rpartition(".")
+        (page[section] if section else page)[name] = value
+    return page
+
+
+def line_of(run: Run, workdir: Path, data_dir: str | None) -> dict[str, Any]:
+    """Train a run, or go on with it, and say what came of it."""
+    from moco_jax import pretrain
+    from moco_jax.reports import runs, verdict
+
+    page, began = config.read(page_of(run, data_dir)), time.perf_counter()
+    pretrain.train(page, workdir)
+    found = runs.read(workdir)
+    last = {name: values[max(values)] for name, values in found.series.items()}
+    ages = sorted(
+        {(int(last[f"key_age_{p}"]), last[f"key_cosine_{p}"]) for p in (0, 25, 50, 75, 100) if f"key_age_{p}" in last}
+    )
+    line = {
+        "run": run.name,
+        "mechanism": run.mechanism,
+        "seed": run.seed,
+        "changes": run.changes,
+        "knn_top1": last["knn_top1"],
+        "loss": verdict.late(found, "loss"),
+        "chance": found.chance,
+        "pretext_accuracy": verdict.late(found, "pretext_accuracy"),
+        "effective_rank": verdict.late(found, "effective_rank"),
+        "key_cosine_by_age": ages,
+        "verdict": verdict.of(found).kind,
+        "steps": found.step,
+        "images_seen": found.step * page.batch_size,
+        "seconds": time.perf_counter() - began,
+    }
+    if run.mechanism == "moco":
+        line["hard_negatives"] = hard_negatives.shares(page, workdir, TEMPERATURES)
+    return line
+
+
+def spawned(run: Run, named: dict[str, Any]) -> str:
+    """The line of a run in a process of its own, which holds one core; "" where it failed."""
+    command = [sys.executable, "-m", "benchmarks.mechanisms", f"--run={run.name}", f"--workdir={named['workdir']}"]
+    command += [f"--data_dir={named['data_dir']}"] if named["data_dir"] else []
+    threads = "--xla_cpu_multi_thread_eigen=false --xla_backend_optimization_level=2"  # 3 compiles twice as long
+    environment = os.environ | {"XLA_FLAGS": threads, "OMP_NUM_THREADS": "1", "JAX_PLATFORMS": "cpu"}
+    environment["JAX_COMPILATION_CACHE_DIR"] = str(
+        Path(named["workdir"]).resolve() / "compiled"
+    )  # evaluations are alike
+    log = Path(named["workdir"]) / "console" / f"{run.name}.txt"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as console:
+        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=console, text=True, check=False)
+    lines = [text for text in done.stdout.splitlines() if text.startswith('{"run"')]
+    if done.returncode or not lines:
+        print(f"failed: {run.name}, see {log}", flush=True)
+        return ""
+    return lines[-1]
+
+
+def main() -> int:
+    """List, run one, or run what has no line yet."""
+    _, named = flags.parse(sys.argv[1:], page="cifar10_small", named=NAMED, usage=__doc__ or "")
+    every = parts()
+    if named["run"]:
+        flags.prepare_environment()
+        run = next(r for runs in every.values() for r in runs if r.name == named["run"])
+        print(json.dumps(line_of(run, Path(named["workdir"]) / run.name, named["data_dir"])), flush=True)
+        return 0
+    chosen = [name for name in every if name == named["part"] or (named["part"] == "all" and name != "tuning")]
+    asked = {run.name: run for name in chosen for run in every[name]}
+    output = Path(named["output"])
+    done = {json.loads(text)["run"] for text in output.read_text().splitlines()} if output.exists() else set()
+    left = [run for name, run in asked.items() if name not in done]
+    print(f"{len(asked)} runs, {len(left)} left", flush=True)
+    if named["list"] == "True":
+        for run in left:
+            print(run.name)
+        return 0
+    with ThreadPoolExecutor(int(named["jobs"])) as pool:
+        for text in pool.map(lambda run: spawned(run, named), sorted(left, key=lambda r: r.seed)):
+            if text:
+                with output.open("a") as lines:
+                    lines.write(text + "\n")
+                found = json.loads(text)
+                print(f"{found['knn_top1']:.4f}  {found['seconds']:.0f} s  {found['run']}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
