@@ -92,7 +92,7 @@ def report(
         call, compile_seconds = compile_call(parts, batch, images)
         memory, flops = memory_of(call, parts, images), flops_per_image(parts, batch, images)
         say(_memory_line(memory))
-        say(f"compute: {_amount(flops, 'FLOP')} per image and step: both encoders, gradients, augmentation, logits")
+        say(f"compute: {_amount(flops, 'FLOP')} per image and step: encoders, gradients, augmentation, logits")
         limit = parallel.memory_stats().get("bytes_limit")
         pace = None
         if memory is None or limit is None or memory.peak <= limit:
@@ -241,7 +241,8 @@ def about(
     yield "dry run: nothing is written"
     yield f"devices: {parallel.describe()}"
     counts = ", ".join(f"{count:,} in the {name}" for name, count in parameters.items())
-    yield f"encoder: {parts.encoder.label}; parameters: {counts} (the target holds as many again)"
+    again = "" if jax.eval_shape(parts.mechanism.init).target is None else " (the target holds as many again)"
+    yield f"encoder: {parts.encoder.label}; parameters: {counts}{again}"
     config = parts.config
     yield (
         f"data: {parts.source.name}, {len(parts.source)} images, {parts.steps_per_epoch} steps per epoch, "

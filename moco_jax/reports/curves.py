@@ -84,7 +84,7 @@ def _loss(shown: Sequence[Shown], axis: Axis) -> Drawn:
             colour = "0.4" if len(lines) == 1 else _colour(i)
             panel.axhline(value, color=colour, linestyle="--", linewidth=1, label=f"chance: {value:.2f}")
 
-    note = "Without the first step, where both encoders are equal and it is near 0. Above chance soon after is normal."
+    note = "Without the first step, which is near 0 where two encoders are equal. Above chance soon after is normal."
     return _lines(shown, axis, "loss", "Loss", "loss", curves, note, also)
 
 
@@ -119,7 +119,7 @@ def _similarity(shown: Sequence[Shown], axis: Axis) -> Drawn:
             label = f"{s.label}: {name}" if len(shown) > 1 else name
             panel.plot([*curve], [*curve.values()], style, color=_colour(i), label=label, marker=_marker(curve))
             said += [f"{label} {_ends(curve, axis)}"] if curve else []
-    note = "Cosines of a query with its key, and with the queue on average. Both at 1 is a collapse."
+    note = "Cosines of a query with its key, and with its negatives on average. Both at 1 is a collapse."
     return _finished(figure, panel, "similarity", title, said, note)
 
 
@@ -140,7 +140,7 @@ def _consistency(shown: Sequence[Shown], axis: Axis) -> Drawn:
             said += (
                 [f"{label}: {points[0][1]:.2f} for the youngest, {points[-1][1]:.2f} for the oldest"] if points else []
             )
-    note = "Images behind stored keys, encoded again by today's target: near 1 the queue is as good as new."
+    note = "Images behind stored keys, encoded again by today's encoder of keys: near 1 they are as good as new."
     return _finished(figure, panel, "consistency", title, said, note)
 
 
