@@ -101,6 +101,8 @@ def check_fits(found: recognise.Found, config: Config) -> None:
 def notes(run: Run, file: str) -> tuple[str, ...]:
     """What the code that a checkpoint is laid out for makes of it."""
     said, (epoch, part) = [_resuming(run.config, file)], divmod(run.step, run.steps_per_epoch)
+    if _published(run.config) and (other := _otherwise(run.config)):
+        said.append(f"that code trains otherwise than this run from there on: it has no {', no '.join(other)}")
     if part:
         said.append(
             f"step {run.step} lies inside epoch {epoch}: the released code knows whole epochs and would begin that one "
@@ -111,21 +113,57 @@ def notes(run: Run, file: str) -> tuple[str, ...]:
     return tuple(said)
 
 
+def _published(config: Config) -> bool:
+    """Whether published code has the encoder: the notebook with v1's head, the released code with either."""
+    model = config.model
+    return model.arch != "resnet_tiny" and model.width == 64 and (model.stem != "cifar" or model.head == "linear")
+
+
 def _resuming(config: Config, file: str) -> str:
     """How the code that a checkpoint is laid out for goes on from it, or why no published code does."""
-    assert config.moco is not None and config.queue is not None
-    model, notebook = config.model, config.model.stem == "cifar"
-    same = f"--lr {config.optimizer.learning_rate:g} --batch-size {config.batch_size} --epochs {config.train.epochs}"
-    same += f" --moco-dim {model.dim} --moco-k {config.queue.size} --moco-m {config.moco.momentum:g}"
-    same += f" --moco-t {config.moco.temperature:g}"
-    if model.arch == "resnet_tiny" or model.width != 64 or (notebook and model.head != "linear"):
+    model = config.model
+    if not _published(config):
         return (
             f"the published code has no {model.arch} of width {model.width} with that stem and head: this file is for"
             " moco_jax, and for PyTorch code of yours"
         )
+    if model.stem == "cifar":
+        return f"the notebook resumes it: {_flags(config)} --resume {file}"
+    return (
+        f"the released code resumes it: main_moco.py {_flags(config)} --resume {file}, and your flags of data and GPUs"
+    )
+
+
+def _flags(config: Config) -> str:
+    """A run's settings as arguments of main_moco.py, or for the stem of CIFAR of its notebook."""
+    moco, queue, model, optimizer = config.moco, config.queue, config.model, config.optimizer
+    assert moco is not None and queue is not None
+    notebook, batch = model.stem == "cifar", config.batch_size
+    rate = optimizer.learning_rate * (batch / 256 if optimizer.linear_scaling else 1.0)  # that code knows no scaling
+    flags = ["--cos"]
+    if optimizer.schedule == "step":  # the notebook counts epochs from 1, ours and main_moco.py's begin at 0
+        flags = ["--schedule", *(str(epoch + notebook) for epoch in optimizer.milestones)]
+    flags += [f"--batch-size {batch} --wd {optimizer.weight_decay:.10g} --moco-dim {model.dim} --moco-k {queue.size}"]
+    flags += [f"--moco-m {moco.momentum:.10g} --moco-t {moco.temperature:.10g}"]
     if notebook:
-        return f"the notebook resumes it: --arch {model.arch} {same} --resume {file}"
-    flags = {"--mlp": model.head == "mlp", "--aug-plus": config.views.recipe == "moco_v2"}
-    flags |= {"--cos": config.optimizer.schedule == "cosine"}
-    said = " ".join([f"-a {model.arch}", same, *(flag for flag, used in flags.items() if used)])
-    return f"the released code resumes it: main_moco.py {said} --resume {file}, and your flags of data and GPUs"
+        flags += [f"--bn-splits {batch // (config.bn.group_size or batch)}", *["--symmetric"] * moco.symmetric]
+    else:
+        flags += ["--mlp"] * (model.head == "mlp") + ["--aug-plus"] * (config.views.recipe == "moco_v2")
+    return " ".join([f"--arch {model.arch} --lr {rate:.10g} --epochs {config.train.epochs}", *flags])
+
+
+def _otherwise(config: Config) -> list[str]:
+    """What of a run the code that a checkpoint is laid out for has no flag for, with what it does instead."""
+    assert config.moco is not None and config.queue is not None
+    notebook, recipe = config.model.stem == "cifar", config.views.recipe
+    size, recipes = (32, ("cifar_demo",)) if notebook else (224, ("moco_v2", "moco_v1"))
+    lacks = {
+        f"views.recipe={recipe} (it augments as {recipes[-1]})": recipe not in recipes,
+        f"views.size={config.views.size} (its views have {size} pixels)": config.views.size != size,
+        "moco.symmetric": config.moco.symmetric and not notebook,
+        "queue.mask_same_image": config.queue.mask_same_image,
+        f"data.pairs={config.data.pairs}": config.data.pairs != "same_image",
+        "--cos that counts epochs from 0 (its first one is 1)": notebook
+        and config.optimizer.schedule == "cosine",
+    }
+    return [what for what, lacking in lacks.items() if lacking]

@@ -1,5 +1,6 @@
 """moco-jax convert from start to end: what travels is equal, what fails leaves nothing behind."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -11,7 +12,7 @@ import pytest
 
 from moco_jax.checkpoints import agreement, moco_state, pytorch, recognise
 from moco_jax.checkpoints.store import Store
-from moco_jax.config import ConfigError
+from moco_jax.config import BatchNorm, ConfigError, Optimizer, Views
 from moco_jax.conversion import convert, resuming, source, table, written
 from tests.conversion import runs
 
@@ -106,17 +107,56 @@ def test_what_stands_in_the_file(run, tmp_path):
     assert any("the published code has no resnet_tiny of width 4" in line for line in notebook)
 
 
+def going_on(config, step=8, size=48):
+    """What is said of a run at a step of twenty."""
+    return resuming.notes(source.Run(step, 20, {"memory": {"queue": np.zeros((size, 8))}}, {}, config), "a.pth.tar")
+
+
+R18 = {"arch": "resnet18", "width": 64}
+V2 = {**R18, "stem": "imagenet", "head": "mlp"}
+FLAGS = "--epochs 5 --cos --batch-size 16 --wd 0.0001 --moco-dim 8 --moco-k 40 --moco-m 0.9 --moco-t 0.2"
+STEPS = runs.tiny.Optimizer(learning_rate=0.3, linear_scaling=True, schedule="step", milestones=(3, 4))
+
+
 def test_it_says_how_the_released_code_goes_on():
-    """With the flags of that run; inside an epoch it says that whole epochs are all it knows."""
-    config = runs.config(model={"arch": "resnet18", "stem": "imagenet", "width": 64, "head": "mlp"})
-    tree = {"memory": {"queue": np.zeros((40, 8))}}
-    said = "\n".join(resuming.notes(source.Run(9, 20, tree, {}, config), "a.pth.tar"))
-    assert "main_moco.py -a resnet18 --lr 0.3 --batch-size 16 --epochs 5 --moco-dim 8 --moco-k 40" in said
-    assert "--mlp --aug-plus --cos --resume a.pth.tar" in said
-    assert "step 9 lies inside epoch 2" in said and "and 40 is none" in said
-    notebook = runs.config(model={"arch": "resnet18", "width": 64, "head": "linear"})
-    said = resuming.notes(source.Run(8, 20, {"memory": {"queue": np.zeros((48, 8))}}, {}, notebook), "a")
-    assert len(said) == 1 and "the notebook resumes it: --arch resnet18" in said[0]
+    """With the flags of that run, whole; inside an epoch it says that whole epochs are all it knows."""
+    said = going_on(runs.config(model=V2, size=224), step=9, size=40)
+    begin, end = "the released code resumes it: main_moco.py", "--resume a.pth.tar, and your flags of data and GPUs"
+    assert said[0] == f"{begin} --arch resnet18 --lr 0.3 {FLAGS} --mlp --aug-plus {end}"
+    assert len(said) == 3 and "step 9 lies inside epoch 2" in said[1] and "and 40 is none" in said[2]
+    said = going_on(runs.config(model={**V2, "head": "linear"}, size=224, optimizer=STEPS))
+    steps = FLAGS.replace("--cos", "--schedule 3 4")
+    assert said == (f"{begin} --arch resnet18 --lr 0.01875 {steps} --aug-plus {end}",)
+
+
+def test_it_says_how_the_notebook_goes_on():
+    """By arguments of its own: splits of batch norm, the symmetric loss, and milestones that count from 1."""
+    linear, symmetric = {**R18, "head": "linear"}, runs.tiny.Moco(0.9, 0.2, symmetric=True)
+    config = runs.config(model=linear, size=32, optimizer=STEPS, moco=symmetric)
+    config = dataclasses.replace(config, views=Views(recipe="cifar_demo", size=32))
+    steps = FLAGS.replace("--cos", "--schedule 4 5")
+    begin = "the notebook resumes it: --arch resnet18"
+    end = "--resume a.pth.tar"
+    assert going_on(config) == (f"{begin} --lr 0.01875 {steps} --bn-splits 4 --symmetric {end}",)
+    whole = dataclasses.replace(config, bn=BatchNorm(0), moco=runs.tiny.Moco(0.9, 0.2), optimizer=Optimizer(0.3))
+    said = going_on(whole)
+    assert said[0] == f"{begin} --lr 0.3 {FLAGS} --bn-splits 1 {end}"
+    assert len(said) == 2 and said[1].endswith("no --cos that counts epochs from 0 (its first one is 1)")
+
+
+def test_what_that_code_lacks_is_said():
+    """A recipe is not taken for another one in silence; nothing is said where no published code goes on."""
+    config = runs.config(
+        channels=13, model=V2, moco=runs.tiny.Moco(symmetric=True), queue=runs.tiny.Queue(48, mask_same_image=True)
+    )
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, pairs="same_group"))
+    lacks = "no views.recipe=bands (it augments as moco_v1), no views.size=16 (its views have 224 pixels), "
+    lacks += "no moco.symmetric, no queue.mask_same_image, no data.pairs=same_group"
+    assert going_on(config)[1:] == (f"that code trains otherwise than this run from there on: it has {lacks}",)
+    assert "recipe=moco_v2 (it augments as cifar_demo)" in going_on(runs.config(model={**R18, "head": "linear"}))[1]
+    for model in ({**R18, "head": "mlp"}, {**V2, "width": 4}, {**V2, "arch": "resnet_tiny"}):
+        (said,) = going_on(runs.config(model=model))
+        assert said.startswith("the published code has no resnet")
 
 
 @pytest.mark.parametrize("which", ["online", "target"])
