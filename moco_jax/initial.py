@@ -37,6 +37,7 @@ class Weights(NamedTuple):
     channels: int
     seen: dict[str, Any]  # what it expects of images, by key of `data`; empty: nobody says
     about: dict[str, Any]  # path, layout and digest; of a run its step
+    assumed: bool = False  # whether nothing in it says so: it is what images of its kind usually are
 
 
 class Start(NamedTuple):
@@ -129,7 +130,7 @@ def _of_file(place: Path, path: str) -> Weights:
     trees = weights.network(online)
     about: dict[str, Any] = {"path": path, "layout": layout, "digest": digest(trees), "step": None}
     about["origin"] = origin.of_file(found)._asdict()
-    return Weights(trees, layout, online.model, online.channels, seen, about)
+    return Weights(trees, layout, online.model, online.channels, seen, about, found.assumed)
 
 
 def _of_run(run: Path, path: str, step: int | None) -> Weights:
@@ -286,7 +287,8 @@ def _warnings(found: Weights, config: Config, values: Values) -> list[str]:
         return []
     told = ", ".join(f"data.{name} {found.seen[name]} (here {ours[name]})" for name in other)
     flags = " ".join(f"--config.data.{name}='{found.seen[name]}'" for name in other)
-    return [f"{found.about['path']} was trained on images with {told}: its features begin as others, unless {flags}"]
+    trained = "says nothing of its images, and its kind is usually" if found.assumed else "was"
+    return [f"{found.about['path']} {trained} trained on images with {told}: features begin as others, unless {flags}"]
 
 
 def _alike(a: tuple[float, ...], b: tuple[float, ...]) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from moco_jax import assembly, initial, parallel, pretrain
-from moco_jax.checkpoints import weights
+from moco_jax.checkpoints import recognise, weights
 from moco_jax.checkpoints.store import Store
 from moco_jax.config import ConfigError, Data, Eval, Model, Train, Views
 from moco_jax.data.sources import ArraySource
@@ -329,6 +329,20 @@ def test_images_standardised_otherwise_are_a_warning(monkeypatch, tmp_path, chan
     assert len(start.warnings) == (said is not None)
     flags = " ".join(f"--config.data.{name}='{value}'" for name, value in sorted(changes.items()))
     assert said is None or (said in start.warnings[0] and start.warnings[0].endswith(f"unless {flags}"))
+    assert said is None or start.warnings[0].startswith(f"{path} was trained on images with")
+
+
+def test_what_a_file_does_not_say_is_not_claimed_of_it(monkeypatch, tmp_path):
+    """What its kind of file usually expects is an assumption, and the warning says so."""
+    path = files.put(monkeypatch, tmp_path / "a.pth", files.found(channels=3, pixels=recognise.IMAGENET))
+    config = dataclasses.replace(run_config(str(path)), model=files.MODEL)
+    encoder = from_config(files.MODEL, config.bn, channels=3, size=tiny.SIZE, dtype=np.dtype("float32"))
+    start = initial.begin(config, encoder, GRAY._replace(channels=3), stored=None, step=0, where="w")
+    (said,) = start.warnings
+    assert said.startswith(
+        f"{path} says nothing of its images, and its kind is usually trained on images with data.mean"
+    )
+    assert "(0.485, 0.456, 0.406) (here (0.5, 0.5, 0.5))" in said
 
 
 def test_a_mean_of_other_channels_is_no_warning(monkeypatch, tmp_path):

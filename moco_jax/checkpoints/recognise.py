@@ -50,7 +50,7 @@ class Found(NamedTuple):
     @property
     def assumed(self) -> bool:
         """Whether `pixels` are those that its kind of file usually has, as nothing in it says."""
-        return self.pixels is IMAGENET or self.pixels is CIFAR
+        return self.ours is None and (self.pixels is IMAGENET or self.pixels is CIFAR)
 
 
 def from_file(path: Path) -> Found:
@@ -146,7 +146,7 @@ def _moco(content: dict[str, Any], tensors: Tensors) -> Found:
         target=target,
         training=training.of(content, parts),
         classifier=None,
-        pixels=(CIFAR if notebook else IMAGENET) if online.channels == 3 else None,
+        pixels=_usual(online, notebook=notebook),
         published=None,
         ours=training.ours(content),
         dropped=dropped,
@@ -190,8 +190,14 @@ def _bare(tensors: Tensors, layout: str, *, certain: bool) -> Found:
         if extra != {"fc.weight", "fc.bias"}:
             raise ConfigError(f"its last layer is {messages.listed(extra)}, where fc.weight and fc.bias are known")
         classifier = weights.classifier(tensors["fc.weight"], tensors["fc.bias"], encoder)
-    pixels = IMAGENET if encoder.channels == 3 and encoder.model.stem == "imagenet" else None
+    pixels = _usual(encoder, notebook=False)
     return Found(layout, encoder, None, None, classifier, pixels, None, None, dropped, "")
+
+
+def _usual(encoder: Encoder, *, notebook: bool) -> Pixels | None:
+    """The pixels of its kind of file; None for other channels and stems than those programs have: nobody says."""
+    stem, pixels = ("cifar", CIFAR) if notebook else ("imagenet", IMAGENET)
+    return pixels if (encoder.channels, encoder.model.stem) == (3, stem) else None
 
 
 def _checked_arch(found: Found, content: dict[str, Any]) -> Found:

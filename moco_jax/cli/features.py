@@ -47,6 +47,6 @@ def _features(argv: Sequence[str]) -> int:
     from moco_jax.evaluation import export
 
     chosen = {name: named[name] for name in ("images", "split", "data_dir", "feature")}
-    arrays = export.export(run, output, batch_size=int(batch_size), **chosen)
+    arrays = export.export(run, output, batch_size=int(batch_size), say=print, **chosen)
     print(f"{output}: " + ", ".join(f"{name} {values.shape}" for name, values in arrays.items()))
     return 0

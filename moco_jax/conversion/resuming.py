@@ -163,7 +163,6 @@ def _otherwise(config: Config) -> list[str]:
         "moco.symmetric": config.moco.symmetric and not notebook,
         "queue.mask_same_image": config.queue.mask_same_image,
         f"data.pairs={config.data.pairs}": config.data.pairs != "same_image",
-        "--cos that counts epochs from 0 (its first one is 1)": notebook
-        and config.optimizer.schedule == "cosine",
+        "--cos that counts epochs from 0 (its first one is 1)": notebook and config.optimizer.schedule == "cosine",
     }
     return [what for what, lacking in lacks.items() if lacking]

@@ -30,13 +30,14 @@ def export(
     data_dir: str | None = None,
     feature: str = "backbone",
     batch_size: int = 256,
+    say: Callable[[str], None] | None = None,
 ) -> dict[str, np.ndarray]:
     """Encode the images that a run was trained on, or `images`, into `output` (.npz or .parquet); returns the arrays.
 
     `run` is the folder of one, or a file of weights, which needs `images`: a path to a folder, a .csv or an .npy file,
-    or a TFDS data set; its split is `train` where none is named. Raises ConfigError for an output that may not or
-    cannot be written, a feature that there is not, a run without a checkpoint, and images of another kind than the
-    encoder's.
+    or a TFDS data set; its split is `train` where none is named. `say` is told which encoder it is. Raises ConfigError
+    for an output that may not or cannot be written, a feature that there is not, a run without a checkpoint, and images
+    of another kind than the encoder's.
     """
     run, output = Path(run), Path(output)
     if feature not in FEATURES:
@@ -49,6 +50,8 @@ def export(
     data = loaded.config.data
     if images is None and not opening.names_images(data):
         raise ConfigError(f"{run} is a file of weights, which names no images: say which to encode, by --images=IMAGES")
+    if say is not None:
+        say(f"features of {loaded.named(run)}")
     split = split or (data.split if images is None else "train")
     source = opening.open_split(data, split, name=images, data_dir=data_dir)
     loaded.trained.preprocessing.check(sources.read(source, 0), f"{source.name}: record 0")

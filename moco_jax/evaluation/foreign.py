@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from moco_jax import parallel
-from moco_jax.checkpoints import reading, weights
+from moco_jax.checkpoints import reading, recognise, weights
 from moco_jax.checkpoints.recognise import Found
 from moco_jax.config import Config, ConfigError, Data, Eval, Views
 from moco_jax.evaluation.encoder import Preprocessing, Values, preprocessing_of
@@ -38,10 +38,10 @@ def read(path: Path, preprocessing: Preprocessing | None = None) -> Foreign:
         config, values, source = ours.config, Values(**ours.about["values"]), ours.about["objects"]["source"]
         _check_model(config, online, path)
         how = preprocessing or preprocessing_of(config, values)
-        origin = f"{_said(found)}; step {ours.step} of a run of moco_jax"
+        origin = f"{_said(found, preprocessing)}; step {ours.step} of a run of moco_jax"
         return Foreign(online, _checked(how, online, path), config, source, found.classifier, origin)
     how = _checked(preprocessing or _recorded(found, path), online, path)
-    return Foreign(online, how, _config_of(online, how), "", found.classifier, _said(found))
+    return Foreign(online, how, _config_of(online, how), "", found.classifier, _said(found, preprocessing))
 
 
 def placed(found: weights.Encoder, like: Any) -> Network:
@@ -52,9 +52,12 @@ def placed(found: weights.Encoder, like: Any) -> Network:
     return Network(**parallel.put_data(cast))
 
 
-def _said(found: Found) -> str:
-    """Which program's file, which of its authors' files, and what is done to its numbers."""
+def _said(found: Found, preprocessing: Preprocessing | None) -> str:
+    """Which program's file, which of its authors' files, how images are taken to be, what is done to its numbers."""
     words = [found.layout, *([found.published] if found.published else [])]
+    if found.assumed and preprocessing is None:
+        whose = "CIFAR-10's" if found.pixels is recognise.CIFAR else "ImageNet's"
+        words.append(f"images prepared as {whose}, which nothing in it says")
     if any(t.dtype == np.float64 for t in found.online.backbone.values()):
         words.append("its float64 numbers in the precision of model.dtype")
     return ", ".join(words)

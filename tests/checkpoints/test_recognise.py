@@ -88,6 +88,19 @@ def test_other_channels_have_no_known_pixels(tmp_path, channels):
     assert_is(found.online, made.contrast.encoder_q)
 
 
+@pytest.mark.parametrize("layout", ["the released code's", "the notebook's", "torchvision's"])
+def test_another_stem_has_no_known_pixels(tmp_path, layout):
+    """A 3x3 stem in the layouts that have 7x7 ones, and the other way round: what is told by layout alone is not."""
+    stem = "imagenet" if layout == "the notebook's" else "cifar"
+    make = foreign.tiny("resnet18", stem, "linear")
+    state = (foreign.of_notebook(make()) if layout == "the notebook's" else make()).state_dict()
+    if layout != "torchvision's":
+        state = {f"module.encoder_q.{n}": t for n, t in state.items()}
+    found = reading.read(foreign.save(tmp_path / "a.pth", state))
+    assert (found.online.model.stem, found.online.channels) == (stem, 3)
+    assert found.pixels is None and not found.assumed
+
+
 def test_the_notebooks_checkpoint(tmp_path):
     """Numbers of a Sequential are layers; its epoch is done; images are CIFAR's."""
     made = foreign.notebook()
@@ -338,6 +351,7 @@ def test_what_moco_jax_wrote_beside(tmp_path):
     ours = {"step": 7, "written": torch.arange(-17, 7, dtype=torch.int32), "about": json.dumps(ABOUT)}
     found = reading.read(foreign.save(tmp_path / "a.pth.tar", {**made.content, OURS: ours}))
     assert (found.ours.step, found.ours.about) == (7, json.loads(json.dumps(ABOUT)))
+    assert found.pixels == recognise.IMAGENET and not found.assumed  # its description says how images are prepared
     np.testing.assert_array_equal(found.ours.written, np.arange(-17, 7))
     for wrong, change in {
         "step": {"step": 7.5},

@@ -20,8 +20,9 @@ def test_flags_reach_the_export(monkeypatch, capsys):
     assert cli.main(["features", "run", "--output=a.parquet", *flags]) == 0
     assert capsys.readouterr().out == "a.parquet: features (4, 3), names (4,)\n"
     assert cli.main(["features", "run", "--output=a.npz"]) == 0
-    given = {"images": "set", "split": "test", "data_dir": "d", "feature": "head", "batch_size": 7}
+    given = {"images": "set", "split": "test", "data_dir": "d", "feature": "head", "batch_size": 7, "say": print}
     default = {"images": None, "split": None, "data_dir": None, "feature": "backbone", "batch_size": 256}
+    default |= {"say": print}
     assert calls == [(("run", "a.parquet"), given), (("run", "a.npz"), default)]
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from moco_jax import load_encoder, parallel
+from moco_jax.checkpoints import recognise
 from moco_jax.checkpoints.training import Ours
 from moco_jax.checkpoints.weights import Classifier
 from moco_jax.config import ConfigError, Data, Views, to_json
@@ -77,6 +78,17 @@ def test_a_file_has_no_step_and_says_what_it_is(file):
         "resnet_tiny(width=4, stem=cifar)+mlp8 of FILE (MoCo checkpoint, the released code's, MoCo v2 (MLP head))"
     )
     assert not opening.names_images(loaded.config.data)
+
+
+@pytest.mark.parametrize(("pixels", "whose"), [(recognise.IMAGENET, "ImageNet"), (recognise.CIFAR, "CIFAR-10")])
+def test_pixels_that_are_assumed_are_said(monkeypatch, tmp_path, pixels, whose):
+    """Wherever the file is named, as nothing in it tells; what a folder or the caller says is no assumption."""
+    file = files.put(monkeypatch, tmp_path / "a.pth", files.found(channels=3, pixels=pixels))
+    assert loading.load(file).where("a.pth").endswith(f", images prepared as {whose}'s, which nothing in it says)")
+    how = tiny.preprocessing(tiny.SIZE, 3)
+    assert "prepared" not in loading.load(file, preprocessing=how).origin
+    files.put(monkeypatch, file, files.found(channels=3, pixels=pixels._replace(size=32)))
+    assert "prepared" not in loading.load(file).origin
 
 
 def test_untrained_is_the_same_network_from_seed_0(file):
@@ -247,8 +259,10 @@ def test_without_a_head_neighbours_are_asked_on_the_backbone_alone(bare, images,
 def test_features_of_a_file_need_images(file, images, tmp_path):
     """By a flag, as there are none that it was trained on."""
     with pytest.raises(ConfigError, match="names no images: say which to encode, by --images=IMAGES"):
-        export.export(file, tmp_path / "a.npz")
-    assert export.export(file, tmp_path / "a.npz", images="mine")["features"].shape == (60, 16)
+        export.export(file, tmp_path / "a.npz", say=pytest.fail)
+    said = []
+    found = export.export(file, tmp_path / "a.npz", images="mine", say=said.append)
+    assert found["features"].shape == (60, 16) and said == [f"features of {loading.load(file).named(file)}"]
 
 
 @pytest.mark.parametrize("names", [None, ("2", "0", "1"), ("cat", "dog", "owl")])
