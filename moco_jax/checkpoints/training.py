@@ -46,8 +46,7 @@ def of(content: dict[str, Any], parts: dict[str, Tensors]) -> Training | None:
     if not (parts["encoder_k"] and memory.keys() == {"queue", "queue_ptr"} and isinstance(optimizer, dict)):
         return None
     if not isinstance(epoch, int) or isinstance(epoch, bool) or not 0 <= epoch < 2**31:
-        said = f"of type {type(epoch).__name__}" if isinstance(epoch, (dict, list, tuple, np.ndarray)) else repr(epoch)
-        raise ConfigError(f"epoch is {messages.one_line(said, 60)}; it must be a whole number from 0 on")
+        raise ConfigError(f"epoch is {_shown(epoch)}; it must be a whole number from 0 on")
     queue, ptr = weights.floats({"queue": memory["queue"]})["queue"], memory["queue_ptr"]
     dim = next((t.shape[0] for n, t in parts["encoder_q"].items() if n in ("fc.bias", "fc.2.bias")), None)
     if dim is None:
@@ -60,7 +59,10 @@ def of(content: dict[str, Any], parts: dict[str, Tensors]) -> Training | None:
     names = [n for n in parts["encoder_q"] if n.rpartition(".")[2] not in (*STATISTICS, BATCH_COUNT)]
     if names != torch_names.in_order(names):
         raise ConfigError("its tensors are in another order than torch's modules give: momentum goes by that order")
-    momentum, settings = _momentum(optimizer, {n: parts["encoder_q"][n] for n in names})
+    try:
+        momentum, settings = _momentum(optimizer, {n: parts["encoder_q"][n] for n in names})
+    except ConfigError as error:
+        raise ConfigError(f"{error}; save it without 'optimizer' to use its weights alone") from None
     return Training(epoch, momentum, settings, queue.T, int(ptr[0]))
 
 
@@ -99,13 +101,27 @@ def _momentum(optimizer: dict[str, Any], params: Tensors) -> tuple[Tensors, dict
         raise ConfigError(
             f"its optimizer holds momentum of {len(strangers)} parameters that are none of the online encoder's"
         )
-    settings = {k: v for k, v in groups[0].items() if k != "params"}  # type: ignore[index]
-    if extra := settings.keys() - SETTINGS:
-        raise ConfigError(f"its optimizer is set to {messages.listed(extra)}, which no SGD knows")
+    settings = _settings({k: v for k, v in groups[0].items() if k != "params"})  # type: ignore[index]
     try:
         return weights.floats(out), settings
     except ConfigError as error:
         raise ConfigError(f"in its momentum, {error}") from None
+
+
+def _settings(group: dict[str, Any]) -> dict[str, Any]:
+    """An SGD's settings; ConfigError for another optimizer's, and for values that are neither numbers nor switches."""
+    if extra := group.keys() - SETTINGS:
+        raise ConfigError(f"its optimizer is set to {messages.listed(extra)}, which no SGD knows")
+    scalars = {k: v.item() if isinstance(v, np.ndarray) and v.ndim == 0 else v for k, v in group.items()}
+    for name, value in scalars.items():
+        if not isinstance(value, bool | int | float | None):
+            raise ConfigError(f"its optimizer has {name} {_shown(value)}, where an SGD has a number or a switch")
+    return scalars
+
+
+def _shown(value: object) -> str:
+    many = isinstance(value, dict | list | tuple | np.ndarray)
+    return messages.one_line(f"of type {type(value).__name__}" if many else repr(value), 60)
 
 
 def ours(content: dict[str, Any]) -> Ours | None:

@@ -314,8 +314,32 @@ def test_an_optimizer_that_holds_more_is_refused(tmp_path, change, message):
     """What would be left out in silence belongs to another optimizer."""
     made = foreign.trained()
     content = {**made.content, "optimizer": change(made.content["optimizer"])}
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ConfigError, match=f"{message}.*; save it without 'optimizer' to use its weights alone$"):
         reading.read(foreign.save(tmp_path / "a.pth.tar", content))
+    del content["optimizer"]  # as it says
+    assert reading.read(foreign.save(tmp_path / "a.pth.tar", content)).online.head
+
+
+@pytest.mark.parametrize(
+    ("setting", "shown"),
+    [
+        ({"momentum": torch.tensor([0.9, 0.9])}, "momentum of type ndarray"),
+        ({"nesterov": torch.tensor([True, False])}, "nesterov of type ndarray"),
+        ({"nesterov": [0.5] * 1000}, "nesterov of type list"),
+        ({"weight_decay": "a\nb" * 500}, r"weight_decay 'a\\nba\\n.*\.\.\."),
+    ],
+)
+def test_settings_of_the_optimizer_are_numbers_or_switches(tmp_path, setting, shown):
+    """What could not be compared with a config's, nor be printed in a line, is refused; a tensor of one is a number."""
+    content = foreign.trained().content
+    group = content["optimizer"]["param_groups"][0]
+    changed = {**content["optimizer"], "param_groups": [group | setting]}
+    with pytest.raises(ConfigError, match=f"has {shown}, where an SGD has a number or a switch") as error:
+        reading.read(foreign.save(tmp_path / "a.pth.tar", {**content, "optimizer": changed}))
+    assert len(str(error.value)) < 400 and "\n" not in str(error.value)
+    changed["param_groups"] = [group | {"lr": torch.tensor(0.5)}]
+    found = reading.read(foreign.save(tmp_path / "b.pth.tar", {**content, "optimizer": changed}))
+    assert found.training.settings["lr"] == 0.5 and type(found.training.settings["lr"]) is float
 
 
 def test_what_only_training_needs_is_named_where_there_is_none(tmp_path):
