@@ -5,12 +5,21 @@ from pathlib import PurePath
 from typing import Any
 
 from moco_jax.checkpoints.backbones import feature_size
-from moco_jax.checkpoints.folders import usual
+from moco_jax.checkpoints.folders import licence, usual
 from moco_jax.checkpoints.weights import Portable
 
 WHICH = {
     "online": "the online encoder, which encoded the queries and was trained by gradients",
     "target": "the target encoder, which encoded the keys: an exponential moving average of the online one",
+}
+PLACES = {
+    "data.folder",
+    "data.manifest",
+    "data.array",
+    "data.data_dir",
+    "eval.data",
+    "eval.data_dir",
+    "train.init_from",
 }
 FOLDER = "path/to/this/folder"  # in the snippets, for the reader to replace
 
@@ -58,12 +67,14 @@ def card(portable: Portable, library: str, *, missing: str = "") -> str:
     return "\n\n".join(sections) + "\n"
 
 
-def _without_places(config: Any) -> Any:
+def _without_places(config: Any, key: str = "") -> Any:
     """A config whose paths on one machine are the last of their names: a card is published."""
     if isinstance(config, dict):
-        return {name: _without_places(value) for name, value in config.items()}
-    whole = isinstance(config, str) and config.startswith(("/", "~", "./", "../"))
-    return PurePath(config).name if whole else config
+        return {name: _without_places(value, f"{key}.{name}".lstrip(".")) for name, value in config.items()}
+    if isinstance(config, list | tuple):
+        return [_without_places(value, key) for value in config]
+    place = isinstance(config, str) and (key in PLACES or config.startswith(("/", "~", "./", "../")))
+    return PurePath(config).name if place else config
 
 
 def _header(portable: Portable, library: str) -> str:
@@ -95,11 +106,7 @@ def _what(portable: Portable) -> str:
 
 
 def _licence(portable: Portable) -> str:
-    if portable.license_note:
-        return portable.license_note
-    if portable.license is not None:
-        return f"{portable.license}."
-    return "Nobody says under which licence these weights are: say one before you publish them."
+    return licence(portable) or ("Nobody says under which licence these weights are: say one before you publish them.")
 
 
 def _images(portable: Portable) -> str:

@@ -11,15 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from moco_jax.checkpoints import backbones, safetensors_file, weights
+from moco_jax.checkpoints import backbones, messages, safetensors_file, weights
 from moco_jax.checkpoints.backbones import with_counts
-from moco_jax.checkpoints.weights import Classifier, Pixels, Portable, Tensors
+from moco_jax.checkpoints.weights import Classifier, Origin, Pixels, Portable, Tensors
 from moco_jax.config import ConfigError, Model
 from moco_jax.data import crops
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 DTYPES, LARGEST = ("uint8", "uint16", "float32"), 2**14  # of images as stored; pixels of a side
-OURS = "moco_jax"  # the key of config.json for pixels that the libraries' own fields cannot say
+OURS = "moco_jax"  # the key of config.json for what the libraries' own fields cannot say
+LONGEST = 4000  # characters of where a folder comes from
 NAMELESS = "LABEL_{}"  # what transformers calls a class without a name
 
 Json = dict[str, Any]
@@ -131,17 +132,45 @@ def crop_share(size: int, resize: int) -> float:
     return share if math.floor(size / share) == resize else float(np.nextafter(share, 0.0))
 
 
-def our_pixels(pixels: Pixels) -> Json:
-    """The key of config.json that says them in full, to be read back; the libraries ignore it."""
-    return {OURS: {"pixels": pixels._asdict()}}
+def licence(portable: Portable) -> str:
+    """What is known of the licence, in sentences: the one given at conversion, and what came with the weights."""
+    note, given = portable.license_note, portable.license
+    said = [] if given is None or (given == "other" and note) else [f"{given}, as given at conversion."]
+    return " ".join([*said, *([note] if note else [])])
+
+
+def ours(portable: Portable, *, pixels: bool) -> Json:
+    """The key of config.json that is read back, and that the libraries ignore: origin, licence, `pixels` in full."""
+    kept: Json = {"origin": Origin(portable.origin, licence(portable))._asdict()}
+    if pixels and portable.pixels is not None:
+        kept["pixels"] = portable.pixels._asdict()
+    return {OURS: kept}
+
+
+def read_our_origin(config: Json, *, what: str) -> Origin | None:
+    """What `ours` wrote of where weights come from, or None; raises ConfigError where it is there and not whole."""
+    said = _ours(config, "origin", what)
+    if said is None:
+        return None
+    texts = [said.get(name) if isinstance(said, dict) else None for name in Origin._fields]
+    if not all(isinstance(text, str) for text in texts):
+        raise ConfigError(f"{what}: {OURS}.origin is not as it was written: it holds {' and '.join(Origin._fields)}")
+    return Origin(*(messages.one_line(text, LONGEST) for text in texts if text is not None))
+
+
+def _ours(config: Json, name: str, what: str) -> Any:
+    """What stands under a name of our key; None where there is neither."""
+    if not isinstance(found := config.get(OURS, {}), dict):
+        raise ConfigError(f"{what}: {OURS} is not as it was written: an object of keys")
+    return found.get(name)
 
 
 def read_our_pixels(config: Json, *, what: str) -> Pixels | None:
-    """What `our_pixels` wrote, or None; raises ConfigError where it is there and not whole."""
-    if OURS not in config:
+    """What `ours` wrote of pixels, or None; raises ConfigError where it is there and not whole."""
+    said = _ours(config, "pixels", what)
+    if said is None:
         return None
     try:
-        said = config[OURS]["pixels"]
         low, high = said["range"]
         size, resize, dtype = int(said["size"]), int(said["resize"]), str(said["dtype"])
         pixels = Pixels(size, resize, dtype, (float(low), float(high)), said["mean"], said["std"], said["filter"])

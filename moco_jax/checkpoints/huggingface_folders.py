@@ -40,9 +40,7 @@ def write_huggingface(portable: Portable, folder: Path) -> None:
     """
     check(portable)
     missing = _no_processor(portable)
-    config = _config(portable)
-    if portable.pixels is not None and missing:
-        config |= folders.our_pixels(portable.pixels)
+    config = _config(portable) | folders.ours(portable, pixels=bool(missing))
     tensors = to_huggingface(folders.with_classifier(portable))
     folders.write(folder, config, tensors, card(portable, "transformers", missing=missing))
     if portable.pixels is not None and not missing:
@@ -125,8 +123,9 @@ def read_huggingface(folder: Path) -> Imported:
         raise ConfigError(f"{path}: id2label has {len(labels)} classes, {WEIGHTS} has {len(classifier.bias)}")
     pixels = _pixels(folder / PROCESSOR) or folders.read_our_pixels(config, what=str(path))
     folders.check_pixels(pixels, channels, what=str(folder / PROCESSOR))
+    origin = folders.read_our_origin(config, what=str(path))
     kind = "ResNetModel" if classifier is None else "ResNetForImageClassification"
-    return Imported(backbone, classifier, pixels, model, f"Hugging Face {kind} folder")
+    return Imported(backbone, classifier, pixels, model, f"Hugging Face {kind} folder", origin)
 
 
 def _model(config: Json, path: Path) -> Model:

@@ -1,21 +1,15 @@
 """Where weights come from, in words that travel on with them: from a file into a run, and from a run into a card."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from moco_jax.checkpoints.recognise import Found
+from moco_jax.checkpoints.weights import Origin
 
 MIT_OR_NC = (
     "Weights published by the authors of MoCo: their repository's LICENSE file has been MIT since January 2023, while "
     "its README says CC-BY-NC 4.0, which was its licence when the weights were published: settle which holds for you "
     "before any commercial use."
 )
-
-
-class Origin(NamedTuple):
-    """What is kept, as a dict, with a run that began from weights: `origin` of its description, or of its `init`."""
-
-    text: str
-    license_note: str  # a sentence about their licence, or ""
 
 
 def of_run(about: dict[str, Any], step: int) -> Origin:
@@ -38,7 +32,10 @@ def of_file(found: Found) -> Origin:
         note = of_run(found.ours.about, found.ours.step).license_note
     if found.published is not None:
         text, note = f"{found.published} as published by the authors of MoCo ({text})", MIT_OR_NC
-    return Origin(f"{text}, SHA-256 {found.sha256}", note)
+    text = f"{text}, SHA-256 {found.sha256}"
+    if found.origin is not None:
+        text, note = f"{text}, made from {found.origin.text}", note or found.origin.license_note
+    return Origin(text, note)
 
 
 def layout(found: Found) -> str:

@@ -90,4 +90,5 @@ def _of_folder(imported: Imported, path: Path, sha256: str) -> Found:
         ours=None,
         dropped=(),
         sha256=sha256,
+        origin=imported.origin,
     )

@@ -18,7 +18,7 @@ import numpy as np
 from moco_jax.checkpoints import messages, pytorch, training, weights
 from moco_jax.checkpoints.torch_names import BATCH_COUNT
 from moco_jax.checkpoints.training import Ours, Training
-from moco_jax.checkpoints.weights import Classifier, Encoder, Pixels, Tensors
+from moco_jax.checkpoints.weights import Classifier, Encoder, Origin, Pixels, Tensors
 from moco_jax.config import ConfigError
 
 PUBLISHED = {  # the first eight digits of MD5, as their authors give them
@@ -46,6 +46,7 @@ class Found(NamedTuple):
     ours: Ours | None  # what moco_jax wrote beside
     dropped: tuple[str, ...]  # names left over on purpose, in full
     sha256: str
+    origin: Origin | None = None  # of what moco_jax made a folder from; None: nobody says
 
     @property
     def assumed(self) -> bool:

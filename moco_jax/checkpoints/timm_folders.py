@@ -50,8 +50,7 @@ def write_timm(portable: Portable, folder: Path) -> None:
         config["model_args"] = {"in_chans": portable.channels}
     if portable.classifier is not None:  # named always: transformers gives 1000 classes without names ImageNet's
         config["label_names"] = folders.class_names(portable.classifier)
-    if portable.pixels is not None and not folders.usual(portable.pixels):
-        config |= folders.our_pixels(portable.pixels)
+    config |= folders.ours(portable, pixels=portable.pixels is not None and not folders.usual(portable.pixels))
     folders.write(folder, config, folders.with_classifier(portable), card(portable, "timm"))
 
 
@@ -113,7 +112,8 @@ def read_timm(folder: Path) -> Imported:
             raise ConfigError(f"{path}: num_classes is {classes!r}, model.safetensors has {len(classifier.bias)}")
     pixels = folders.read_our_pixels(config, what=str(path)) or _pixels(cfg, channels, str(path))
     folders.check_pixels(pixels, channels, what=str(path))
-    return Imported(backbone, classifier, pixels, model, f"timm folder ({arch})")
+    origin = folders.read_our_origin(config, what=str(path))
+    return Imported(backbone, classifier, pixels, model, f"timm folder ({arch})", origin)
 
 
 def _check_arguments(args: dict[str, Any], pool: str, path: Path) -> None:

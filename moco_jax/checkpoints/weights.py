@@ -52,6 +52,16 @@ class Encoder(NamedTuple):
     channels: int
 
 
+class Origin(NamedTuple):
+    """Where weights come from: kept, as a dict, with a run that began from them and in a folder that is made of them.
+
+    In a run it is `origin` of its description, or of its `init`.
+    """
+
+    text: str
+    license_note: str  # sentences about their licence, or ""
+
+
 class Portable(NamedTuple):
     """An encoder on its way to another program, and what its card says."""
 
@@ -76,6 +86,7 @@ class Imported(NamedTuple):
     pixels: Pixels | None  # None: nobody says
     model: Model  # arch, stem, width; head and dim as the default
     layout: str  # what the folder is, in words
+    origin: Origin | None  # where what it was made of comes from; None: nobody says
 
 
 def describe(tensors: Tensors) -> Model:

@@ -39,6 +39,7 @@ def test_there_and_back_is_the_same(tmp_path, encoder):
     same(back.backbone, encoder.backbone)
     assert (back.model.arch, back.model.stem, back.model.width) == (encoder.model.arch, "imagenet", 64)
     assert back.pixels == encoder.pixels and back.layout == f"timm folder ({encoder.model.arch})"
+    assert back.origin == (encoder.origin, f"mit, as given at conversion. {encoder.license_note}")
     assert (back.classifier is None) == (encoder.classifier is None)
     if back.classifier is not None:
         assert back.classifier.names == encoder.classifier.names
@@ -99,7 +100,8 @@ def test_what_timm_cannot_hold_is_refused_before_anything_is_written(tmp_path, e
         ({"pretrained_cfg": {"mean": "a", "std": [0.5]}}, "mean is 'a'"),
         ({"pretrained_cfg": {"mean": [0] * 3, "std": [1] * 3, "crop_pct": 0}}, "crop_pct is 0"),
         ({"pretrained_cfg": {"mean": [0] * 3, "std": [1] * 3, "input_size": [3]}}, r"input_size is \[3\]"),
-        ({"moco_jax": {}}, "moco_jax.pixels is not as it was written"),
+        ({"moco_jax": {"pixels": {}}}, "moco_jax.pixels is not as it was written"),
+        ({"moco_jax": {"origin": {}}}, "moco_jax.origin is not as it was written"),
     ],
 )
 def test_a_config_of_something_else_is_refused_by_key(tmp_path, changes, message):
