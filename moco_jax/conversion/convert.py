@@ -77,14 +77,24 @@ def convert(
     else:
         head = None if classifier is None else probe.read(Path(classifier).expanduser(), what, which)
         goods = source.portable(what, which, head, licence)
-        lines = table.of(what, which, whole=False)
-        if form == "detectron2" and goods.classifier is not None:
-            lines.append(f"left out: the classifier of {len(goods.classifier.bias)} classes, which has no place there")
+        lines = table.of(what, which, whole=False, lost=_lost(what, goods, form))
         with _beside(dst) as part:
             told = FROM_PORTABLE[form](goods, part)
     for line in [*lines, told.agreement, *told.notes]:
         say(line)
     say(f"written: {dst}" + (f"; it goes on by train's page and flags with --workdir={dst}" if form == "orbax" else ""))
+
+
+def _lost(what: source.Source, goods: Portable, form: str) -> list[str]:
+    """What of a backbone's goods a format has no place for, and no assumption stands in for."""
+    classifier, lost = goods.classifier, []
+    if form == "detectron2" and classifier is not None:
+        lost.append(f"the classifier of {len(classifier.bias)} classes, which has no place there")
+    if form == "pth" and classifier is not None and classifier.names is not None:
+        lost.append(f"the names of its {len(classifier.names)} classes, which have no place there")
+    if form == "pth" and goods.pixels is not None and not (what.found is not None and what.found.assumed):
+        lost.append("how images are prepared, which has no place there")
+    return lost
 
 
 def _check_destination(dst: Path) -> None:

@@ -1,5 +1,7 @@
 """What a conversion mapped, for a terminal: by part, with shapes and dtypes, and what was left over."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from moco_jax.checkpoints import torch_names
@@ -7,8 +9,11 @@ from moco_jax.checkpoints.weights import Encoder, Tensors
 from moco_jax.conversion.source import Source
 
 
-def of(what: Source, which: str, *, whole: bool) -> list[str]:
-    """Lines of the table; `whole`: the state of training is mapped, else the backbone of one encoder."""
+def of(what: Source, which: str, *, whole: bool, lost: Sequence[str] = ()) -> list[str]:
+    """Lines of the table; `whole`: the state of training is mapped, else the backbone of one encoder.
+
+    `lost` is what the format has no place for, in words.
+    """
     parts = _parts(what, which, whole)
     lines = [f"{'part':<16}{'tensors':>8}{'values':>13}  {'dtype':<8}  shapes"]
     for called, tensors in parts.items():
@@ -16,7 +21,7 @@ def of(what: Source, which: str, *, whole: bool) -> list[str]:
         ends = list(dict.fromkeys([*list(tensors)[:1], *list(tensors)[-1:]]))
         shapes = " ... ".join(f"{name} {tensors[name].shape}" for name in ends)
         lines.append(f"{called:<16}{len(tensors):>8}{values:>13,}  {', '.join(dtypes):<8}  {shapes}")
-    return [*lines, *_left(what, which, whole)]
+    return [*lines, *_left(what, which, whole), *(f"left out: {part}" for part in lost), "left over: none"]
 
 
 def _parts(what: Source, which: str, whole: bool) -> dict[str, Tensors]:
@@ -64,5 +69,6 @@ def _left(what: Source, which: str, whole: bool) -> list[str]:
                 f"left out: the projection head ({len(encoder.head)} tensors, {shape}), which only training uses"
             )
         if what.target is not None:
-            lines.append("left out: the other encoder, momentum and queue")
-    return [*lines, "left over: none"]
+            trained = what.run is not None or (what.found is not None and what.found.training is not None)
+            lines.append("left out: the other encoder" + (", momentum and queue" if trained else ""))
+    return lines

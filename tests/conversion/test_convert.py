@@ -174,6 +174,23 @@ def test_a_backbone_is_a_state_dict_of_the_encoder_that_was_asked_for(run, tmp_p
     assert any("left out: the projection head (4 tensors, 16 -> 8)" in line for line in said)
 
 
+def test_what_stays_behind_is_what_was_there(run, tmp_path):
+    """Of two encoders without training no momentum and no queue is left out; of weights alone no pixels."""
+    torch = pytest.importorskip("torch")
+    quiet(run, tmp_path / "a.pth.tar", "pth.tar")
+    pixels = "left out: how images are prepared, which has no place there"
+    for path in (run, tmp_path / "a.pth.tar"):
+        said = quiet(path, tmp_path / f"{path.name}.pth", "pth")
+        assert "left out: the other encoder, momentum and queue" in said and pixels in said
+        assert said.index("left over: none") > said.index(pixels)
+    content = torch.load(tmp_path / "a.pth.tar", weights_only=True)
+    state = {n: t for n, t in content["state_dict"].items() if "queue" not in n}
+    torch.save({"state_dict": state}, tmp_path / "b.pth.tar")
+    said = quiet(tmp_path / "b.pth.tar", tmp_path / "b.pth", "pth")
+    assert "left out: the other encoder" in said and pixels not in said
+    assert pixels not in quiet(tmp_path / "b.pth", tmp_path / "c.pth", "pth")
+
+
 def test_the_table_counts_every_tensor(run, tmp_path):
     """As many values as the state holds, by part."""
     pytest.importorskip("torch")
@@ -348,11 +365,14 @@ def test_paths_of_home_and_names_that_are_no_text(run, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="a.pth is a ResNet in .* names: start a run from it by --config.train.init"):
         quiet("~/a.pth", "~/b.pth.tar", "pth.tar")
     assert any("nothing in it says how images are prepared" in line for line in quiet("~/a.pth", "~/b.pth", "pth"))
-    assert not any("how images are prepared" in line for line in quiet("~/imagenet", "~/c.pth", "pth"))
+    quiet("~/imagenet", "~/c.pth.tar", "pth.tar")
+    for name in ("imagenet", "c.pth.tar"):  # whose description says it
+        assert not any("nothing in it says" in line for line in quiet(f"~/{name}", f"~/of {name}.pth", "pth"))
     odd = tmp_path / os.fsdecode(b"n\xff.pth")
     (tmp_path / "a.pth").rename(odd)
     quiet(odd, tmp_path / "hf", "huggingface")
-    assert "# n?.pth: resnet_tiny" in (tmp_path / "hf/README.md").read_text()
+    card = (tmp_path / "hf/README.md").read_text()
+    assert "# n?.pth: resnet_tiny" in card and "A backbone; nobody says how it was trained." in card
 
 
 def test_the_source_may_have_any_name(tmp_path):
