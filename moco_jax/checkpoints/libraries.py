@@ -6,22 +6,23 @@ from typing import Any
 
 import numpy as np
 
-from moco_jax.checkpoints import folders
+from moco_jax.checkpoints import folders, messages
 from moco_jax.config import ConfigError
 
 
-def opened(folder: Path) -> Callable[[np.ndarray], np.ndarray] | None:
+def opened(folder: Path) -> Callable[[np.ndarray], np.ndarray] | str:
     """Prepared images (n, C, H, W) -> backbone features (n, D) float32, by the library that the folder is for.
 
-    In evaluation mode, on the CPU, from the folder alone: nothing is downloaded. None where that library, or what it
-    needs, is not installed. Raises ConfigError where the library opens the folder without some of its weights.
+    In evaluation mode, on the CPU, from the folder alone: nothing is downloaded. Where that library is not installed,
+    or does not import, words that say so. Raises ConfigError where the library opens the folder without some of its
+    weights.
     """
-    found = {"timm": _timm, "huggingface": _transformers}[folders.library(folder)](folder.resolve())
-    if found is None:
-        return None
+    name, by = {"timm": ("timm", _timm), "huggingface": ("transformers", _transformers)}[folders.library(folder)]
+    if (why := _why_not(name)) is not None:
+        return why
     import torch
 
-    model, call = found
+    model, call = by(folder.resolve())
     model.float().eval()
 
     def features(images: np.ndarray) -> np.ndarray:
@@ -31,21 +32,33 @@ def opened(folder: Path) -> Callable[[np.ndarray], np.ndarray] | None:
     return features
 
 
-def _timm(folder: Path) -> Any:
+def _why_not(name: str) -> str | None:
+    """Why a library cannot be asked, in words; None where it can."""
     try:
-        import timm
-    except ImportError:
-        return None
+        if name == "timm":
+            import timm  # noqa: F401
+        else:
+            from transformers import ResNetModel  # noqa: F401
+        import torch  # noqa: F401
+    except Exception as error:  # importing runs whatever a library does, such as operators that this torch has not
+        if isinstance(error, ModuleNotFoundError) and error.name == name:
+            return f"{name} is not installed"
+        reason = messages.one_line(f"{type(error).__name__}: {error}", 200)
+        return f"{name} is installed and does not import ({reason})"
+    return None
+
+
+def _timm(folder: Path) -> Any:
+    import timm
+
     model: Any = timm.create_model(f"local-dir:{folder}", pretrained=True)  # strict: every name must be there
     return model, lambda x: model.forward_head(model.forward_features(x), pre_logits=True)
 
 
 def _transformers(folder: Path) -> Any:
-    try:
-        from transformers import ResNetModel
-        from transformers.utils import logging
-    except ImportError:
-        return None
+    from transformers import ResNetModel
+    from transformers.utils import logging
+
     logging.disable_progress_bar()
     # By this class and not by an Auto one, which would look into config.json for code to import.
     found: Any = ResNetModel.from_pretrained(str(folder), local_files_only=True, output_loading_info=True)

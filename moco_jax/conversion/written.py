@@ -93,12 +93,12 @@ def folder_of(write: Callable[[Portable, Path], None], goods: Portable, folder: 
     write(goods, folder)
     found, name = reading.read(folder), folders.library(folder)
     theirs = libraries.opened(folder)
-    if theirs is None and not pytorch.installed():
-        return Told(f"features not compared: neither {LIBRARIES[name]} nor PyTorch is installed")
-    if theirs is None:
+    if isinstance(theirs, str) and not pytorch.installed():
+        return Told(f"features not compared: {theirs}, and PyTorch is not installed")
+    if isinstance(theirs, str):
         return Told(
             features_of_tensors(_encoder(goods), goods.pixels, found.online.backbone),
-            (f"{LIBRARIES[name]} is not installed, so it was not asked; PyTorch read what was written",),
+            (f"{theirs}, so {LIBRARIES[name]} was not asked; PyTorch read what was written",),
         )
     return Told(agreement.of(_encoder(goods), goods.pixels, theirs, LIBRARIES[name]))
 

@@ -185,10 +185,35 @@ def test_the_card_is_run(tmp_path, library, classes):
 
 @pytest.mark.parametrize("missing", ["timm", "transformers"])
 def test_without_the_library_there_are_no_features(tmp_path, monkeypatch, missing):
-    """None, not an error: the folder is written all the same."""
+    """Words, not an error: the folder is written all the same."""
     WRITE[missing](portable(), tmp_path)
     monkeypatch.setitem(sys.modules, missing, None)
-    assert libraries.opened(tmp_path) is None
+    assert libraries.opened(tmp_path) == f"{missing} is not installed"
+
+
+@pytest.mark.parametrize("library", ["timm", "transformers"])
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        (
+            "raise RuntimeError('operator torchvision::nms\\ndoes not exist')",
+            "RuntimeError: operator torchvision::nms does",
+        ),
+        ("raise OSError('libcudart.so.12: no such file')", "OSError: libcudart.so.12"),
+        ("raise AttributeError('_ARRAY_API not found')", "AttributeError: _ARRAY_API"),
+        ("import a_module_that_is_nowhere", "ModuleNotFoundError: No module named 'a_module_that_is_nowhere'"),
+    ],
+)
+def test_a_library_that_does_not_import_is_said_with_its_reason(tmp_path, monkeypatch, library, broken, said):
+    """On one line: one that was built for another torch, or lacks what it needs, is no reason for a traceback."""
+    (tmp_path / f"{library}.py").write_text(broken)
+    (tmp_path / "folder").mkdir()
+    WRITE[library](portable(), tmp_path / "folder")
+    for name in [n for n in sys.modules if n.split(".")[0] == library]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    found = libraries.opened(tmp_path / "folder")
+    assert found.startswith(f"{library} is installed and does not import ({said}") and "\n" not in found
 
 
 def test_transformers_may_not_fill_in_what_is_missing(tmp_path):

@@ -6,13 +6,15 @@ import sys
 import numpy as np
 import pytest
 
-from moco_jax.checkpoints import agreement, libraries, origin, reading
+from moco_jax import initial
+from moco_jax.checkpoints import agreement, huggingface_folders, libraries, origin, reading, timm_folders
 from moco_jax.checkpoints.store import Store, write_json
 from moco_jax.checkpoints.training import Ours
 from moco_jax.config import ConfigError
 from moco_jax.conversion import convert, probe, source
 from moco_jax.evaluation.encoder import digest
 from moco_jax.state import Network
+from tests.checkpoints import portables
 from tests.conversion import runs
 
 IMAGENET = {"stem": "imagenet"}
@@ -70,10 +72,10 @@ def test_without_the_library_torch_reads_what_was_written(run, tmp_path, monkeyp
     """And it is said that the library was not asked."""
     pytest.importorskip("safetensors")
     pytest.importorskip("torch")
-    monkeypatch.setattr(libraries, "opened", lambda folder: None)
+    monkeypatch.setattr(libraries, "opened", lambda folder: "transformers does not import (why)")
     said = quiet(run, tmp_path / "hf", "huggingface")
     assert any("JAX against PyTorch" in line for line in said)
-    assert any("transformers is not installed, so it was not asked" in line for line in said)
+    assert "transformers does not import (why), so transformers was not asked; PyTorch read what was written" in said
 
 
 def test_detectron2_gets_its_pickle_and_the_lines_of_its_config(tmp_path, monkeypatch):
@@ -133,10 +135,10 @@ def test_a_classifier_travels_with_its_own_encoder_alone(run, tmp_path, which, c
 def test_a_folder_is_written_where_nothing_can_compare_it(run, tmp_path, monkeypatch):
     """Neither its library nor torch is there: it says so, and writes what it can."""
     monkeypatch.setitem(sys.modules, "torch", None)
-    monkeypatch.setattr(libraries, "opened", lambda folder: None)
+    monkeypatch.setattr(libraries, "opened", lambda folder: "transformers is not installed")
     said = []
     convert.convert(run, tmp_path / "hf", "huggingface", say=said.append)
-    assert "features not compared: neither transformers nor PyTorch is installed" in said
+    assert "features not compared: transformers is not installed, and PyTorch is not installed" in said
     assert (tmp_path / "hf/model.safetensors").exists()
 
 
@@ -159,6 +161,39 @@ def test_weights_keep_where_they_come_from(run, tmp_path):
     assert source.portable(what._replace(run=None, found=published), "online", None, "mit").license == "mit"
     for odd in ({"origin": 3}, {"origin": {"text": 1}}, {"init": {"origin": {"text": "a"}}}, {"init": None}):
         assert origin.of_run(what.run.about | odd, 8) == ("run of moco, step 8 of 20", "")
+
+
+def test_origin_and_licence_outlive_a_hop_over_folders(tmp_path, monkeypatch):
+    """A published file into a folder of one library, from there into one of the other, and into a run."""
+    pytest.importorskip("safetensors")
+    monkeypatch.setattr(agreement, "of", lambda *args: "agreed")
+    monkeypatch.setattr(libraries, "opened", lambda folder: lambda x: x)
+    runs.write(tmp_path / "run", model={"arch": "resnet18", "width": 64, **IMAGENET})
+    what = source.open_source(tmp_path / "run", sha256=None)
+    found = reading.Found("the released code's", what.online, None, None, None, None, "moco_v1_x", None, (), "ab12")
+    first = origin.of_file(found)
+    for one, other in ((timm_folders.write_timm, "huggingface"), (huggingface_folders.write_huggingface, "timm")):
+        (tmp_path / f"to {other}").mkdir()
+        one(source.portable(what._replace(run=None, found=found), "online", None, "mit"), tmp_path / f"to {other}")
+        quiet(tmp_path / f"to {other}", tmp_path / other, other)
+        card = (tmp_path / other / "README.md").read_text()
+        assert f", made from {first.text}\n" in card and 'license: "other"' in card
+        assert f"## Licence\n\nmit, as given at conversion. {origin.MIT_OR_NC}" in card
+        begun = initial.read(str(tmp_path / other)).about["origin"]
+        assert begun["text"].endswith(first.text) and begun["license_note"].endswith(origin.MIT_OR_NC)
+
+
+def test_class_names_and_pixels_that_pth_cannot_hold_are_said(tmp_path, monkeypatch):
+    """A folder of a library has both; a file in torchvision's names neither."""
+    pytest.importorskip("safetensors")
+    pytest.importorskip("torch")
+    monkeypatch.setattr(agreement, "of", lambda *args: "agreed")
+    huggingface_folders.write_huggingface(portables.portable(classes=("cat", "dog")), tmp_path)
+    said = quiet(tmp_path, tmp_path / "a.pth", "pth")
+    lost = ["left out: the names of its 2 classes, which have no place there"]
+    lost.append("left out: how images are prepared, which has no place there")
+    assert [line for line in said if "no place" in line] == lost
+    assert not any("no place" in line for line in quiet(tmp_path / "a.pth", tmp_path / "b.pth", "pth"))
 
 
 def test_the_card_of_published_weights_tells_of_both_licences(run):
