@@ -127,6 +127,8 @@ def test_it_says_how_the_released_code_goes_on():
     said = going_on(runs.config(model={**V2, "head": "linear"}, size=224, optimizer=STEPS))
     steps = FLAGS.replace("--cos", "--schedule 3 4")
     assert said == (f"{begin} --arch resnet18 --lr 0.01875 {steps} --aug-plus {end}",)
+    said = going_on(dataclasses.replace(runs.config(model=V2), views=Views(recipe="moco_v1", size=224)))
+    assert said == (f"{begin} --arch resnet18 --lr 0.3 {FLAGS} --mlp {end}",)
 
 
 def test_it_says_how_the_notebook_goes_on():
@@ -153,6 +155,7 @@ def test_what_that_code_lacks_is_said():
     lacks = "no views.recipe=bands (it augments as moco_v1), no views.size=16 (its views have 224 pixels), "
     lacks += "no moco.symmetric, no queue.mask_same_image, no data.pairs=same_group"
     assert going_on(config)[1:] == (f"that code trains otherwise than this run from there on: it has {lacks}",)
+    assert "--aug-plus" not in going_on(config)[0]
     assert "recipe=moco_v2 (it augments as cifar_demo)" in going_on(runs.config(model={**R18, "head": "linear"}))[1]
     for model in ({**R18, "head": "mlp"}, {**V2, "width": 4}, {**V2, "arch": "resnet_tiny"}):
         (said,) = going_on(runs.config(model=model))
