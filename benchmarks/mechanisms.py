@@ -40,7 +40,7 @@ PAGES = {
     "memory_bank": "cifar10_small_memory_bank",
 }
 SEEDS = (1, 2, 3)  # 0 is for tuning
-RATES, TUNING_TEMPERATURES = (0.12, 0.24, 0.48), (0.1, 0.2)  # the same grid for every mechanism
+RATES, TUNING_TEMPERATURES = (0.06, 0.12, 0.24), (0.1, 0.2)  # the same grid for every mechanism
 TUNED: dict[str, dict[str, Any]] = {name: {} for name in PAGES}  # what the grid chose
 MIDDLE = 256  # the dictionary of tuning, and of what is not about its size
 SIZES = (64, 256, 1024, 4096)

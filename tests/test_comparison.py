@@ -1,0 +1,131 @@
+"""The comparison of mechanisms: which runs there are, what one says of itself, how it goes on, what is drawn of it."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from benchmarks import hard_negatives, mechanisms, mechanisms_figures
+from moco_jax import checks, config
+
+ALL = {run.name: run for runs in mechanisms.parts().values() for run in runs}
+
+
+def test_every_run_is_a_config_that_fits_and_sees_as_many_images():
+    """10,000 images on one device; whole batches leave out at most one batch of an epoch."""
+    for run in ALL.values():
+        page = mechanisms.page_of(run, None)
+        c = checks.resolve(config.read(page), 10_000)
+        checks.check(c, records=10_000, devices=1)
+        assert c.mechanism == run.mechanism and c.seed == run.seed and c.train.epochs == 5
+        assert 10_000 - c.batch_size < 10_000 // c.batch_size * c.batch_size <= 10_000
+        for key, value in run.changes.items():
+            assert config.flat(c)[key] == value
+
+
+def test_every_mechanism_is_tuned_alike_and_judged_by_other_seeds():
+    """The same grid for each, on seed 0; three seeds a point; one dictionary size in common."""
+    parts = mechanisms.parts()
+    grids = {
+        name: [
+            (r.changes["optimizer.learning_rate"], r.changes[f"{name}.temperature"])
+            for r in parts["tuning"]
+            if r.mechanism == name
+        ]
+        for name in mechanisms.PAGES
+    }
+    assert len({tuple(grid) for grid in grids.values()}) == 1 and len(grids["moco"]) == 6
+    assert {r.seed for r in parts["tuning"]} == {0}
+    for name, runs in parts.items():
+        if name != "tuning":
+            settings = {r.name.rsplit(",seed=", 1)[0] for r in runs}
+            assert len(runs) == 3 * len(settings) and {r.seed for r in runs} == {1, 2, 3}
+    assert {r.changes["moco.momentum"] for r in parts["momentum"]} == {0.0, 0.9, 0.99, 0.999, 0.9999}
+    assert {r.changes["shuffle.block"] for r in parts["shuffle"]} == {0, 64}
+
+
+def test_the_weight_of_the_hardest_negatives_by_hand():
+    """Two queries, 200 negatives, so that the hardest 1 % are two; a small temperature puts all weight on them."""
+    cosines = np.zeros((2, 200))
+    cosines[0, [7, 9]], cosines[1, [0, 3]] = (0.5, 0.4), (0.2, 0.1)
+    alike = np.zeros((2, 200), bool)
+    alike[0, 7] = True
+    share, same = hard_negatives.of(cosines, alike, 0.1)
+    e = np.exp
+    first, second = e(5) + e(4), e(2) + e(1)
+    assert share == pytest.approx((first / (first + 198) + second / (second + 198)) / 2)
+    assert same == pytest.approx(e(5) / first / 2)
+    assert hard_negatives.of(cosines, alike, 0.005)[0] == pytest.approx(1)
+    assert hard_negatives.of(cosines, alike, 100.0)[0] == pytest.approx(0.01, rel=0.01)
+
+
+def test_only_runs_without_a_line_are_run_and_a_failure_is_said(tmp_path, monkeypatch, capsys):
+    """One is done, one fails, the rest get a line each; the second call runs what failed alone."""
+    runs = mechanisms.parts()["shuffle"]
+    out = tmp_path / "out.jsonl"
+    out.write_text(json.dumps({"run": runs[0].name}) + "\n")
+    asked = []
+
+    def spawned(run, named):
+        asked.append(run.name)
+        fails = run.name == runs[1].name and len(asked) < 6
+        return "" if fails else json.dumps({"run": run.name, "knn_top1": 0.5, "seconds": 1.0})
+
+    monkeypatch.setattr(mechanisms, "spawned", spawned)
+    monkeypatch.setattr(sys, "argv", ["mechanisms", "--part=shuffle", f"--output={out}"])
+    assert mechanisms.main() == 0
+    assert sorted(asked) == sorted(r.name for r in runs[1:])
+    assert mechanisms.main() == 0 and asked[5:] == [runs[1].name]
+    assert [json.loads(text)["run"] for text in out.read_text().splitlines()].count(runs[1].name) == 1
+    assert "6 runs, 5 left" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_run_says_what_came_of_it(tmp_path, monkeypatch):
+    """Shrunken, on digits: kNN, loss, consistency by age, the gradient on hard negatives; again it is read back."""
+    small = {"batch_size": 64, "bn.group_size": 8, "model.width": 4, "model.dim": 8, "train.epochs": 1}
+    small |= {
+        "eval.every_epochs": 1,
+        "leak.every_epochs": 0,
+        "consistency.every_epochs": 1,
+        "data.split": "train[:200]",
+    }
+    monkeypatch.setattr(mechanisms, "COMMON", small | {"eval.bank_split": "train[:200]", "eval.k": 5})
+    monkeypatch.setattr(mechanisms, "PAGES", {"moco": "digits"})
+    run = mechanisms.Run("moco", {"queue.size": 128, "moco.temperature": 0.2}, 1)
+    line = json.loads(json.dumps(mechanisms.line_of(run, tmp_path / run.name, str(tmp_path / "tfds"))))
+    assert run.name == line["run"] == "moco,queue.size=128,moco.temperature=0.2,seed=1"
+    assert 0 < line["knn_top1"] <= 1 and line["chance"] == pytest.approx(np.log(129)) and line["images_seen"] == 192
+    assert [age for age, _ in line["key_cosine_by_age"]] == [1, 2]
+    found = line["hard_negatives"]
+    assert found["trained"] == 0.2 and found["negatives"] == 128 and 0 < found["alike"] < 0.3
+    shares = [found[str(t)][0] for t in mechanisms.TEMPERATURES]
+    assert shares == sorted(shares, reverse=True) and shares[-1] < shares[0] <= 1
+    again = mechanisms.line_of(run, tmp_path / run.name, str(tmp_path / "tfds"))
+    assert again["knn_top1"] == line["knn_top1"]
+    np.testing.assert_allclose(again["hard_negatives"]["0.1"], found["0.1"], rtol=1e-5)
+
+
+def test_what_was_found_is_summed_up_and_drawn(tmp_path, capsys, monkeypatch):
+    """Mean and deviation over seeds, by setting; three pictures, also of a part of the runs."""
+    lines = []
+    for i, run in enumerate(run for run in ALL.values() if run.seed):
+        hard = {str(t): [0.5 / (1 + t), 0.2] for t in mechanisms.TEMPERATURES} | {"alike": 0.1}
+        lines.append(
+            {"run": run.name, "mechanism": run.mechanism, "seed": run.seed, "changes": run.changes, "loss": 1.0}
+            | {"knn_top1": 0.3 + 0.01 * run.seed + 0.001 * i, "chance": 5.0, "verdict": "learning"}
+            | {"key_cosine_by_age": [[1, 0.9], [5, 0.8]], "hard_negatives": hard}
+        )
+    stored = tmp_path / "in.jsonl"
+    stored.write_text("".join(json.dumps(line) + "\n" for line in [*lines, lines[0] | {"knn_top1": 0.9}]))
+    monkeypatch.setattr(sys, "argv", ["figures", f"--input={stored}", f"--pictures={tmp_path}"])
+    assert mechanisms_figures.main() == 0
+    name = mechanisms_figures.setting(lines[0])
+    found = mechanisms_figures.summary(mechanisms_figures.read(stored))[name]
+    same = [90.0, *(100 * line["knn_top1"] for line in lines[1:] if mechanisms_figures.setting(line) == name)]
+    assert found["mean"] == pytest.approx(np.mean(same)) and found["std"] == pytest.approx(np.std(same, ddof=1))
+    assert name in capsys.readouterr().out
+    for part in ("size", "momentum", "temperature"):
+        assert (tmp_path / f"mechanisms_{part}.png").stat().st_size > 10_000
+    assert mechanisms_figures.along(lines, "momentum", "moco", "moco.momentum").keys() == set(mechanisms.MOMENTA)
