@@ -116,7 +116,10 @@ def read(path: str, *, step: int | None = None) -> Weights:
     Raises ConfigError where there are none.
     """
     place = Path(path).expanduser()
-    return _of_file(place, path) if reading.is_foreign(place) else _of_run(place, path, step)
+    try:
+        return _of_file(place, path) if reading.is_foreign(place) else _of_run(place, path, step)
+    except ConfigError as error:
+        raise ConfigError(f"train.init_from={path}: {error}") from None
 
 
 def _of_file(place: Path, path: str) -> Weights:

@@ -29,6 +29,7 @@ class Views:
     recipe: str | None = None  # a name in views/recipes.py, its first view; None: centre views, encoded once
     size: int | None = None  # side of a view in pixels (None: as the encoder was trained)
     resize: int | None = None  # shorter side before a centre view is cut (None: as the encoder's eval.resize)
+    filter: str | None = None  # bilinear or bicubic, by which it is resized (None: as the encoder's)
     path: str | None = None  # resident: images live on the device; streamed: the host crops (None: as the encoder's)
 
 

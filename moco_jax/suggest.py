@@ -154,7 +154,10 @@ def _choose_evaluation(images: Images, size: int, choose: Any) -> None:
         choose("eval.bank_split", share, f"{none}: a part of {files.TRAIN} lends its labels")
         choose("eval.split", rest, "they are to tell the labels of the rest, which training sees without them")
     choose("eval.k", min(200, max(bank // images.classes, 1)), "about the images of a class")
-    choose("eval.resize", size * 8 // 7, "as 256 for 224")
+    resize, why = size * 8 // 7, "as 256 for 224"
+    if (resize - size) % 4 == 3:
+        resize, why = resize + 1, f"{why}, and one more: of {resize} transformers would cut the centre elsewhere"
+    choose("eval.resize", resize, why)
 
 
 def plan(images: Images, page: ConfigDict) -> Iterator[str]:

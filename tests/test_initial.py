@@ -167,7 +167,7 @@ def test_a_run_without_a_checkpoint_needs_its_weights_and_the_same_ones(done, se
     assert begin(run_config(str(done)), tmp_path)[1].trees is not None
     with pytest.raises(ConfigError, match=r"delete .* to begin anew\) holds a run that began from other weights"):
         begin(run_config(str(second)), tmp_path)
-    with pytest.raises(ConfigError, match="there is no folder"):
+    with pytest.raises(ConfigError, match="^train.init_from=.*/gone: there is no .*/gone: give a run's folder, a file"):
         begin(run_config(str(tmp_path / "gone")), tmp_path)
 
 
@@ -189,7 +189,7 @@ def test_a_run_that_trained_on_gives_the_weights_that_it_had_then(done, second, 
 
 def test_bad_weights_are_an_error_before_the_folder_is_touched(tmp_path):
     """Nothing is made."""
-    with pytest.raises(ConfigError, match="there is no folder .*gone"):
+    with pytest.raises(ConfigError, match="^train.init_from=.*/gone: there is no .*/gone: .* or a folder of timm"):
         train(run_config(str(tmp_path / "gone")), tmp_path / "new")
     assert list(tmp_path.iterdir()) == []
 

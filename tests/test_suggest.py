@@ -29,6 +29,16 @@ def suggested(**changes):
     return config.read(page)
 
 
+@pytest.mark.parametrize(
+    ("shorter", "resize"), [(16, 18), (24, 28), (48, 54), (56, 64), (64, 73), (80, 92), (136, 156), (224, 256)]
+)
+def test_a_suggested_view_is_cut_alike_by_transformers(shorter, resize):
+    """Not three more than a multiple of four below the resized side, where their processor rounds otherwise."""
+    labelled = {"splits": {"train": 5000, "val": 9}, "labelled": frozenset(("train", "val")), "classes": 2}
+    c = suggested(shorter=shorter, **labelled)
+    assert (c.views.size, c.eval.resize) == (shorter, resize)
+
+
 @pytest.mark.parametrize("records", [16, 17, 24, 60, 63, 100, 768, 1000, 5000, 10**6])
 def test_a_suggested_run_passes_the_checks_of_any_number_of_images(records):
     """Batch, groups, shuffle block and queue fit each other, without a warning that the page could have avoided."""

@@ -5,7 +5,7 @@ from pathlib import PurePath
 from typing import Any
 
 from moco_jax.checkpoints.backbones import feature_size
-from moco_jax.checkpoints.folders import licence, usual
+from moco_jax.checkpoints.folders import cut_elsewhere, licence, usual
 from moco_jax.checkpoints.weights import Portable
 
 WHICH = {
@@ -38,6 +38,10 @@ images = torch.zeros(1, CHANNELS, SIZE, SIZE)  # prepared as above
 with torch.no_grad():
     features = model(images).pooler_output.flatten(1)  # (n, FEATURES)"""
 
+WRAPPED = f"""transformers opens it too, with timm installed: `AutoModel.from_pretrained("{FOLDER}")`.
+
+"""
+
 LOGITS = {
     "timm": "\n    logits = model(images)  # (n, CLASSES)",
     "transformers": """
@@ -52,12 +56,13 @@ with torch.no_grad():
 
 def card(portable: Portable, library: str, *, missing: str = "") -> str:
     """The text of README.md for `library`, timm or transformers; `missing` says what the folder could not hold."""
+    opened = WRAPPED if library == "timm" else ""
     sections = [
         _header(portable, library),
         _what(portable),
-        "## Images\n\n" + "\n\n".join(filter(None, (_images(portable), _processor(portable, library), missing))),
-        f"## Use\n\n```python\n{_snippet(portable, library)}\n```\n\nBatch norm has its running statistics, as in "
-        "evaluation; call `.eval()`, or the images of a batch are normalised by each other.",
+        "## Images\n\n" + "\n\n".join(filter(None, (_images(portable), missing or _processor(portable, library)))),
+        f"## Use\n\n```python\n{_snippet(portable, library)}\n```\n\n{opened}Batch norm has its running statistics, as "
+        "in evaluation; call `.eval()`, or the images of a batch are normalised by each other.",
         f"## Licence\n\n{_licence(portable)}",
     ]
     if portable.config is not None:
@@ -134,7 +139,11 @@ def _processor(portable: Portable, library: str) -> str:
     """What a processor of transformers does otherwise, where the folder has one."""
     if library != "transformers" or portable.pixels is None or not usual(portable.pixels):
         return ""
-    return "The processor in this folder cuts the centre one pixel further up or left than that for some sizes."
+    images = f"images whose longer side, resized, exceeds {portable.pixels.size} by three more than a multiple of four"
+    if every := cut_elsewhere(portable.pixels):
+        images = "every image"
+    way = ": for the same pixels take a timm folder of this encoder" if every else ""
+    return f"The processor in this folder cuts {images} one pixel further up or left than that{way}."
 
 
 def _snippet(portable: Portable, library: str) -> str:

@@ -4,6 +4,7 @@ The file is a pickle, Detectron2's own format for weights: it is written here an
 it is read beside numpy 1.26 or newer, as any pickle of arrays is.
 """
 
+import json
 import pickle
 import re
 from pathlib import Path
@@ -55,10 +56,13 @@ def write(portable: Portable, path: Path) -> None:
     path.write_bytes(pickle.dumps(content, protocol=4))  # arrays of any size; Python 3.4 and later
 
 
-def note(portable: Portable) -> str:
-    """The YAML that a Detectron2 config must have for these weights, since its defaults are others."""
+def note(portable: Portable, weights: str = "") -> str:
+    """The YAML that a Detectron2 config must have for these weights, since its defaults are others.
+
+    `weights` is the name of their file, for MODEL.WEIGHTS.
+    """
     depth, width = DEPTHS[portable.model.arch], portable.model.width
-    lines = ["MODEL:"]
+    lines = ["MODEL:", *([f"  WEIGHTS: {json.dumps(weights)}"] if weights else [])]  # JSON is YAML
     if (p := portable.pixels) is None:
         lines.append("  # PIXEL_MEAN, PIXEL_STD: nobody says how images were standardised for this encoder")
     else:

@@ -13,6 +13,7 @@ import numpy as np
 
 from moco_jax.checkpoints import backbones, messages, safetensors_file, weights
 from moco_jax.checkpoints.backbones import with_counts
+from moco_jax.checkpoints.messages import listed, one_line
 from moco_jax.checkpoints.weights import Classifier, Origin, Pixels, Portable, Tensors
 from moco_jax.config import ConfigError, Model
 from moco_jax.data import crops
@@ -21,6 +22,8 @@ CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 DTYPES, LARGEST = ("uint8", "uint16", "float32"), 2**14  # of images as stored; pixels of a side
 OURS = "moco_jax"  # the key of config.json for what the libraries' own fields cannot say
 LONGEST = 4000  # characters of where a folder comes from
+LEAST_STD, MOST_MEAN = 1e-12, 1e6  # of values mapped to 0..1: beyond them no images were measured
+SMALLEST = 0.01  # crop_pct: a share of the resized side, and not so small that no side is large enough
 NAMELESS = "LABEL_{}"  # what transformers calls a class without a name
 
 Json = dict[str, Any]
@@ -37,7 +40,9 @@ def library(folder: Path) -> str:
         return "huggingface"
     if "architecture" in config and kind in (None, "timm_wrapper"):
         return "timm"
-    said = f'model_type {kind!r}, where "resnet" is read' if kind else "neither a model_type nor timm's architecture"
+    said = (
+        f'model_type {shown(kind)}, where "resnet" is read' if kind else "neither a model_type nor timm's architecture"
+    )
     raise ConfigError(f"{folder / CONFIG} has {said}: no folder of a ResNet of Hugging Face or of timm")
 
 
@@ -54,15 +59,23 @@ def read_json(path: Path) -> Json:
     return found
 
 
-def read_weights(folder: Path) -> Tensors:
-    """The tensors of model.safetensors; raises ConfigError where that file is missing, or is none."""
+def read_weights(folder: Path, data: bytes | None = None) -> Tensors:
+    """The tensors of model.safetensors; raises ConfigError where that file is missing, or is none.
+
+    `data` is its content, where that has been read already.
+    """
     path = folder / WEIGHTS
     if not path.exists():
         raise ConfigError(
             f"{folder} has no {WEIGHTS}: weights in other files of such a folder are not read; save the model again "
             "with safe serialization, in one file"
         )
-    return safetensors_file.read(path)[0]
+    return safetensors_file.read(path, data)[0]
+
+
+def shown(value: Any) -> str:
+    """A value of a stranger's file as part of a message: a number may have thousands of digits."""
+    return one_line(repr(value), 60)
 
 
 def write(folder: Path, config: Json, tensors: Tensors, card: str) -> None:
@@ -112,7 +125,7 @@ def named(labels: Any, *, what: str) -> tuple[str, ...] | None:
     """
     if isinstance(labels, dict):
         if set(labels) != {str(i) for i in range(len(labels))}:
-            raise ConfigError(f"{what}: the classes' numbers are not 0 to {len(labels) - 1}: {sorted(labels)[:3]}, ...")
+            raise ConfigError(f"{what}: the classes' numbers are not 0 to {len(labels) - 1}: {listed(sorted(labels))}")
         labels = [labels[str(i)] for i in range(len(labels))]
     if not labels:
         return None
@@ -130,6 +143,14 @@ def crop_share(size: int, resize: int) -> float:
     """`crop_pct` of both libraries: they resize to floor(size / crop_pct), and rounding must not make that one less."""
     share = size / resize
     return share if math.floor(size / share) == resize else float(np.nextafter(share, 0.0))
+
+
+def cut_elsewhere(pixels: Pixels) -> bool:
+    """Whether the processor of transformers cuts every image one pixel further up or left than is done here.
+
+    It halves what exceeds the view and rounds down, where torchvision, and we, round a half to the even number.
+    """
+    return (pixels.resize - pixels.size) % 4 == 3
 
 
 def licence(portable: Portable) -> str:
@@ -176,7 +197,7 @@ def read_our_pixels(config: Json, *, what: str) -> Pixels | None:
         pixels = Pixels(size, resize, dtype, (float(low), float(high)), said["mean"], said["std"], said["filter"])
         crops.FILTERS[pixels.filter]  # or KeyError
     except (KeyError, OverflowError, TypeError, ValueError) as error:
-        raise ConfigError(f"{what}: {OURS}.pixels is not as it was written ({error!r})") from error
+        raise ConfigError(f"{what}: {OURS}.pixels is not as it was written ({shown(error)})") from error
     return pixels._replace(mean=numbers(said, "mean", what=what), std=numbers(said, "std", what=what))
 
 
@@ -184,36 +205,43 @@ def numbers(said: Mapping[str, Any], key: str, *, what: str) -> tuple[float, ...
     """A list of numbers under a key; raises ConfigError for anything else."""
     value = said.get(key)
     if not isinstance(value, list) or not value or not all(_number(v) for v in value):
-        raise ConfigError(f"{what}: {key} is {value!r}; a list of a number for each channel is read")
+        raise ConfigError(f"{what}: {key} is {shown(value)}; a list of a number for each channel is read")
     return tuple(float(v) for v in value)
 
 
-def number(said: Mapping[str, Any], key: str, default: float, *, what: str) -> float:
-    """A positive number under a key; raises ConfigError for anything else."""
+def number(said: Mapping[str, Any], key: str, default: float, *, what: str, above: float = 0.0) -> float:
+    """A number above 0, or what is asked, under a key; raises ConfigError for anything else."""
     value = said.get(key, default)
-    if not _number(value) or not value > 0:
-        raise ConfigError(f"{what}: {key} is {value!r}; a number above 0 is read")
+    if not _number(value) or not value > above:
+        raise ConfigError(f"{what}: {key} is {shown(value)}; a number above {above:g} is read")
     return float(value)
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # a whole number beyond every float
+        return False
 
 
 def check_pixels(pixels: Pixels | None, channels: int, *, what: str) -> None:
-    """Raises ConfigError unless there is a mean and a deviation above 0 for each channel."""
+    """Raises ConfigError unless the images are some that there are, with a mean and a deviation for each channel."""
     if pixels is None:
         return
     (low, high), sides = pixels.range, (pixels.size, pixels.resize)
     if pixels.dtype not in DTYPES or not 1 <= sides[0] <= sides[1] <= LARGEST or not (low < high < math.inf > -low):
         raise ConfigError(
-            f"{what}: images of {pixels.dtype} with values {low:g} to {high:g}, resized to {sides[1]} and cut to "
-            f"{sides[0]} pixels, are none that are read here ({', '.join(DTYPES)}; at most {LARGEST} pixels)"
+            f"{what}: images of {pixels.dtype} with values {low:g} to {high:g}, resized to {shown(sides[1])} and "
+            f"cut to {shown(sides[0])} pixels, are none that are read here ({', '.join(DTYPES)}; at most {LARGEST} "
+            "pixels)"
         )
-    if (len(pixels.mean), len(pixels.std)) != (channels, channels) or min(pixels.std) <= 0:
+    measured = f"{what}: mean {shown(pixels.mean)} and std {shown(pixels.std)}"
+    if (len(pixels.mean), len(pixels.std)) != (channels, channels):
+        raise ConfigError(f"{measured} do not fit {channels} channels: one of each for every channel")
+    if min(pixels.std) < LEAST_STD or max(map(abs, pixels.mean)) > MOST_MEAN:
         raise ConfigError(
-            f"{what}: mean {pixels.mean} and std {pixels.std} do not fit {channels} channels: one of each for every "
-            "channel, std above 0"
+            f"{measured} are those of no images, whose values are mapped to 0 to 1: std is at least {LEAST_STD:g}, and "
+            f"mean at most {MOST_MEAN:g}"
         )
 
 

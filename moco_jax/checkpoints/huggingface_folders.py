@@ -6,7 +6,7 @@ from typing import Any
 from moco_jax.checkpoints import folders
 from moco_jax.checkpoints.backbones import expansion
 from moco_jax.checkpoints.card import card
-from moco_jax.checkpoints.folders import CONFIG, WEIGHTS, Json
+from moco_jax.checkpoints.folders import CONFIG, WEIGHTS, Json, shown
 from moco_jax.checkpoints.huggingface_names import from_huggingface, to_huggingface
 from moco_jax.checkpoints.weights import Imported, Pixels, Portable
 from moco_jax.config import ConfigError, Model
@@ -82,6 +82,11 @@ def _no_processor(portable: Portable) -> str:
     return ""
 
 
+def cuts_elsewhere(portable: Portable) -> bool:
+    """Whether the folder's processor cuts every image elsewhere than the encoder's own views are cut."""
+    return portable.pixels is not None and not _no_processor(portable) and folders.cut_elsewhere(portable.pixels)
+
+
 def _processor(pixels: Pixels) -> Json:
     return {
         "image_processor_type": "ConvNextImageProcessor",  # what transformers use for ResNets
@@ -97,26 +102,28 @@ def _processor(pixels: Pixels) -> Json:
     }
 
 
-def read_huggingface(folder: Path) -> Imported:
+def read_huggingface(folder: Path, data: bytes | None = None) -> Imported:
     """The encoder of a folder that transformers or `write_huggingface` wrote.
 
     Pixels are what a ConvNextImageProcessor of the folder does; None where there is none, or it does something else.
+    `data` is the content of its model.safetensors, where that has been read already.
     Raises ConfigError naming file and key where it is not a ResNet as here, or not whole.
     """
     path = folder / CONFIG
     config = folders.read_json(path)
     for key, value in FIXED.items():
         if config.get(key, value) != value:
-            raise ConfigError(f"{path}: {key} is {config[key]!r}, which is another network; {value!r} is read")
+            raise ConfigError(f"{path}: {key} is {shown(config[key])}, which is another network; {value!r} is read")
     model = _model(config, path)
     what = str(folder)
-    tensors = from_huggingface(folders.read_weights(folder))
+    tensors = from_huggingface(folders.read_weights(folder, data))
     names = folders.named(config.get("id2label"), what=f"{path}: id2label") if "fc.bias" in tensors else None
     backbone, classifier = folders.without_classifier(tensors, names, what=what)
     channels = config.get("num_channels", DEFAULTS["num_channels"])
     if channels != folders.channels_of(backbone, what=what):
         raise ConfigError(
-            f"{path}: num_channels is {channels!r}, the first convolution takes {backbone['conv1.weight'].shape[1]}"
+            f"{path}: num_channels is {shown(channels)}, the first convolution takes "
+            f"{backbone['conv1.weight'].shape[1]}"
         )
     folders.check_encoder(backbone, classifier, model, channels, what=what)
     if classifier is not None and len(labels := config.get("id2label") or classifier.bias) != len(classifier.bias):
@@ -137,13 +144,15 @@ def _model(config: Json, path: Path) -> Model:
     }
     arch = next((name for name, of in kinds.items() if of == (depths, kind)), None)
     if arch is None:
-        raise ConfigError(f"{path}: depths {depths!r} of layer_type {kind!r} are none of {', '.join(ARCHS)}")
+        raise ConfigError(f"{path}: depths {shown(depths)} of layer_type {shown(kind)} are none of {', '.join(ARCHS)}")
     if not isinstance(width, int) or width < 1:
-        raise ConfigError(f"{path}: embedding_size is {width!r}; a whole number above 0 is read")
+        raise ConfigError(f"{path}: embedding_size is {shown(width)}; a whole number above 0 is read")
     model = Model(arch=arch, stem="imagenet", width=width)
     wanted = [width * 2**stage * expansion(model) for stage in range(len(kinds[arch][0]))]
     if said["hidden_sizes"] != wanted:
-        raise ConfigError(f"{path}: hidden_sizes are {said['hidden_sizes']!r}; {arch} of width {width} has {wanted}")
+        raise ConfigError(
+            f"{path}: hidden_sizes are {shown(said['hidden_sizes'])}; {arch} of that width has {shown(wanted)}"
+        )
     return model
 
 
@@ -161,8 +170,8 @@ def _pixels(path: Path) -> Pixels | None:
         return None
     edge: Any = said.get("size")
     edge = edge.get("shortest_edge") if isinstance(edge, dict) else edge  # a number in files of older versions
-    if not isinstance(edge, int) or not 1 <= edge < WARPS:
+    share = folders.number(said, "crop_pct", 224 / 256, what=what, above=folders.SMALLEST)
+    if not isinstance(edge, int) or not 1 <= edge < WARPS or share > 1:
         return None
-    resize = int(edge / folders.number(said, "crop_pct", 224 / 256, what=what))
     mean, std = (folders.numbers(said, key, what=what) for key in ("image_mean", "image_std"))
-    return Pixels(edge, resize, "uint8", (0.0, 255.0), mean, std, filter)
+    return Pixels(edge, int(edge / share), "uint8", (0.0, 255.0), mean, std, filter)

@@ -1,5 +1,6 @@
 """Weights of other programs, whatever kind of file or folder they come in: one function."""
 
+import hashlib
 import re
 from pathlib import Path
 
@@ -34,28 +35,45 @@ def unchecked(path: Path) -> bool:
     return path.is_file() and not (pytorch.is_file(path) and pytorch.has_checksums(path))
 
 
+def missing(path: Path) -> ConfigError:
+    """The error for weights where there is nothing."""
+    return ConfigError(
+        f"there is no {path}: give a run's folder, a file of weights, or a folder of timm or transformers"
+    )
+
+
+def neither(path: Path) -> ConfigError:
+    """The error for a folder that is none of those with weights."""
+    return ConfigError(
+        f"{path} is no run's folder, no file of weights, and no folder with {folders.CONFIG} and {folders.WEIGHTS}"
+    )
+
+
 def read(path: Path, *, sha256: str | None = None) -> Found:
     """What a file or folder of weights holds; ConfigError where there is none, or it is damaged, unsafe or unknown.
 
-    `sha256`, in hexadecimal digits, is of the file, and compared first: the one check of formats without checksums.
+    `sha256`, in hexadecimal digits, is of the file, and compared first: the one check of formats without checksums. Of
+    safetensors the very bytes are compared that are then read.
     """
     if not path.exists():
-        raise ConfigError(
-            f"there is no {path}: give a run's folder, a file of weights, or a folder of timm or transformers"
-        )
+        raise missing(path)
     if sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
         raise ConfigError(f"a SHA-256 has 64 hexadecimal digits, and {sha256!r} is none")
     file = path / folders.WEIGHTS if path.is_dir() else path
     try:
-        read_otherwise = file.is_file() and (path.is_dir() or safetensors_file.is_file(file))
-        found = pytorch.digests(file)[1] if sha256 is not None or read_otherwise else None
+        whole_at_once = file.is_file() and (path.is_dir() or safetensors_file.is_file(file))
+        data, found = file.read_bytes() if whole_at_once else None, None
+        if data is not None:
+            found = hashlib.sha256(data).hexdigest()
+        elif sha256 is not None:
+            found = pytorch.digests(file)[1]
         if sha256 is not None and found != sha256.lower():
             raise ConfigError(f"{file} has SHA-256 {found}, not {sha256}: it is damaged, or another file")
         if path.is_dir():
-            return _of_folder(READERS[folders.library(path)](path), path, found or "")
+            return _of_folder(READERS[folders.library(path)](path, data), path, found or "")
         if not path.is_file():
             raise ConfigError(f"{path} is no file: give a file of weights")
-        whole = _of_safetensors(path, found or "") if safetensors_file.is_file(path) else recognise.from_file(path)
+        whole = recognise.from_file(path) if data is None else _of_safetensors(path, data, found or "")
         if sha256 is not None and whole.sha256 != sha256.lower():
             raise ConfigError(f"{path} was replaced by another file while it was read")
         return whole
@@ -63,8 +81,8 @@ def read(path: Path, *, sha256: str | None = None) -> Found:
         raise ConfigError(f"{path} cannot be read ({error.strerror or error})") from None
 
 
-def _of_safetensors(path: Path, sha256: str) -> Found:
-    tensors, _ = safetensors_file.read(path)
+def _of_safetensors(path: Path, data: bytes, sha256: str) -> Found:
+    tensors, _ = safetensors_file.read(path, data)
     try:
         return recognise.from_tensors(tensors, "a ResNet in torchvision's names, safetensors", sha256)
     except ConfigError as error:

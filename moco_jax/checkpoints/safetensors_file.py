@@ -21,15 +21,17 @@ def is_file(path: Path) -> bool:
     return begins[8:] == b"{" and int.from_bytes(begins[:8], "little") < path.stat().st_size
 
 
-def read(path: Path) -> tuple[Tensors, dict[str, str]]:
+def read(path: Path, data: bytes | None = None) -> tuple[Tensors, dict[str, str]]:
     """Tensors and metadata of a file. Every tensor keeps its dtype but bfloat16, which is widened to float32, exactly.
+
+    `data` is its content, where that has been read already.
 
     The format has no checksum: a file cut short is refused, one with other bytes inside is not. Raises ConfigError
     naming the file where it cannot be read or is none, and where the package is missing.
     """
     library = _library()
     try:
-        data = path.read_bytes()
+        data = path.read_bytes() if data is None else data
         found = library.deserialize(data)
     except (OSError, library.SafetensorError) as error:
         raise ConfigError(f"{path} is no safetensors file that can be read whole ({_first_line(error)})") from error

@@ -7,7 +7,8 @@ from typing import Any
 from moco_jax.checkpoints import folders
 from moco_jax.checkpoints.backbones import feature_size, without_counts
 from moco_jax.checkpoints.card import card
-from moco_jax.checkpoints.folders import CONFIG, Json
+from moco_jax.checkpoints.folders import CONFIG, Json, shown
+from moco_jax.checkpoints.messages import listed, one_line
 from moco_jax.checkpoints.weights import Imported, Pixels, Portable
 from moco_jax.config import ConfigError, Model
 from moco_jax.data import crops
@@ -78,10 +79,11 @@ def _pretrained(portable: Portable) -> Json:
     return out
 
 
-def read_timm(folder: Path) -> Imported:
+def read_timm(folder: Path, data: bytes | None = None) -> Imported:
     """The encoder of a folder that timm, its wrapper in transformers, or `write_timm` wrote.
 
-    Pixels are what timm's own transforms of the folder do; None where it does not say, or for other channels.
+    Pixels are what timm's own transforms of the folder do; None where it does not say, or for other channels. `data` is
+    the content of its model.safetensors, where that has been read already.
 
     Raises ConfigError naming file and key where it is not a plain ResNet, or not whole.
     """
@@ -92,12 +94,14 @@ def read_timm(folder: Path) -> Imported:
     if not isinstance(cfg, dict) or not isinstance(args, dict):
         raise ConfigError(f"{path}: pretrained_cfg and model_args are objects of keys")
     if arch not in ARCHITECTURES:
-        raise ConfigError(f"{path}: architecture is {arch!r}; {', '.join(ARCHITECTURES)} are read, as torchvision's")
-    _check_arguments(args, str(config.get("global_pool", "avg")), path)
+        raise ConfigError(
+            f"{path}: architecture is {shown(arch)}; {', '.join(ARCHITECTURES)} are read, as torchvision's"
+        )
+    _check_arguments(args, config.get("global_pool", "avg"), path)
     if cfg.get("label_offset"):
-        raise ConfigError(f"{path}: pretrained_cfg.label_offset is {cfg['label_offset']!r}: only 0 is read")
+        raise ConfigError(f"{path}: pretrained_cfg.label_offset is {shown(cfg['label_offset'])}: only 0 is read")
 
-    tensors = without_counts(folders.read_weights(folder))
+    tensors = without_counts(folders.read_weights(folder, data))
     if tensors and all(name.startswith(WRAPPER) for name in tensors):
         tensors = {name.removeprefix(WRAPPER): tensor for name, tensor in tensors.items()}
     what = str(folder)
@@ -109,26 +113,27 @@ def read_timm(folder: Path) -> Imported:
     if classifier is not None:
         classes = config.get("num_classes", cfg.get("num_classes"))
         if classes is not None and classes != len(classifier.bias):
-            raise ConfigError(f"{path}: num_classes is {classes!r}, model.safetensors has {len(classifier.bias)}")
+            raise ConfigError(f"{path}: num_classes is {shown(classes)}, model.safetensors has {len(classifier.bias)}")
     pixels = folders.read_our_pixels(config, what=str(path)) or _pixels(cfg, channels, str(path))
     folders.check_pixels(pixels, channels, what=str(path))
     origin = folders.read_our_origin(config, what=str(path))
     return Imported(backbone, classifier, pixels, model, f"timm folder ({arch})", origin)
 
 
-def _check_arguments(args: dict[str, Any], pool: str, path: Path) -> None:
+def _check_arguments(args: dict[str, Any], pool: Any, path: Path) -> None:
     """Refuse what makes another network of an architecture."""
-    pools = {pool, args.get("global_pool", "avg")}
-    if pools != {"avg"}:
-        raise ConfigError(f"{path}: global_pool is {', '.join(map(str, pools - {'avg'}))}; only 'avg' is read")
+    if pools := [p for p in (pool, args.get("global_pool", "avg")) if p != "avg"]:
+        raise ConfigError(f"{path}: global_pool is {listed(pools)}; only 'avg' is read")
     if odd := sorted(set(args) - {*HARMLESS, "global_pool"}):
-        raise ConfigError(f"{path}: model_args.{odd[0]} is {args[odd[0]]!r}, which may make another network: not read")
+        key, value = one_line(odd[0], 60), shown(args[odd[0]])
+        raise ConfigError(f"{path}: model_args.{key} is {value}, which may make another network: not read")
 
 
 def _pixels(cfg: dict[str, Any], channels: int, what: str) -> Pixels | None:
     """What timm's own transforms do; None where mean or std are not said, or not of as many channels.
 
-    None too where they do what is not done here: views that are not square, or not cut from the centre.
+    None too where they do what is not done here: views that are not square, not of whole pixels, of other channels, not
+    cut from the centre, or larger than what they are cut from.
 
     Of a network for other channels older timm saves the mean and std that the architecture has for three.
     """
@@ -137,11 +142,13 @@ def _pixels(cfg: dict[str, Any], channels: int, what: str) -> Pixels | None:
     mean, std = folders.numbers(cfg, "mean", what=what), folders.numbers(cfg, "std", what=what)
     if (len(mean), len(std)) != (channels, channels):
         return None
-    shape = folders.numbers(cfg, "input_size", what=what) if "input_size" in cfg else (3.0, 224.0, 224.0)
-    if len(shape) != 3 or min(shape) < 1:
-        raise ConfigError(f"{what}: input_size is {cfg['input_size']}; channels, height and width are read")
+    shape = folders.numbers(cfg, "input_size", what=what) if "input_size" in cfg else (channels, 224.0, 224.0)
+    if len(shape) != 3 or not 1 <= min(shape) <= max(shape) <= folders.LARGEST:
+        raise ConfigError(f"{what}: input_size is {shown(cfg['input_size'])}; channels, height and width are read")
     size, filter = int(shape[1]), str(cfg.get("interpolation") or "bicubic")
-    if shape[1] != shape[2] or (cfg.get("crop_mode") or "center") != "center" or filter not in crops.FILTERS:
+    share = folders.number(cfg, "crop_pct", 0.875, what=what, above=folders.SMALLEST)
+    if shape != (channels, size, size) or share > 1:
         return None
-    resize = math.floor(size / folders.number(cfg, "crop_pct", 0.875, what=what))
-    return Pixels(size, resize, "uint8", (0.0, 255.0), mean, std, filter)
+    if (cfg.get("crop_mode") or "center") != "center" or filter not in crops.FILTERS:
+        return None
+    return Pixels(size, math.floor(size / share), "uint8", (0.0, 255.0), mean, std, filter)

@@ -63,6 +63,7 @@ def _convert(argv: Sequence[str]) -> int:
         classifier=named["classifier"],
         sha256=named["sha256"],
         licence=named["license"],
+        flags=of_page,
         say=flags.say,
     )
     return 0

@@ -21,13 +21,17 @@ def read(workdir: Path, source: Source, which: str) -> Classifier:
     result = read_json(workdir / "result.json")
     if result is None or "rows" not in result or not (workdir / "trained" / "checkpoints").is_dir():
         raise ConfigError(f"{workdir} holds no finished result of `moco-jax eval-linear`, such as runs/digits/linear")
-    about, row = result["about"], result["rows"]["trained encoder"]
-    settings = about["settings"]
+    try:
+        about, row, classes = result["about"], result["rows"]["trained encoder"], tuple(result["classes"])
+        settings, trained_on = about["settings"], about["encoder"]
+        at = list(settings["learning_rates"]).index(row["learning_rate"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"{workdir}/result.json is not as `moco-jax eval-linear` writes it ({error!r})") from None
     if settings.get("feature") != "backbone":
         raise ConfigError(f"the classifier in {workdir} is on {settings.get('feature')} features, which do not travel")
     encoder = source.encoder(which)
     network = weights.network(encoder)
-    if about["encoder"] != digest(Network(**network)):
+    if trained_on != digest(Network(**network)):
         raise ConfigError(
             f"the classifier in {workdir} was trained on another encoder than {source.name}'s {which} one"
         )
@@ -36,6 +40,5 @@ def read(workdir: Path, source: Source, which: str) -> Classifier:
         if step is None:
             raise ConfigError(f"{workdir}/trained holds no finished checkpoint")
         params = store.tree(step)["online"]["params"]
-    at = list(settings["learning_rates"]).index(row["learning_rate"])
     one = {name: np.asarray(value[at]) for name, value in params.items()}  # (D, classes), (classes,)
-    return weights.classifier(one["kernel"].T, one["bias"], encoder, tuple(result["classes"]))
+    return weights.classifier(one["kernel"].T, one["bias"], encoder, classes)

@@ -52,7 +52,7 @@ def described(source: Source, found: recognise.Found, config: Config | None) -> 
             "raise --config.train.epochs"
         )
     config = parts.config
-    notes = [f"epoch {training.epoch} is step {step} of {total}; go on by moco-jax train with these --config flags"]
+    notes = [f"epoch {training.epoch} is step {step} of {total}"]
     pretrain.default_evaluators(parts)  # what train would refuse, such as kNN without labels, is refused here
     assert config.moco is not None
     notes.append(

@@ -67,7 +67,7 @@ def open_source(path: Path, *, sha256: str | None) -> Source:
         found = reading.read(path, sha256=sha256)
         ours = found.ours
         return Source(
-            path.name.encode(errors="replace").decode(),  # it goes into texts, and need not be one
+            _name(path),
             origin.layout(found),
             found.online,
             found.target,
@@ -81,11 +81,15 @@ def open_source(path: Path, *, sha256: str | None) -> Source:
     return _of_run(path)
 
 
+def _name(path: Path) -> str:
+    """What it is called, also where a path is `.` or ends in `..`, as a text, which a name need not be."""
+    name = path.name if path.name not in ("", "..") else path.resolve().name
+    return name.encode(errors="replace").decode()
+
+
 def _of_run(path: Path) -> Source:
     if not (path / "checkpoints").is_dir():
-        raise ConfigError(
-            f"{path} is no run's folder, no file of weights, and no folder with config.json and model.safetensors"
-        )
+        raise reading.neither(path)
     with Store(path / "checkpoints", read_only=True) as store:
         step = store.latest()
         if step is None:
@@ -95,7 +99,7 @@ def _of_run(path: Path) -> Source:
     run = Run(step, about["total_steps"], tree, about, config)
     both = {part: _encoder(tree[part], config) for part in ("online", "target") if tree.get(part) is not None}
     layout = origin.of_run(about, step).text
-    return Source(path.name, layout, both["online"], both.get("target"), None, pixels_of(config, about), run, None)
+    return Source(_name(path), layout, both["online"], both.get("target"), None, pixels_of(config, about), run, None)
 
 
 def _encoder(network: dict[str, Any], config: Config) -> Encoder:

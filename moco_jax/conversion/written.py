@@ -106,7 +106,10 @@ def folder_of(write: Callable[[Portable, Path], None], goods: Portable, folder: 
 def detectron(goods: Portable, path: Path) -> Told:
     """A .pkl of the backbone for Detectron2's MODEL.WEIGHTS, and the lines that its config needs."""
     detectron2.write(goods, path)
-    return Told("features not compared: Detectron2 is not run here", ("its config needs:\n" + detectron2.note(goods),))
+    return Told(
+        "features not compared: Detectron2 is not run here",
+        ("its config needs:\n" + detectron2.note(goods, path.name),),
+    )
 
 
 def _encoder(goods: Portable) -> Encoder:

@@ -54,6 +54,8 @@ def export(
         say(f"features of {loaded.named(run)}")
     split = split or (data.split if images is None else "train")
     source = opening.open_split(data, split, name=images, data_dir=data_dir)
+    if say is not None:
+        say(f"{len(source):,} images: split {split} of {images or 'the images it was trained on'}")
     loaded.trained.preprocessing.check(sources.read(source, 0), f"{source.name}: record 0")
     with _whole(output, run) as file, tqdm(total=len(source), unit="image", disable=None) as bar:  # None: no terminal
         found = extract(

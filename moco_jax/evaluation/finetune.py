@@ -28,7 +28,8 @@ def run(
     where an encoder changed meanwhile (`kept.result`).
     """
     check(settings)
-    loaded = (load or loading.load)(checkpoint).resized(size=settings.views.size, resize=settings.views.resize)
+    how = settings.views
+    loaded = (load or loading.load)(checkpoint).resized(size=how.size, resize=how.resize, filter=how.filter)
     networks.check_encoder(settings.fit, loaded, scratch=settings.start == "scratch")
     pair = labelled.open_pair(
         settings.data, loaded.config.data, seed=settings.seed, own_source=loaded.source, like=loaded.values

@@ -9,8 +9,9 @@ from moco_jax import parallel
 from moco_jax.checkpoints import reading
 from moco_jax.checkpoints.store import Store
 from moco_jax.checkpoints.weights import Classifier
-from moco_jax.config import BatchNorm, Config, ConfigError, read_stored
+from moco_jax.config import BatchNorm, Config, ConfigError, read_stored, unknown
 from moco_jax.core.randomness import INIT, key
+from moco_jax.data import crops
 from moco_jax.evaluation import foreign
 from moco_jax.evaluation.encoder import (
     FrozenEncoder,
@@ -58,13 +59,18 @@ class Loaded(NamedTuple):
                 f"backbone: {key}=backbone"
             )
 
-    def resized(self, *, size: int | None, resize: int | None) -> "Loaded":
-        """The same with other centre views: `size` pixels cut from a shorter side of `resize`; None: as trained."""
+    def resized(self, *, size: int | None, resize: int | None, filter: str | None = None) -> "Loaded":
+        """The same with other centre views: `size` pixels cut from a shorter side of `resize`; None: as trained.
+
+        Raises ConfigError for a filter that is none of `data.crops.FILTERS`.
+        """
         how = self.trained.preprocessing
-        if size is None and resize is None:
+        if size is None and resize is None and filter is None:
             return self
+        if filter is not None and filter not in crops.FILTERS:
+            raise unknown("views.filter", filter, crops.FILTERS)
         size = size or how.size
-        how = how._replace(size=size, resize=resize or max(size, how.resize))
+        how = how._replace(size=size, resize=resize or max(size, how.resize), filter=filter or how.filter)
         forward = forward_of(self.encoder, how)
         trained, untrained = (freeze(forward, e.network, self.encoder, how) for e in (self.trained, self.untrained))
         return self._replace(trained=trained, untrained=untrained)
@@ -168,13 +174,11 @@ def built_of(config: Config, values: Values, *, group_size: int, with_head: bool
 def checkpoints_of(run: Path) -> Path:
     """The folder of a run's checkpoints; ConfigError where `run` is no run, or has none yet."""
     if not run.is_dir():
-        raise ConfigError(
-            f"there is no folder {run}: give that of a run, the one that train wrote to, or a file of weights"
-        )
+        raise reading.missing(run)
     if not (run / "checkpoints").is_dir():
         if (run / "config.json").exists():
             raise none_yet(run)
-        raise ConfigError(f"there are no checkpoints in {run}: give the folder of a run, the one that train wrote to")
+        raise reading.neither(run)
     return run / "checkpoints"
 
 

@@ -25,7 +25,7 @@ def knn_monitor(config: Config, encoder: Encoder, values: Values, own_source: st
             f"kNN has no labelled images for source {own_source!r}: name a data set as eval.data, give "
             "evaluators= of your own, or set eval.every_epochs=0"
         )
-    (bank, bank_labels), (queries, labels) = (_labelled(config, s) for s in (section.bank_split, section.split))
+    (bank, bank_labels), (queries, labels) = (_labelled(config, s) for s in ("bank_split", "split"))
     for split in (bank, queries):
         image = sources.read(split, 0)
         if (image.shape[2], str(image.dtype)) != (values.channels, values.dtype):
@@ -59,9 +59,15 @@ def knn_monitor(config: Config, encoder: Encoder, values: Values, own_source: st
     return evaluate
 
 
-def _labelled(config: Config, split: str) -> tuple[sources.Source, np.ndarray]:
-    """A split of the labelled images and its labels."""
-    source = opening.open_split(config.data, split, name=config.eval.data, data_dir=config.eval.data_dir)
+def _labelled(config: Config, key: str) -> tuple[sources.Source, np.ndarray]:
+    """The split of the labelled images that a key of `eval` names, and its labels."""
+    section = config.eval
+    try:
+        source = opening.open_split(config.data, getattr(section, key), name=section.data, data_dir=section.data_dir)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{error}; --config.eval.{key} names another, --config.eval.every_epochs=0 watches none"
+        ) from None
     labels = source.labels()
     if labels is None:
         raise ConfigError(

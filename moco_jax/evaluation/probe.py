@@ -37,7 +37,8 @@ def run(
     meanwhile (`kept.result`).
     """
     check(settings)
-    loaded = (load or loading.load)(checkpoint).resized(size=settings.views.size, resize=settings.views.resize)
+    how = settings.views
+    loaded = (load or loading.load)(checkpoint).resized(size=how.size, resize=how.resize, filter=how.filter)
     loaded.check_feature(settings.feature, "feature")
     pair = labelled.open_pair(
         settings.data, loaded.config.data, seed=settings.seed, own_source=loaded.source, like=loaded.values

@@ -55,7 +55,7 @@ def run(
     encoders = {path: (load or loading.load)(path) for path in paths}
     settings = _alike(settings, encoders)
     how = settings.views
-    encoders = {path: loaded.resized(size=how.size, resize=how.resize) for path, loaded in encoders.items()}
+    encoders = {p: e.resized(size=how.size, resize=how.resize, filter=how.filter) for p, e in encoders.items()}
     question = _question(settings, encoders, say)
     if settings.finetune:
         say(_announced(question, len(paths) + 1))
@@ -110,6 +110,7 @@ def _alike(settings: protocols.Transfer, encoders: dict[str, loading.Loaded]) ->
     asked: dict[str, tuple[Any, Callable[[loading.Loaded], Any]]] = {
         "views.size": (how.size, lambda e: e.trained.preprocessing.size),
         "views.resize": (how.resize, lambda e: e.trained.preprocessing.resize),
+        "views.filter": (how.filter, lambda e: e.trained.preprocessing.filter),
         "views.path": (how.path, lambda e: e.config.data.path),
         "fit.group_size": (fit.group_size, lambda e: e.config.bn.group_size),
     }
@@ -122,7 +123,7 @@ def _alike(settings: protocols.Transfer, encoders: dict[str, loading.Loaded]) ->
         chosen[key] = next(iter(theirs.values())) if value is None else value
     if how.size and how.resize is None:
         chosen["views.resize"] = max(how.size, chosen["views.resize"])
-    views = dataclasses.replace(how, **{k: chosen[f"views.{k}"] for k in ("size", "resize", "path")})
+    views = dataclasses.replace(how, **{k: chosen[f"views.{k}"] for k in ("size", "resize", "filter", "path")})
     return dataclasses.replace(settings, views=views, fit=dataclasses.replace(fit, group_size=chosen["fit.group_size"]))
 
 
@@ -201,7 +202,8 @@ def _rows(question: Question, encoders: dict[str, loading.Loaded]) -> list[Row]:
         columns = of_features(question, functools.partial(encoded, question, loaded.trained))
         if question.settings.finetune:
             columns |= of_networks(question, loaded, scratch=False)
-        rows.append(Row(name, f"{frozen.digest(loaded.trained.network)} {seen}", columns, loaded.trained))
+        its = f"{frozen.digest(loaded.trained.network)} {loaded.trained.preprocessing}"
+        rows.append(Row(name, its, columns, loaded.trained))
     if question.settings.finetune:
         rows.append(Row(SCRATCH, digest, of_networks(question, first, scratch=True)))
     return rows

@@ -150,11 +150,12 @@ def _few_images(run: Run) -> Verdict | None:
     """Before K: with so few images no queue that holds a step's keys is short enough."""
     if run.images is None or run.images >= FEW_IMAGES:
         return None
+    begun = "" if run.config.train.init_from else ", or start from a trained encoder (train.init_from)"
     return Verdict(
         STARVED,
         f"{run.images} images (limit {FEW_IMAGES}) are seen {run.step * run.config.batch_size / run.images:.0f} times "
         "each: telling so few apart teaches little",
-        f"give more images ({_where(run.config)}), or start from a trained encoder",
+        f"give more images ({_where(run.config)}){begun}",
     )
 
 

@@ -94,7 +94,7 @@ def test_class_names_there_and_back():
 )
 def test_our_pixels_there_and_back_or_refused(change):
     """As JSON keeps them; a value that was changed into something else is refused."""
-    ours = pixels(2, dtype="uint16", range=(0.0, 4095.0))
+    ours = pixels(2, dtype="uint16", range=(0.0, 4095.0), filter="bicubic")
     config = json.loads(json.dumps(folders.ours(portable(pixels=ours), pixels=True)))
     assert folders.read_our_pixels(config, what="it") == ours
     assert folders.read_our_pixels({}, what="it") is None
@@ -105,14 +105,22 @@ def test_our_pixels_there_and_back_or_refused(change):
 
 @pytest.mark.parametrize(
     "odd",
-    [pixels(2), pixels(3)._replace(std=(0.1,)), pixels(3)._replace(std=(0.1, 0.0, 0.2))],
-    ids=["mean", "std", "zero"],
+    [pixels(2), pixels(3)._replace(std=(0.1,))],
+    ids=["mean", "std"],
 )
 def test_pixels_fit_the_channels(odd):
-    """One mean and one deviation for each, none of them zero."""
+    """One mean and one deviation for each."""
     folders.check_pixels(pixels(3), 3, what="it")
     with pytest.raises(ConfigError, match=r"^it: mean .* do not fit 3 channels"):
         folders.check_pixels(odd, 3, what="it")
+
+
+@pytest.mark.parametrize("odd", [{"std": (0.1, 1e-13, 0.2)}, {"std": (0.1, 0.0, 0.2)}, {"mean": (0.1, -2e6, 0.2)}])
+def test_numbers_of_no_images_are_refused(odd):
+    """Features would be nan, or all alike; what is small or dark is read."""
+    folders.check_pixels(pixels(3, std=(1e-12, 1.0, 1.0), mean=(1e6, -1e6, 0.0)), 3, what="it")
+    with pytest.raises(ConfigError, match=r"^it: mean .{1,60} and std .{1,60} are those of no images"):
+        folders.check_pixels(pixels(3, **odd), 3, what="it")
 
 
 @pytest.mark.parametrize(
@@ -123,6 +131,7 @@ def test_pixels_fit_the_channels(odd):
         {"size": -5},
         {"size": 80},
         {"resize": 10**9},
+        {"resize": 10**400},
         {"range": (5.0, 5.0)},
         {"range": (255.0, 0.0)},
         {"range": (0.0, float("nan"))},
@@ -131,7 +140,9 @@ def test_pixels_fit_the_channels(odd):
 )
 def test_images_that_are_none_are_refused(changes):
     """A stranger's file is not believed: dtypes that are no images', sides that no memory holds, ranges without end."""
-    with pytest.raises(ConfigError, match=r"^it: images of .*, are none that are read here \(uint8, uint16, float32"):
+    with pytest.raises(
+        ConfigError, match=r"^it: images of .{1,150}, are none that are read here \(uint8, uint16, float32"
+    ):
         folders.check_pixels(pixels(3, **changes), 3, what="it")
 
 
@@ -164,6 +175,7 @@ def test_the_card_says_what_is_known(library):
         '"seed": 3',
     ):
         assert part in text, part
+    assert ('AutoModel.from_pretrained("path/to/this/folder")' in text) == (library == "timm")
     bare = portable(pixels=None, license=None, license_note="", config=None, which="target")
     text = card(bare, library, missing="And so on.")
     assert "pipeline_tag: image-feature-extraction" in text and "license:" not in text
@@ -174,6 +186,19 @@ def test_the_card_says_what_is_known(library):
     assert "nobody says how it was trained" in unknown and not re.search("moco\n|self-sup|Contrast|queries", unknown)
     assert "\n\n\n" not in text and "```json" not in text and "classifier" not in text
     assert "8-bit" in card(portable(pixels=pixels(dtype="uint16", range=(0.0, 9.0))), library)
+
+
+@pytest.mark.parametrize("resize", range(64, 76))
+def test_the_card_says_which_images_a_processor_cuts_elsewhere(resize):
+    """Every one where the shorter side says so, else those whose longer side does; nothing where there is none."""
+    encoder = portable(pixels=pixels(size=64, resize=resize))
+    every, longer = (
+        "folder cuts every image one pixel further",
+        "folder cuts images whose longer side, resized, exceeds 64 by",
+    )
+    assert (every in card(encoder, "transformers")) == (resize in (67, 71, 75)) == folders.cut_elsewhere(encoder.pixels)
+    assert (longer in card(encoder, "transformers")) == (resize not in (67, 71, 75))
+    assert "folder cuts" not in card(encoder, "timm") + card(encoder, "transformers", missing="There is no processor.")
 
 
 def test_a_card_names_no_place_on_a_machine():

@@ -28,8 +28,10 @@ def edited(path, **changes):
         (lambda: portable(width=8, pixels=pixels(dtype="uint16", range=(0.0, 4095.0))), False),
         (lambda: portable(width=8, pixels=pixels(size=384, resize=400)), False),
         (lambda: portable(width=8, pixels=None), False),
+        (lambda: portable(width=8, pixels=pixels(filter="bicubic")), True),
+        (lambda: portable(width=8, pixels=pixels(size=383, resize=400)), True),
     ],
-    ids=["plain", "gray with classes", "tiny", "bands", "16 bits", "large", "no pixels"],
+    ids=["plain", "gray with classes", "tiny", "bands", "16 bits", "large", "no pixels", "bicubic", "just not large"],
 )
 def test_there_and_back_is_the_same(tmp_path, encoder, processor):
     """Tensors, classifier with names or without, pixels of any kind, architecture and width."""
@@ -77,8 +79,12 @@ def test_what_transformers_cannot_hold_is_refused_before_anything_is_written(tmp
         ({"depths": [3, 4, 6, 3]}, "resnet34 of width 8 needs layer1.2.conv1.weight"),
         ({"layer_type": "bottleneck"}, "of layer_type 'bottleneck' are none of"),
         ({"embedding_size": 16}, "hidden_sizes are"),
+        (
+            {"embedding_size": 10**300, "hidden_sizes": 10**300},
+            r"hidden_sizes are 10{56}\.\.\.; .* has \[10{55}\.\.\.$",
+        ),
         ({"embedding_size": "8"}, "embedding_size is '8'"),
-        ({"hidden_sizes": [8, 16, 32, 65]}, r"hidden_sizes are \[8, 16, 32, 65\]; resnet18 of width 8 has"),
+        ({"hidden_sizes": [8, 16, 32, 65]}, r"hidden_sizes are \[8, 16, 32, 65\]; resnet18 of that width has"),
         ({"num_channels": 1}, "num_channels is 1, the first convolution takes 3"),
         ({"id2label": {"0": "a"}}, "1 class names for 5 classes"),
         ({"id2label": {"0": "LABEL_0"}}, "id2label has 1 classes, model.safetensors has 5"),
@@ -132,8 +138,10 @@ def test_tensors_of_something_else_are_refused_by_name(tmp_path, change, message
     [
         ({"image_mean": [0.5]}, "do not fit 3 channels"),
         ({"image_mean": 0.5}, "image_mean is 0.5"),
-        ({"image_std": [0.5, 0.5, 0]}, "do not fit 3 channels"),
+        ({"image_std": [0.5, 0.5, 0]}, "are those of no images"),
         ({"crop_pct": "a"}, "crop_pct is 'a'"),
+        ({"crop_pct": 5e-324}, "crop_pct is 5e-324; a number above 0.01"),
+        ({"rescale_factor": 10**400}, r"rescale_factor is 10{56}\.\.\.; a number"),
         ({"rescale_factor": None}, "rescale_factor is None"),
     ],
 )
@@ -155,6 +163,7 @@ def test_a_processor_that_is_wrong_is_refused(tmp_path, changes, message):
         {"size": {"height": 64, "width": 64}},
         {"size": {"shortest_edge": 384}},
         {"resample": 1},
+        {"crop_pct": 1.25},
         {"resample": [2]},
     ],
 )

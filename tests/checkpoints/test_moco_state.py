@@ -47,6 +47,8 @@ def tree(dtype=np.float32, channels=3, **of):
         jax.tree.map(lambda a: rng.standard_normal(a.shape).astype(dtype), network(channels=channels, **of))
         for _ in range(2)
     )
+    for encoder in (online, target):
+        encoder["batch_stats"] = jax.tree.map(lambda a: np.abs(a) + 1, encoder["batch_stats"])  # variances
     trace = jax.tree.map(lambda a: rng.standard_normal(a.shape).astype(dtype), online["params"])
     memory = {
         "queue": rng.standard_normal((12, 5)).astype(dtype),

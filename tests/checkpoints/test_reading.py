@@ -8,9 +8,11 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed: it writes the files that are read here")
 
-from moco_jax.checkpoints import pytorch, reading  # noqa: E402
+from moco_jax.checkpoints import pytorch, reading, safetensors_file  # noqa: E402
+from moco_jax.checkpoints.huggingface_folders import write_huggingface  # noqa: E402
 from moco_jax.config import ConfigError  # noqa: E402
 from tests.checkpoints import bad_files, foreign, outcomes  # noqa: E402
+from tests.checkpoints.portables import portable, same  # noqa: E402
 
 FORMATS = [pytest.param(False, id="zip"), pytest.param(True, id="legacy", marks=pytest.mark.slow)]
 
@@ -157,6 +159,31 @@ def test_a_file_that_is_replaced_while_it_is_read_is_refused(tmp_path, monkeypat
     monkeypatch.setattr(pytorch, "read", read)
     with pytest.raises(ConfigError, match="a.pth was replaced by another file while it was read"):
         reading.read(path, sha256=sha256)
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_the_bytes_whose_digest_is_compared_are_those_that_are_read(tmp_path, monkeypatch, folder):
+    """Of safetensors, alone or in a folder: a file that is replaced meanwhile is neither read nor named."""
+    pytest.importorskip("safetensors", reason="safetensors is an extra")
+    one = portable(width=8)
+    write_huggingface(one, tmp_path)
+    file = tmp_path / "model.safetensors"
+    tensors, sha256 = safetensors_file.read(file)[0], pytorch.digests(file)[1]
+    if not folder:
+        safetensors_file.write(file := tmp_path / "a.safetensors", one.backbone)
+        tensors, sha256 = safetensors_file.read(file)[0], pytorch.digests(file)[1]
+    before = safetensors_file.read
+
+    def read(*asked):
+        safetensors_file.write(file, {name: value + 1 for name, value in tensors.items()})
+        return before(*asked)
+
+    monkeypatch.setattr(safetensors_file, "read", read)
+    found = reading.read(tmp_path if folder else file, sha256=sha256)
+    assert found.sha256 == sha256
+    same(found.online.backbone, one.backbone)
+    with pytest.raises(ConfigError, match=f"safetensors has SHA-256 {pytorch.digests(file)[1]}, not {sha256}"):
+        reading.read(tmp_path if folder else file, sha256=sha256)
 
 
 def test_files_are_foreign_and_folders_are_not(tmp_path):

@@ -27,8 +27,9 @@ def edited(folder, **changes):
         lambda: portable("resnet50", channels=1, classes=NAMES),
         lambda: portable(channels=13, classes=7, pixels=pixels(13, dtype="uint16", range=(0.0, 4095.0))),
         lambda: portable(pixels=None),
+        lambda: portable(pixels=pixels(filter="bicubic")),
     ],
-    ids=["plain", "gray with classes", "bands", "no pixels"],
+    ids=["plain", "gray with classes", "bands", "no pixels", "bicubic"],
 )
 def test_there_and_back_is_the_same(tmp_path, encoder):
     """Tensors, classifier with names or without, pixels of any dtype, architecture."""
@@ -96,10 +97,27 @@ def test_what_timm_cannot_hold_is_refused_before_anything_is_written(tmp_path, e
         ({"global_pool": "max"}, "global_pool is max"),
         ({"pretrained_cfg": 1}, "are objects of keys"),
         ({"pretrained_cfg": {"label_offset": 1}}, "label_offset is 1"),
-        ({"pretrained_cfg": {"mean": [0.5] * 3, "std": [0.5, 0, 1]}}, "do not fit 3 channels"),
+        ({"pretrained_cfg": {"mean": [0.5] * 3, "std": [0.5, 0, 1]}}, "are those of no images"),
         ({"pretrained_cfg": {"mean": "a", "std": [0.5]}}, "mean is 'a'"),
         ({"pretrained_cfg": {"mean": [0] * 3, "std": [1] * 3, "crop_pct": 0}}, "crop_pct is 0"),
         ({"pretrained_cfg": {"mean": [0] * 3, "std": [1] * 3, "input_size": [3]}}, r"input_size is \[3\]"),
+        ({"pretrained_cfg": {"mean": [10**400, 0, 0], "std": [1] * 3}}, r"mean is \[1000000000[0-9]*\.\.\.; a list"),
+        ({"pretrained_cfg": {"mean": [0] * 3, "std": [1] * 3, "crop_pct": 10**400}}, r"crop_pct is 10+\.\.\.; a num"),
+        (
+            {"pretrained_cfg": {"mean": [0] * 3, "std": [1] * 3, "crop_pct": 5e-324}},
+            "crop_pct is 5e-324; a .* above 0.01",
+        ),
+        (
+            {"pretrained_cfg": {"mean": [0] * 3, "std": [1] * 3, "input_size": [3, 10**400, 9]}},
+            r"input_size is .*\.\.\.;",
+        ),
+        (
+            {"pretrained_cfg": {"mean": [0] * 3, "std": [1] * 3, "input_size": [3, 1.7e308, 1.7e308]}},
+            "input_size is .*;",
+        ),
+        ({"model_args": {"global_pool": ["avg"]}}, r"global_pool is \['avg'\]"),
+        ({"global_pool": ["avg"]}, r"global_pool is \['avg'\]"),
+        ({"num_classes": 10**300}, r"num_classes is 10{56}\.\.\., model"),
         ({"moco_jax": {"pixels": {}}}, "moco_jax.pixels is not as it was written"),
         ({"moco_jax": {"origin": {}}}, "moco_jax.origin is not as it was written"),
     ],
@@ -162,6 +180,10 @@ def test_the_side_before_the_crop_is_rounded_down(tmp_path, share, resize):
         ({"interpolation": ["bilinear"]}, None),
         ({"crop_mode": "squash"}, None),
         ({"input_size": [3, 224, 160]}, None),
+        ({"input_size": [3, 224.7, 224.7]}, None),
+        ({"input_size": [1, 64, 64]}, None),
+        ({"crop_pct": 1.0}, "bicubic"),
+        ({"crop_pct": 1.25}, None),
     ],
 )
 def test_how_images_are_resized_is_followed_or_nobody_says(tmp_path, changes, filter):

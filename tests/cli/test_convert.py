@@ -16,11 +16,11 @@ def calls(monkeypatch):
 def test_flags_reach_the_conversion(calls):
     """Each under its name; without a page there is none."""
     assert cli.main(["convert", "a", "b", "--format=pth"]) == 0
-    named = {"which": "online", "config": None, "classifier": None, "sha256": None, "licence": None}
+    named = {"which": "online", "config": None, "classifier": None, "sha256": None, "licence": None, "flags": []}
     assert calls == [(("a", "b", "pth"), named)]
     flags = ["--format=timm", "--encoder=target", "--classifier=c", "--sha256=d", "--license=mit"]
     assert cli.main(["convert", *flags, "a", "b"]) == 0
-    given = {"which": "target", "config": None, "classifier": "c", "sha256": "d", "licence": "mit"}
+    given = {"which": "target", "config": None, "classifier": "c", "sha256": "d", "licence": "mit", "flags": []}
     assert calls[1:] == [(("a", "b", "timm"), given)]
 
 
@@ -29,6 +29,7 @@ def test_a_page_and_its_overrides_are_the_run_that_goes_on(calls):
     page = ["--config=moco_v2_r50", "--config.batch_size=64", "--config.queue.size=128"]
     assert cli.main(["convert", "a", "b", "--format=orbax", *page]) == 0
     config = calls[0][1]["config"]
+    assert calls[0][1]["flags"] == page
     assert (config.batch_size, config.queue.size, config.model.head) == (64, 128, "mlp")
 
 

@@ -76,7 +76,7 @@ def test_without_arguments_the_default_run_is_evaluated(asked):
             "this is the page of an evaluation 'knn'; here one of 'transfer'",
         ),
         (["finetune", "--config=digits"], "this is the page of a training run; here one of 'finetune' is needed"),
-        (["finetune", "--checkpoint=nowhere"], "there is no folder nowhere"),
+        (["finetune", "--checkpoint=nowhere"], "there is no nowhere: give a run's folder"),
         (["eval-linear", "--config.epochs=50"], "milestones (60, 80) must rise from 1 on and lie below epochs 50"),
         (
             ["finetune", "--checkpoint=r", "--config=finetune_imagenet", "--config.fit.milestones=(60, 30)"],

@@ -37,7 +37,7 @@ def test_flags_reach_the_export(monkeypatch, capsys):
         (["run", "--output=a.npz", "--batch_size=nan"], "error: --batch_size must be a whole number from 1 on"),
         (["run", "--output=a.npz", "--feature=x"], "error: feature 'x' is unknown (one of: backbone, head)"),
         (["run", "--output=a.npz", "--layer=x"], "error: flag 'layer' is unknown"),
-        (["run", "--output=a.npz"], "error: there is no folder run: give that of a run"),
+        (["run", "--output=a.npz"], "error: there is no run: give a run's folder, a file of weights"),
     ],
 )
 def test_a_slip_is_one_line(argv, message, capsys, tmp_path, monkeypatch):

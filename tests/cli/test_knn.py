@@ -27,7 +27,7 @@ def test_flags_reach_the_evaluation(monkeypatch, capsys):
         (["--config=linear_digits"], "error: this is the page of an evaluation 'linear'; here one of 'knn' is needed"),
         (["--config=digits"], "error: this is the page of a training run; here one of 'knn' is needed"),
         (["--config.temperature=0"], "error: temperature must be 1e-37 or more, not 0.0"),
-        (["--checkpoint=gone"], "error: there is no folder gone: give that of a run"),
+        (["--checkpoint=gone"], "error: there is no gone: give a run's folder, a file of weights"),
         (["--k=3"], "error: flag 'k' is unknown"),
     ],
 )

@@ -13,20 +13,20 @@ from tests import tiny
 STEPS_PER_EPOCH = 4
 
 
-def config(channels=3, size=16, **changes):
+def config(channels=3, size=16, resize=None, **changes):
     """A tiny run of five epochs of four steps, in the notebook's layout unless `stem` says otherwise."""
     model = {"width": 4, "dim": 8, "dtype": "float32"} | changes.pop("model", {})
     return tiny.config(
         model=Model(**model),
         data=Data(mean=(0.4,) * channels, std=(0.3,) * channels),
         views=Views(recipe="moco_v2" if channels == 3 else "bands", size=size),
-        eval=Eval(every_epochs=0, resize=size + 4),
+        eval=Eval(every_epochs=0, resize=resize or size + 4),
         **changes,
     )
 
 
-def write(folder, step=8, channels=3, seed=0, size=16, **changes):
-    """The folder of a run at a step; returns its description and its state, of numpy arrays."""
+def write(folder, step=8, channels=3, seed=0, size=16, about=None, **changes):
+    """The folder of a run at a step, `about` added to its description; returns that and its state, of numpy arrays."""
     c = config(channels, size, **changes)
     shapes = jax.eval_shape(tiny.mechanism(c, tiny.images(channels)).init)
     rng = np.random.default_rng(seed)
@@ -52,6 +52,7 @@ def write(folder, step=8, channels=3, seed=0, size=16, **changes):
         "values": {"channels": channels, "dtype": "uint8", "low": 0.0, "high": 255.0},
         "records": {"count": tiny.RECORDS, "fingerprint": "f"},
         "total_steps": c.train.epochs * STEPS_PER_EPOCH,
+        **(about or {}),
     }
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", about)

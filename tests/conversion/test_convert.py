@@ -243,6 +243,11 @@ def test_a_state_that_is_not_read_back_as_it_was_is_an_error(run, tmp_path, monk
         ("run", "run/checkpoints/a.pth", "pth", {}, "lies among the checkpoints of"),
         ("run", "run/checkpoints/8/a.pth", "pth", {}, "lies among the checkpoints of"),
         ("run", "way/a.pth", "pth", {}, "lies among the checkpoints of .*other"),
+        ("run", "new/..", "pth", {}, r"new/\.\. ends in no name"),
+        ("run", "a", "timm", {"licence": ""}, "--license is empty: name one, such as apache-2.0"),
+        ("run", "a", "timm", {"licence": " \n"}, "--license is empty"),
+        ("run", "loop/a.pth", "pth", {}, "loop/a.pth.* cannot be written"),
+        ("run", "a\0b", "pth", {}, r"a\\x00b' cannot be written .embedded null byte"),
         ("run", "new/deep/a.pth", "pth", {"classifier": "run"}, "holds no finished result"),
         ("run", "a", "orbax", {}, "run is a run's folder already"),
         ("none", "a", "pth", {}, "there is no .*none"),
@@ -265,6 +270,7 @@ def test_what_cannot_be_is_one_line_and_leaves_nothing(run, tmp_path, src, dst, 
     (tmp_path / "link").symlink_to(tmp_path / "nothing")
     (tmp_path / "other/checkpoints").mkdir(parents=True)
     (tmp_path / "other/config.json").write_text("{}")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
     (tmp_path / "way").symlink_to(tmp_path / "other/checkpoints")
     if "classifier" in options:
         options["classifier"] = tmp_path / options["classifier"]
@@ -342,18 +348,19 @@ def test_double_precision_is_not_narrowed_in_silence():
         written._placed({"w": np.zeros(2)})
 
 
-def test_a_name_that_is_taken_and_not_filled_is_given_back(tmp_path, monkeypatch):
-    """As where the file system says no at the very end."""
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_a_name_that_is_taken_and_not_filled_is_given_back(tmp_path, monkeypatch, error):
+    """As where the file system says no at the very end, or somebody presses Ctrl-C."""
     (tmp_path / "one").mkdir()
     (tmp_path / "one/a").write_text("one")
     (tmp_path / "one/b").mkdir()
 
     def no(self, target):
-        raise OSError("no")
+        raise error("no")
 
     monkeypatch.setattr(pathlib.Path, "rename", no)
     for name in ("a", "b"):
-        with pytest.raises(OSError, match="no"):
+        with pytest.raises(error, match="no"):
             sys.modules["moco_jax.conversion.convert"]._take_place(tmp_path / "one" / name, tmp_path / name)
     assert [p.name for p in tmp_path.iterdir()] == ["one"]
 
@@ -378,14 +385,18 @@ def test_paths_of_home_and_names_that_are_no_text(run, tmp_path, monkeypatch):
     assert "# n?.pth: resnet_tiny" in card and "A backbone; nobody says how it was trained." in card
 
 
-def test_the_source_may_have_any_name(tmp_path):
-    """That of the destination with an ending, too: it is still there afterwards, and after a refusal."""
+def test_the_source_may_have_any_name(tmp_path, monkeypatch):
+    """That of the destination with an ending, too: it is still there afterwards, and after a refusal; `.` has one."""
     pytest.importorskip("torch")
     runs.write(tmp_path / "m.part")
     with pytest.raises(ConfigError, match="timm"):
         quiet(tmp_path / "m.part", tmp_path / "m", "timm")
     quiet(tmp_path / "m.part", tmp_path / "m", "pth")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m", "m.part"] and everything(tmp_path / "m.part")[0] == 8
+    monkeypatch.chdir(tmp_path / "m.part/checkpoints")
+    assert source.open_source(pathlib.Path(".."), sha256=None).name == "m.part"
+    monkeypatch.chdir(tmp_path / "m.part")
+    assert source.open_source(pathlib.Path("."), sha256=None).name == "m.part"
 
 
 def swapped(found):

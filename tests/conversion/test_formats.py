@@ -1,17 +1,28 @@
 """What convert writes for others: the writer of the format is called, its reading compared, its refusals kept."""
 
+import json
 import pickle
 import sys
+import types
 
 import numpy as np
 import pytest
 
-from moco_jax import initial
-from moco_jax.checkpoints import agreement, huggingface_folders, libraries, origin, reading, timm_folders
+from moco_jax import initial, pretrain
+from moco_jax.checkpoints import (
+    agreement,
+    huggingface_folders,
+    libraries,
+    origin,
+    pytorch,
+    reading,
+    timm_folders,
+    weights,
+)
 from moco_jax.checkpoints.store import Store, write_json
 from moco_jax.checkpoints.training import Ours
 from moco_jax.config import ConfigError
-from moco_jax.conversion import convert, probe, source
+from moco_jax.conversion import convert, probe, resuming, source
 from moco_jax.evaluation.encoder import digest
 from moco_jax.state import Network
 from tests.checkpoints import portables
@@ -85,6 +96,7 @@ def test_detectron2_gets_its_pickle_and_the_lines_of_its_config(tmp_path, monkey
     content = pickle.loads((tmp_path / "a.pkl").read_bytes())  # written by this test
     assert content["matching_heuristics"] is True and "res2.0.conv1.norm.weight" in content["model"]
     assert "features not compared: Detectron2 is not run here" in said and 'FORMAT: "RGB"' in said
+    assert 'its config needs:\nMODEL:\n  WEIGHTS: "a.pkl"\n  PIXEL_MEAN: ' in said
 
 
 def test_a_classifier_that_a_format_cannot_hold_is_said_to_stay(tmp_path):
@@ -132,6 +144,43 @@ def test_a_classifier_travels_with_its_own_encoder_alone(run, tmp_path, which, c
         probe.read(tmp_path / "linear", source.open_source(run, sha256=None), which)
 
 
+@pytest.mark.parametrize(
+    "without",
+    [
+        ("about",),
+        ("about", "settings"),
+        ("about", "encoder"),
+        ("about", "settings", "learning_rates"),
+        ("classes",),
+        ("rows", "trained encoder"),
+        ("rows", "trained encoder", "learning_rate"),
+    ],
+)
+def test_a_result_that_lacks_a_key_is_refused(run, tmp_path, without):
+    """In one line that names the file, as for one that is not there."""
+    linear(tmp_path / "linear", run)
+    result = json.loads((tmp_path / "linear/result.json").read_text())
+    inner = result
+    for key in without[:-1]:
+        inner = inner[key]
+    del inner[without[-1]]
+    write_json(tmp_path / "linear/result.json", result)
+    with pytest.raises(ConfigError, match=f"linear/result.json is not as `moco-jax eval-linear` .*'{without[-1]}'"):
+        probe.read(tmp_path / "linear", source.open_source(run, sha256=None), "online")
+
+
+@pytest.mark.parametrize(("resize", "said"), [(19, True), (20, False), (23, True)])
+def test_a_processor_that_cuts_every_image_elsewhere_is_said(tmp_path, monkeypatch, resize, said):
+    """Of a Hugging Face folder that has one."""
+    pytest.importorskip("safetensors")
+    monkeypatch.setattr(agreement, "of", lambda *args: "agreed")
+    monkeypatch.setattr(libraries, "opened", lambda folder: lambda x: x)
+    runs.write(tmp_path / "run", model=IMAGENET, resize=resize)
+    assert (convert.OFF in quiet(tmp_path / "run", tmp_path / "hf", "huggingface")) == said
+    runs.write(tmp_path / "gray", channels=2, model=IMAGENET, resize=resize)
+    assert convert.OFF not in quiet(tmp_path / "gray", tmp_path / "none", "huggingface")
+
+
 def test_a_folder_is_written_where_nothing_can_compare_it(run, tmp_path, monkeypatch):
     """Neither its library nor torch is there: it says so, and writes what it can."""
     monkeypatch.setitem(sys.modules, "torch", None)
@@ -161,6 +210,52 @@ def test_weights_keep_where_they_come_from(run, tmp_path):
     assert source.portable(what._replace(run=None, found=published), "online", None, "mit").license == "mit"
     for odd in ({"origin": 3}, {"origin": {"text": 1}}, {"init": {"origin": {"text": "a"}}}, {"init": None}):
         assert origin.of_run(what.run.about | odd, 8) == ("run of moco, step 8 of 20", "")
+
+
+def test_what_is_nearer_wins_and_nothing_is_lost(run):
+    """A note on a licence stays where a later hop has none; a classifier that is given goes before the file's."""
+    about = source.open_source(run, sha256=None).run.about
+    noted, plain = ({"text": text, "license_note": note} for text, note in (("a", "mind it"), ("b", "")))
+    for init, continued in ((noted, plain), (plain, noted)):
+        found = origin.of_run(about | {"init": {"origin": init}, "origin": continued}, 8)
+        assert found.license_note == "mind it"
+        assert (
+            found.text == f"run of moco, step 8 of 20, started from {init['text']}, continued from {continued['text']}"
+        )
+    what = source.open_source(run, sha256=None)
+    file, given = (weights.Classifier(np.full((2, 16), v), np.zeros(2), None) for v in (1.0, 2.0))
+    for both, wanted in (((file, given), given), ((file, None), file), ((None, given), given), ((None, None), None)):
+        assert source.portable(what._replace(classifier=both[0]), "online", both[1], None).classifier is wanted
+    bare = reading.Found("a ResNet", what.online._replace(head={}), None, None, None, None, None, None, (), "ab")
+    file = what._replace(run=None, found=bare)
+    assert source.portable(file._replace(online=bare.online), "online", None, None).which is None
+    assert source.portable(file, "online", None, None).which == "online"  # with MoCo's projection head
+
+
+def test_a_run_that_goes_on_from_a_file_keeps_its_origin(tmp_path, monkeypatch):
+    """In the description of its checkpoint, where the next conversion finds it."""
+    torch = pytest.importorskip("torch")
+    about, _ = runs.write(tmp_path / "run")
+    monkeypatch.setattr(agreement, "of", lambda *args: "agreed")
+    quiet(tmp_path / "run", tmp_path / "a.pth.tar", "pth.tar")
+    content = torch.load(tmp_path / "a.pth.tar", weights_only=True)
+    torch.save({k: v for k, v in content.items() if k != "moco_jax"}, tmp_path / "b.pth.tar")
+    parts = types.SimpleNamespace(config=runs.config(), steps_per_epoch=4)
+    monkeypatch.setattr(resuming, "assemble", lambda config: parts)
+    monkeypatch.setattr(pretrain, "default_evaluators", lambda _: [])
+    monkeypatch.setattr(pretrain, "about_of", lambda _: dict(about))
+    flags = ["--config=mine", "--config.data.folder=my photos"]
+    said = quiet(tmp_path / "b.pth.tar", tmp_path / "on", "orbax", config=runs.config(), flags=flags)
+    train = f"moco-jax train --config=mine '--config.data.folder=my photos' --workdir={tmp_path}/on"
+    assert said[-1] == f"written: {tmp_path}/on; training goes on by {train}"
+    assert "epoch 2 is step 8 of 20" in said and sum("moco-jax train" in line for line in said) == 1
+    said = quiet(tmp_path / "a.pth.tar", tmp_path / "back", "orbax")
+    assert said[-1].endswith(f"by the page and flags of the run: moco-jax train --workdir={tmp_path}/back")
+    assert sum("moco-jax train" in line for line in said) == 1
+    sha256 = pytorch.digests(tmp_path / "b.pth.tar")[1]
+    file = f"MoCo checkpoint, the CIFAR-10 notebook's, after epoch 2, SHA-256 {sha256}"
+    on = source.open_source(tmp_path / "on", sha256=None)
+    assert on.layout == f"run of moco, step 8 of 20, continued from {file}"
 
 
 def test_origin_and_licence_outlive_a_hop_over_folders(tmp_path, monkeypatch):
@@ -205,6 +300,21 @@ def test_the_card_of_published_weights_tells_of_both_licences(run):
     goods = source.portable(what._replace(run=None, found=found), "online", None, None)
     assert goods.license == "other" and "MIT" in goods.license_note and "CC-BY-NC 4.0" in goods.license_note
     assert goods.origin.startswith("moco_v1_x as published by the authors of MoCo") and "SHA-256 ab12" in goods.origin
+
+
+def test_a_file_without_a_card_leaves_origin_and_licence_to_the_terminal(run, tmp_path, monkeypatch):
+    """Where the weights come from, and the sentence about their licence: nothing in a .pth or .pkl keeps them."""
+    pytest.importorskip("torch")
+    pytest.importorskip("safetensors")
+    monkeypatch.setattr(agreement, "of", lambda *args: "agreed")
+    left = "left out: where the weights come from (run of moco, step 8 of 20"
+    assert f"{left})." in quiet(run, tmp_path / "a.pth", "pth")
+    assert not any(line.startswith(left) for line in quiet(run, tmp_path / "hf", "huggingface"))
+    about = {"origin": {"text": "moco_v1_x", "license_note": origin.MIT_OR_NC}}
+    runs.write(tmp_path / "run18", model={"arch": "resnet18", "width": 64, **IMAGENET}, about=about)
+    for form in ("pth", "detectron2"):
+        said = quiet(tmp_path / "run18", tmp_path / f"b.{form}", form)
+        assert f"{left}, continued from moco_v1_x). {origin.MIT_OR_NC}" in said
 
 
 @pytest.mark.slow

@@ -204,3 +204,13 @@ def test_parquet_without_pyarrow_names_the_extra(bench, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=r'needs pyarrow: pip install "moco_jax\[parquet\]", or write .npz'):
         export.export("run", tmp_path / "a.parquet")
     assert bench.calls == []
+
+
+def test_it_says_which_split_was_taken(bench, tmp_path):
+    """Of images that are named the split train, unless one is named; of the run's own that of the run."""
+    said = []
+    export.export("run", tmp_path / "a.npz", images="photos", say=said.append)
+    export.export("run", tmp_path / "b.npz", images="photos", split="val", say=said.append)
+    export.export("run", tmp_path / "c.npz", say=said.append)
+    own = "11 images: split train[:9] of the images it was trained on"
+    assert said[1::2] == ["11 images: split train of photos", "11 images: split val of photos", own]

@@ -44,9 +44,9 @@ def test_another_encoder_is_refused(folder):
 
 def test_a_folder_without_a_finished_checkpoint_is_refused(tmp_path):
     """No folder, one where nobody ever trained, training that has not saved yet, and one that began to."""
-    with pytest.raises(ConfigError, match="there is no folder .*/none: give that of a run"):
+    with pytest.raises(ConfigError, match="there is no .*/none: give a run's folder, .* or a folder of timm or transf"):
         load_encoder(tmp_path / "none", encoder=SMALL)
-    with pytest.raises(ConfigError, match="there are no checkpoints in .*: give the folder of a run"):
+    with pytest.raises(ConfigError, match="is no run's folder, no file of weights, and no folder with config.json and"):
         load_encoder(tmp_path, encoder=SMALL)
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ConfigError, match="holds no finished checkpoint yet"):

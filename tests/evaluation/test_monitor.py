@@ -131,6 +131,21 @@ def test_a_source_of_ones_own_needs_eval_data(opened):
     assert opened["calls"] == []
 
 
+@pytest.mark.parametrize("key", ["bank_split", "split"])
+def test_a_split_that_is_not_there_is_refused_with_its_key(monkeypatch, key):
+    """Whose split it is, and how to do without."""
+
+    def open_split(data, split, **_):
+        if split == "gone":
+            raise ConfigError("split 'gone' of mine holds no images")
+        return ArraySource(pictures(0, 5), BANK)
+
+    monkeypatch.setattr(opening, "open_split", open_split)
+    other = f"--config.eval.{key} names another, --config.eval.every_epochs=0 watches none"
+    with pytest.raises(ConfigError, match=f"^split 'gone' of mine holds no images; {other}$"):
+        knn_monitor(config(**{key: "gone"}), ENCODER, VALUES, "")
+
+
 @pytest.mark.parametrize("split", ["bank", "queries"])
 def test_images_without_labels_are_refused(opened, split):
     """In the bank and among the queries alike."""

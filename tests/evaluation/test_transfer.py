@@ -192,6 +192,26 @@ def test_encoders_that_were_trained_otherwise_need_a_word(bench, tmp_path, monke
         run(bench, tmp_path, dataclasses.replace(FEATURES, views=Views(size=8, resize=8)), ("runs/a", "runs/b"))
 
 
+def test_encoders_that_resize_otherwise_need_a_word_and_a_row_is_of_its_own_numbers(bench, tmp_path, monkeypatch):
+    """Another filter: named, settled by the settings. Another mean of the second encoder: its row is made anew."""
+    first, how = bench.load("a"), bench.how._replace(filter="bicubic")
+    both = {"runs/a": first, "runs/b": first.resized(size=None, resize=None, filter="bicubic")}
+    assert both["runs/b"].trained.preprocessing == how
+    monkeypatch.setattr(bench, "load", lambda path: both[path])
+    with pytest.raises(ConfigError, match=r"encoders differ in views.filter \(bilinear in runs/a, bicubic in runs/b\)"):
+        run(bench, tmp_path, FEATURES, tuple(both))
+    with pytest.raises(ConfigError, match=r"views.filter 'box' is unknown \(one of: bicubic, bilinear\)"):
+        run(bench, tmp_path, dataclasses.replace(FEATURES, views=Views(filter="box")), tuple(both))
+    settings = dataclasses.replace(FEATURES, views=Views(size=6, filter="bicubic"))
+    run(bench, tmp_path, settings, tuple(both))
+    rows = [shares(tmp_path / "rows" / f"{name}.json") for name in ("a", "b")]
+    assert rows[0] == rows[1] and run(bench, tmp_path, settings, tuple(both))[1] == []
+    trained = both["runs/b"].trained
+    other = trained._replace(preprocessing=trained.preprocessing._replace(mean=(0.1,)))
+    both["runs/b"] = both["runs/b"]._replace(trained=other)
+    assert [s for s in run(bench, tmp_path, settings, tuple(both))[1] if s.startswith("row")] == ["row 4 of 4: b"]
+
+
 def test_cells_are_what_their_names_say(bench, tmp_path):
     """Linear ones by hand from each network's features on the same draws; whole networks from their own starts."""
     run(bench, tmp_path)

@@ -164,6 +164,11 @@ def test_few_images_are_starving_whatever_the_rest_says(tmp_path):
     found = verdict.of(run._replace(images=99))
     assert found.kind == verdict.STARVED and "99 images (limit 100) are seen 233 times each" in found.cause
     assert verdict.of(run._replace(images=100)).kind == verdict.LEARNING
+    assert found.advice.endswith("), or start from a trained encoder (train.init_from)")
+    begun = dataclasses.replace(run.config, train=dataclasses.replace(run.config.train, init_from="a.pth"))
+    again = verdict.of(run._replace(images=99, config=begun))
+    assert again.advice.startswith("give more images (data.") and again.advice.endswith(")")
+    assert "start from" not in again.advice  # as it did
 
 
 def test_the_end_is_the_mean_of_the_last_tenth(tmp_path):
