@@ -22,7 +22,7 @@ def get_config():
     config.model.head, config.model.dim = "linear", 128
     config.bn.group_size = 32
     config.end_to_end.temperature, config.end_to_end.symmetric, config.end_to_end.shared = 0.07, False, True
-    config.optimizer.learning_rate, config.optimizer.linear_scaling = 0.03, True
+    config.optimizer.learning_rate = 0.12  # 0.03 for 256 images, scaled
     config.optimizer.momentum, config.optimizer.weight_decay = 0.9, 1e-4
     config.optimizer.schedule, config.optimizer.milestones = "step", (120, 160)
     config.train.epochs = 200

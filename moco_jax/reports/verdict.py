@@ -199,7 +199,7 @@ def _healthy(run: Run) -> str:
         said.append(f"effective rank {rank:.1f}")
     if len(knn := run.series.get("knn_top1", {})) > 1:
         said.append(f"kNN went from {knn[min(knn)]:.1%} to {knn[max(knn)]:.1%}")
-    if not run.series.get("leak"):
+    if not run.series.get("leak") and run.config.shuffle is not None:
         said.append("no leak was looked for (leak.every_epochs)")
     return ", ".join(said)
 

@@ -262,7 +262,10 @@ def test_features_of_a_file_need_images(file, images, tmp_path):
         export.export(file, tmp_path / "a.npz", say=pytest.fail)
     said = []
     found = export.export(file, tmp_path / "a.npz", images="mine", say=said.append)
-    assert found["features"].shape == (60, 16) and said == [f"features of {loading.load(file).named(file)}"]
+    assert found["features"].shape == (60, 16) and said == [
+        f"features of {loading.load(file).named(file)}",
+        "60 images: split train of mine",
+    ]
 
 
 @pytest.mark.parametrize("names", [None, ("2", "0", "1"), ("cat", "dog", "owl")])

@@ -72,6 +72,15 @@ def test_a_log_with_loss_alone_is_not_called_names(tmp_path):
     assert found.kind == verdict.LEARNING and "no leak was looked for" in found.cause
 
 
+def test_no_leak_is_missed_where_none_can_be(tmp_path):
+    """A memory bank's keys come from other batches, and nothing of it is shuffled."""
+    run = stored("small", tmp_path / "run", without={"leak"})
+    assert "no leak was looked for" in verdict.of(run).cause
+    bank = dataclasses.replace(run.config, mechanism="memory_bank", moco=None, queue=None, shuffle=None)
+    found = verdict.of(run._replace(config=bank))
+    assert found.kind == verdict.LEARNING and "leak" not in found.cause
+
+
 @pytest.mark.parametrize("name", [n for n, (kind, _) in verdicts.CASES.items() if kind == verdict.LEARNING])
 def test_a_healthy_run_is_never_called_failed_on_its_way(name, tmp_path):
     """After every line of its log: too early, also while the loss is still at chance early on, or learning."""
