@@ -20,8 +20,9 @@ def log_z(known: jax.Array, logits: jax.Array, records: int, step: jax.Array, ba
     out. Logarithms throughout, as exp(1 / T) of a small T is no float32. Their code takes the first batch alone.
     """
     logits = lax.stop_gradient(logits)
-    mine = jax.nn.logsumexp(logits) - jnp.log(jnp.sum(logits != -jnp.inf, dtype=logits.dtype))  # log of a mean
-    now = jax.nn.logsumexp(axis.gather(mine[None])) - math.log(axis.size()) + math.log(records)
+    total, count = jax.nn.logsumexp(logits), jnp.sum(logits != -jnp.inf, dtype=logits.dtype)  # of this device
+    total, count = axis.gather(jnp.stack([total, count])[None]).T  # (devices,) each
+    now = jax.nn.logsumexp(total) - jnp.log(jnp.sum(count)) + math.log(records)
     done = step.astype(now.dtype)
     before = jnp.where(step > 0, known + jnp.log(jnp.maximum(done, 1)), -jnp.inf)  # log of a sum
     return kept(known, jnp.logaddexp(before, now) - jnp.log(done + 1), step, batches)
