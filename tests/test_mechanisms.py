@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import moco_jax
-from moco_jax import assembly, config, parallel, pretrain
+from moco_jax import assembly, config, gallery, parallel, pretrain
 from moco_jax.checkpoints import moco_state
 from moco_jax.checkpoints.store import Store
 from moco_jax.config import ConfigError, EndToEnd, MemoryBank, Moco
@@ -52,7 +52,9 @@ def test_the_tables_agree():
     assert MECHANISMS.keys() == config.SECTIONS.keys() == VIEWS.keys()
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [c if c in ("end to end", "bank") else pytest.param(c, marks=pytest.mark.slow) for c in CASES]
+)
 def test_a_run_is_logged_kept_resumed_and_opened(case, tmp_path):
     """Stopped after the first epoch and resumed, it ends in the same bits; its encoder opens."""
     c = CASES[case]
@@ -80,6 +82,9 @@ def test_a_run_is_logged_kept_resumed_and_opened(case, tmp_path):
     assert ("key_cosine_100" in run.series) == stored
     if stored:
         assert 0 < run.series["key_cosine_100"][8] < run.series["key_cosine_0"][8] <= 1
+    parts = assembly.assemble(c, **objects(c))
+    picture = gallery.views(parts, 8, gallery.Options(), "")
+    assert ("key" in picture.alt) and ("two augmented" in picture.alt) == ("bank" not in case)
     encoder = moco_jax.load_encoder(tmp_path / "whole", encoder=tiny.small_encoder(c, 3))
     assert np.isfinite(encoder(tiny.images()[:3])).all()
 

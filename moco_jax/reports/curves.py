@@ -177,7 +177,7 @@ def _panel(x: str, y: str) -> tuple[Any, Any]:
 
 def _finished(figure: Any, panel: Any, name: str, title: str, said: Sequence[str], note: str) -> Drawn:
     if not said:
-        return title, "the log holds no number of it yet"
+        return title, "the log holds no number of it"
     panel.set_title(title, fontsize="medium", loc="left")
     if panel.get_legend_handles_labels()[1]:
         panel.legend(fontsize="small", framealpha=0.8)

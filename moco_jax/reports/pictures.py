@@ -38,17 +38,19 @@ def words_of(bands: Sequence[int], channels: int) -> str:
 
 
 def view_pairs(pairs: "np.ndarray", bands: Sequence[int], label: str, step: int) -> Picture:
-    """Rows (n, 2, S, S, C) of 0..1: the query's view above the key's."""
-    n = len(pairs)
-    figure = new_figure(max(1.0 * n, 2.5), 2.3)
-    panels = figure.subplots(2, n, squeeze=False)
-    for row, name in enumerate(("query", "key")):
+    """Rows (n, V, S, S, C) of 0..1: the query's view above the key's, or alone where keys are stored features."""
+    n, count = pairs.shape[:2]
+    figure = new_figure(max(1.0 * n, 2.5), 0.1 + 1.1 * count)
+    panels = figure.subplots(count, n, squeeze=False)
+    for row, name in enumerate(("query", "key")[:count]):
         for column in range(n):
             _image(panels[row][column], pairs[column, row], bands)
         panels[row][0].set_ylabel(name, fontsize="small")
     title = f"View pairs of the batch at step {step}"
     note = f"Each column is a row of the run's own next batch, as the step sees it.{words_of(bands, pairs.shape[-1])}"
     alt = f"{n} columns of two augmented images each: the query's view above the key's, of the same image or group."
+    if count == 1:
+        alt = f"{n} augmented images: the query's view, as keys are stored features."
     return Picture(f"views{label}", title, alt, note, png_of(figure))
 
 

@@ -84,7 +84,7 @@ def test_what_the_log_lacks_is_missing_and_no_error(tmp_path, monkeypatch):
     run = run._replace(run=run.run._replace(series={"loss": run.run.series["loss"]}))
     lines, _, missing = drawn(monkeypatch, run)
     assert list(lines) == ["loss", "learning_rate"] and 2.0 not in lines["loss"][0][1]
-    assert missing["kNN accuracy"] == "the log holds no number of it yet" and len(missing) == 4
+    assert missing["kNN accuracy"] == "the log holds no number of it" and len(missing) == 4
 
 
 @pytest.mark.parametrize(
@@ -126,6 +126,14 @@ def test_views_show_the_chosen_bands_query_above_key(monkeypatch):
     np.testing.assert_array_equal(shown[0], pairs[0, 0][..., [3, 1, 0]])
     np.testing.assert_array_equal(shown[4], pairs[1, 1][..., [3, 1, 0]])
     assert picture.name == "views-x" and "Of 4 channels 4, 2, 1 are shown" in picture.note
+
+
+def test_a_mechanism_of_one_view_shows_one(monkeypatch):
+    """A memory bank's keys are stored features: there is no second view."""
+    views = np.random.default_rng(0).random((3, 1, 5, 5, 3))
+    shown, figure, picture = images_of(monkeypatch, lambda: pictures.view_pairs(views, (0, 1, 2), "", 9))
+    np.testing.assert_array_equal(shown, views[:, 0])
+    assert figure.axes[0].get_ylabel() == "query" and "3 augmented images" in picture.alt
 
 
 def test_neighbours_say_by_sign_which_have_the_label(monkeypatch):
