@@ -3,7 +3,7 @@
 Command    moco-jax prepare dataset cifar10, once; then
            moco-jax train --config=cifar10_small_end_to_end --workdir=runs/e2e
 Hardware   two CPU cores, some ten minutes
-Expected   not run as it is; docs/mechanisms.md compares shorter runs of the three mechanisms.
+Expected   not run; `python -m benchmarks.mechanisms` compares shorter runs of the three mechanisms.
 """
 
 from moco_jax.config import page

@@ -3,7 +3,7 @@
 Command    moco-jax prepare dataset cifar10, once; then
            moco-jax train --config=cifar10_small_memory_bank --workdir=runs/bank
 Hardware   two CPU cores, some five minutes
-Expected   not run as it is; docs/mechanisms.md compares shorter runs of the three mechanisms.
+Expected   not run; `python -m benchmarks.mechanisms` compares shorter runs of the three mechanisms.
 """
 
 from moco_jax.config import page
