@@ -20,17 +20,20 @@ from benchmarks import hard_negatives
 from moco_jax import config, pages
 from moco_jax.cli import flags
 
-# Every run sees the same number of images; what None of these says is that of the pages.
+# Every run sees the same images equally often. Few images, often: each stored feature of a bank is as old as an epoch.
 COMMON = {
+    "data.split": "train[:2048]",  # whole batches of every size
     "batch_size": 64,
     "bn.group_size": 8,
     "model.width": 16,
-    "train.epochs": 5,
+    "model.head": "linear",  # as in the paper
+    "train.epochs": 24,
     "optimizer.linear_scaling": True,
     "eval.feature": "backbone",
-    "eval.every_epochs": 5,
+    "eval.every_epochs": 24,
     "leak.every_epochs": 0,
-    "consistency.every_epochs": 5,
+    "consistency.every_epochs": 24,
+    "checkpoint.every_epochs": 8,
     "checkpoint.keep": 1,
     "data.workers": 1,
 }
@@ -43,8 +46,7 @@ SEEDS = (1, 2, 3)  # 0 is for tuning
 RATES, TUNING_TEMPERATURES = (0.06, 0.12, 0.24), (0.1, 0.2)  # the same grid for every mechanism
 TUNED: dict[str, dict[str, Any]] = {name: {} for name in PAGES}  # what the grid chose
 MIDDLE = 256  # the dictionary of tuning, and of what is not about its size
-SIZES = (64, 256, 1024, 4096)
-BATCHES = (64, 256, 1024)  # end to end, where the batch is the dictionary
+SIZES = (64, 256, 1024)
 MOMENTA = (0.0, 0.9, 0.99, 0.999, 0.9999)
 TEMPERATURES = (0.05, 0.1, 0.2, 0.5, 1.0)
 NAMED = {
@@ -93,11 +95,7 @@ def parts() -> dict[str, list[Run]]:
             for name in PAGES
             for r, t in grid
         ],
-        "sizes": [
-            run
-            for name in PAGES
-            for run in over(name, [dictionary(name, k) for k in (BATCHES if name == "end_to_end" else SIZES)])
-        ],
+        "sizes": [run for name in PAGES for run in over(name, [dictionary(name, k) for k in SIZES])],
         "momentum": over("moco", [{"queue.size": 1024, "moco.momentum": m} for m in MOMENTA]),
         "temperature": over("moco", [moco | {"moco.temperature": t} for t in TEMPERATURES]),
         "shuffle": over("moco", [moco | {"shuffle.block": b} for b in (0, 64)]),

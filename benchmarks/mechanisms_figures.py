@@ -83,7 +83,11 @@ def _size(lines: Lines, panels: Any) -> None:
         if alone and line["changes"][largest] == max(mechanisms.SIZES):
             age, cosine = np.array(line["key_cosine_by_age"]).T
             panels[1].plot(age, cosine, color=COLOURS[line["mechanism"]], marker=".", label=LABELS[line["mechanism"]])
-    panels[1].set(xlabel="age of a stored key, steps", ylabel="cosine with today's", title="consistency, K = 4,096")
+    panels[1].set(
+        xlabel="age of a stored key, steps",
+        ylabel="cosine with today's",
+        title=f"consistency, K = {max(mechanisms.SIZES):,}",
+    )
 
 
 def _momentum(lines: Lines, panels: Any) -> None:
