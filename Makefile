@@ -38,7 +38,7 @@ check: test check-rest  ## everything that must hold: all tests, lint, types
 check-rest: lint types test-slow  ## what `make check` does beyond `make test`
 
 test-slow: $(VENV)/.dev  ## the tests that `make test` leaves out
-	$(PY) -m pytest -n $(JOBS) --dist worksteal -m slow
+	$(PY) -m pytest -n $(JOBS) --dist loadfile -m slow
 
 lint: $(VENV)/.dev  ## formatting and rules (ruff)
 	$(PY) -m ruff format --check .
