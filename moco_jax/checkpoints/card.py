@@ -12,6 +12,12 @@ WHICH = {
     "online": "the online encoder, which encoded the queries and was trained by gradients",
     "target": "the target encoder, which encoded the keys: an exponential moving average of the online one",
 }
+KEYS = "the second encoder, which encoded the keys and was trained by gradients too"  # end to end
+TITLES = {
+    "moco": "Momentum Contrast (MoCo)",
+    "end_to_end": "end-to-end contrast",
+    "memory_bank": "contrast with a memory bank",
+}
 PLACES = {
     "data.folder",
     "data.manifest",
@@ -87,7 +93,8 @@ def _header(portable: Portable, library: str) -> str:
     lines = [f"library_name: {library}", f"pipeline_tag: {task}"]
     if portable.license is not None:
         lines.append(f"license: {json.dumps(portable.license)}")  # JSON is YAML
-    tags = [] if portable.which is None else ["tags:", "- moco", "- self-supervised"]
+    moco = portable.config is None or portable.config["mechanism"] == "moco"
+    tags = [] if portable.which is None else ["tags:", *["- moco"] * moco, "- self-supervised"]
     return "\n".join(["---", *lines, *tags, "---"])
 
 
@@ -95,8 +102,10 @@ def _what(portable: Portable) -> str:
     model = portable.model
     title, what, paper = model.arch, "A backbone; nobody says how it was trained.", ""
     if portable.which is not None:
-        title = f"{model.arch}, Momentum Contrast (MoCo)"
-        what = f"The backbone of {WHICH[portable.which]}. Its projection head is not here."
+        mechanism = "moco" if portable.config is None else portable.config["mechanism"]  # None: the released code's
+        title = f"{model.arch}, {TITLES[mechanism]}"
+        encoder = KEYS if (mechanism, portable.which) == ("end_to_end", "target") else WHICH[portable.which]
+        what = f"The backbone of {encoder}. Its projection head is not here."
         paper = "\n- Paper: Momentum Contrast for Unsupervised Visual Representation Learning (arXiv:1911.05722)"
     if portable.classifier is not None:
         what += f" On it is a linear classifier of {len(portable.classifier.bias)} classes."

@@ -61,7 +61,7 @@ def portable(
         which="online",
         license="mit",
         license_note="MIT, as the file that it comes from.",
-        config={"seed": 3},
+        config={"mechanism": "moco", "seed": 3},
     )
     return base._replace(**changes)
 

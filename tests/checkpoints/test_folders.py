@@ -201,6 +201,22 @@ def test_the_card_says_which_images_a_processor_cuts_elsewhere(resize):
     assert "folder cuts" not in card(encoder, "timm") + card(encoder, "transformers", missing="There is no processor.")
 
 
+@pytest.mark.parametrize(
+    ("mechanism", "which", "title", "said"),
+    [
+        ("moco", "target", "Momentum Contrast", "exponential moving average"),
+        ("end_to_end", "target", "end-to-end contrast", "the keys and was trained by gradients too"),
+        ("memory_bank", "online", "contrast with a memory bank", "the queries and was trained by gradients"),
+    ],
+)
+def test_the_card_names_the_mechanism_of_its_run(mechanism, which, title, said):
+    """MoCo of MoCo alone, in title, tags and what the encoder is."""
+    text = card(portable(which=which)._replace(config={"mechanism": mechanism}), "timm")
+    first = next(line for line in text.splitlines() if line.startswith("# "))
+    assert title in first and said in text and ("- moco\n" in text) == (mechanism == "moco")
+    assert ("moving average" in text) == ("MoCo" in first) == (mechanism == "moco")
+
+
 def test_a_card_names_no_place_on_a_machine():
     """Paths are the last of their names: by the key where that holds one, and by their look, in lists."""
     keys = (
@@ -213,6 +229,7 @@ def test_a_card_names_no_place_on_a_machine():
         "train.init_from",
     )
     config = {
+        "mechanism": "moco",
         "data": {"dataset": "a/b"},
         "eval": {},
         "train": {"epochs": 3},
