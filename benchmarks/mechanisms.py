@@ -43,7 +43,8 @@ PAGES = {
     "memory_bank": "cifar10_small_memory_bank",
 }
 SEEDS = (1, 2, 3)  # 0 is for tuning
-RATES, TUNING_TEMPERATURES = (0.06, 0.12, 0.24), (0.1, 0.2)  # the same grid for every mechanism
+GRID = [(rate, t) for rate in (0.06, 0.12, 0.24, 0.48) for t in (0.1, 0.2)]  # the same for every mechanism
+GRID += [(0.24, 0.4)]
 TUNED: dict[str, dict[str, Any]] = {name: {} for name in PAGES}  # what the grid chose
 MIDDLE = 256  # the dictionary of tuning, and of what is not about its size
 SIZES = (64, 256, 1024)
@@ -83,7 +84,6 @@ def dictionary(mechanism: str, size: int) -> dict[str, Any]:
 def parts() -> dict[str, list[Run]]:
     """The runs of every part; a run of two parts has one name and is run once."""
     middle = {name: dictionary(name, MIDDLE) for name in PAGES}
-    grid = [(r, t) for r in RATES for t in TUNING_TEMPERATURES]
 
     def over(mechanism: str, changes: list[dict[str, Any]]) -> list[Run]:
         return [Run(mechanism, c | TUNED[mechanism], seed) for seed in SEEDS for c in changes]
@@ -93,7 +93,7 @@ def parts() -> dict[str, list[Run]]:
         "tuning": [
             Run(name, middle[name] | {"optimizer.learning_rate": r, f"{name}.temperature": t}, 0)
             for name in PAGES
-            for r, t in grid
+            for r, t in GRID
         ],
         "sizes": [run for name in PAGES for run in over(name, [dictionary(name, k) for k in SIZES])],
         "momentum": over("moco", [{"queue.size": 1024, "moco.momentum": m} for m in MOMENTA]),
