@@ -45,7 +45,11 @@ PAGES = {
 SEEDS = (1, 2, 3)  # 0 is for tuning
 GRID = [(rate, t) for rate in (0.06, 0.12, 0.24, 0.48) for t in (0.1, 0.2)]  # the same for every mechanism
 GRID += [(0.24, 0.4)]
-TUNED: dict[str, dict[str, Any]] = {name: {} for name in PAGES}  # what the grid chose
+TUNED: dict[str, dict[str, Any]] = {  # the best of the grid
+    "moco": {"optimizer.learning_rate": 0.48, "moco.temperature": 0.2},
+    "end_to_end": {"optimizer.learning_rate": 0.24, "end_to_end.temperature": 0.1},
+    "memory_bank": {"optimizer.learning_rate": 0.24, "memory_bank.temperature": 0.2},
+}
 MIDDLE = 256  # the dictionary of tuning, and of what is not about its size
 SIZES = (64, 256, 1024)
 MOMENTA = (0.0, 0.9, 0.99, 0.999, 0.9999)
@@ -86,7 +90,7 @@ def parts() -> dict[str, list[Run]]:
     middle = {name: dictionary(name, MIDDLE) for name in PAGES}
 
     def over(mechanism: str, changes: list[dict[str, Any]]) -> list[Run]:
-        return [Run(mechanism, c | TUNED[mechanism], seed) for seed in SEEDS for c in changes]
+        return [Run(mechanism, TUNED[mechanism] | c, seed) for seed in SEEDS for c in changes]
 
     moco = middle["moco"]
     return {
@@ -98,7 +102,7 @@ def parts() -> dict[str, list[Run]]:
         "sizes": [run for name in PAGES for run in over(name, [dictionary(name, k) for k in SIZES])],
         "momentum": over("moco", [{"queue.size": 1024, "moco.momentum": m} for m in MOMENTA]),
         "temperature": over("moco", [moco | {"moco.temperature": t} for t in TEMPERATURES]),
-        "shuffle": over("moco", [moco | {"shuffle.block": b} for b in (0, 64)]),
+        "shuffle": over("moco", [moco | {"shuffle.block": 0}]),  # on: as in sizes
         "losses": [
             *over("moco", [moco | {"moco.loss": "nce"}]),
             *over("memory_bank", [middle["memory_bank"] | {"memory_bank.loss": "nce"}]),
