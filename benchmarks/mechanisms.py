@@ -32,7 +32,7 @@ COMMON = {
     "eval.feature": "backbone",
     "eval.every_epochs": 24,
     "leak.every_epochs": 0,
-    "consistency.every_epochs": 24,
+    "consistency.every_epochs": 12,  # half way too: at the end of a cosine the encoder hardly moves any more
     "checkpoint.every_epochs": 8,
     "checkpoint.keep": 1,
     "data.workers": 1,
@@ -50,6 +50,7 @@ TUNED: dict[str, dict[str, Any]] = {  # the best of the grid
     "end_to_end": {"optimizer.learning_rate": 0.24, "end_to_end.temperature": 0.1},
     "memory_bank": {"optimizer.learning_rate": 0.24, "memory_bank.temperature": 0.2},
 }
+AGES = (0, 25, 50, 75, 100)  # percent of the way from the newest stored keys to the oldest
 MIDDLE = 256  # the dictionary of tuning, and of what is not about its size
 SIZES = (64, 256, 1024)
 MOMENTA = (0.0, 0.9, 0.99, 0.999, 0.9999)
@@ -129,9 +130,6 @@ def line_of(run: Run, workdir: Path, data_dir: str | None) -> dict[str, Any]:
     pretrain.train(page, workdir)
     found = runs.read(workdir)
     last = {name: values[max(values)] for name, values in found.series.items()}
-    ages = sorted(
-        {(int(last[f"key_age_{p}"]), last[f"key_cosine_{p}"]) for p in (0, 25, 50, 75, 100) if f"key_age_{p}" in last}
-    )
     line = {
         "run": run.name,
         "mechanism": run.mechanism,
@@ -142,7 +140,8 @@ def line_of(run: Run, workdir: Path, data_dir: str | None) -> dict[str, Any]:
         "chance": found.chance,
         "pretext_accuracy": verdict.late(found, "pretext_accuracy"),
         "effective_rank": verdict.late(found, "effective_rank"),
-        "key_cosine_by_age": ages,
+        "key_cosine_by_age": by_age(found.series, found.step),
+        "key_cosine_half_way": by_age(found.series, found.step // 2),
         "verdict": verdict.of(found).kind,
         "steps": found.step,
         "images_seen": found.step * page.batch_size,
@@ -151,6 +150,14 @@ def line_of(run: Run, workdir: Path, data_dir: str | None) -> dict[str, Any]:
     if run.mechanism == "moco":
         line["hard_negatives"] = hard_negatives.shares(page, workdir, TEMPERATURES)
     return line
+
+
+def by_age(series: dict[str, dict[int, float]], step: int) -> list[tuple[int, float]]:
+    """(age, cosine of stored keys with those of the encoder at `step`), as the run logged them."""
+    ages = {
+        int(series[f"key_age_{p}"][step]): series[f"key_cosine_{p}"][step] for p in AGES if f"key_age_{p}" in series
+    }
+    return sorted(ages.items())
 
 
 def spawned(run: Run, named: dict[str, Any]) -> str:

@@ -81,12 +81,12 @@ def _size(lines: Lines, panels: Any) -> None:
         largest = {"moco": "queue.size", "memory_bank": "memory_bank.size"}.get(line["mechanism"])
         alone = largest and line["changes"].keys() - mechanisms.TUNED[line["mechanism"]].keys() == {largest}
         if alone and line["changes"][largest] == max(mechanisms.SIZES):
-            age, cosine = np.array(line["key_cosine_by_age"]).T
+            age, cosine = np.array(line["key_cosine_half_way"]).T
             panels[1].plot(age, cosine, color=COLOURS[line["mechanism"]], marker=".", label=LABELS[line["mechanism"]])
     panels[1].set(
         xlabel="age of a stored key, steps",
         ylabel="cosine with today's",
-        title=f"consistency, K = {max(mechanisms.SIZES):,}",
+        title=f"consistency half way, K = {max(mechanisms.SIZES):,}",
     )
 
 
@@ -98,11 +98,13 @@ def _momentum(lines: Lines, panels: Any) -> None:
     panels[0].set(xlabel="momentum m", ylabel="kNN, %", title="momentum, K = 1,024")
     names = {run.name: run.changes["moco.momentum"] for run in mechanisms.parts()["momentum"]}
     for line in lines:
-        if line["run"] in names and line["key_cosine_by_age"]:
-            age, cosine = np.array(line["key_cosine_by_age"]).T
+        if line["run"] in names:
+            age, cosine = np.array(line["key_cosine_half_way"]).T
             colour = f"C{places[names[line['run']]]}"
             panels[1].plot(age, cosine, color=colour, marker=".", label=f"m = {names[line['run']]:g}")
-    panels[1].set(xlabel="age of a stored key, steps", ylabel="cosine with today's", title="consistency of the queue")
+    panels[1].set(
+        xlabel="age of a stored key, steps", ylabel="cosine with today's", title="consistency of the queue half way"
+    )
 
 
 def _temperature(lines: Lines, panels: Any) -> None:
