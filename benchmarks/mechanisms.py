@@ -3,16 +3,19 @@
     python -m benchmarks.mechanisms --data_dir=DIR --part=tuning     # or sizes, momentum, temperature, shuffle, ... all
     python -m benchmarks.mechanisms --list
 
-One line of JSON per run goes into --output as it ends. A run that has a line is not run again, and one that was stopped
-goes on from its checkpoint, so the command may be stopped and repeated; --jobs runs as many at a time, a core each.
+One line of JSON per run goes into --output as it ends. A run that has a line of the same config is not run again, and
+one that was stopped goes on from its checkpoint, so the command may be stopped and repeated; --jobs runs as many at a
+time, a core each. The status is 1 where a run failed.
 """
 
+import hashlib
 import json
 import os
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +23,8 @@ from benchmarks import hard_negatives
 from moco_jax import config, pages
 from moco_jax.cli import flags
 
-# Every run sees the same images equally often. Few images, often: each stored feature of a bank is as old as an epoch.
+# Every run sees the same images equally often. Few images, often: an epoch, which is how old features of a bank are, is
+# short against the run.
 COMMON = {
     "data.split": "train[:2048]",  # whole batches of every size
     "batch_size": 64,
@@ -56,12 +60,12 @@ SIZES = (64, 256, 1024)
 MOMENTA = (0.0, 0.9, 0.99, 0.999, 0.9999)
 TEMPERATURES = (0.05, 0.1, 0.2, 0.5, 1.0)
 NAMED = {
-    "part": ("all", "tuning, sizes, momentum, temperature, shuffle, losses, or all but tuning"),
+    "part": ("all", "tuning, sizes, momentum, temperature, shuffle, own_keys, losses, or all but tuning"),
     "data_dir": (None, "where TFDS has cifar10"),
     "workdir": ("runs/mechanisms", "a folder per run goes here"),
     "output": ("benchmarks/results/mechanisms.jsonl", "a line per run goes here"),
     "jobs": ("1", "runs at a time"),
-    "list": ("False", "only say which runs there are, and which are done"),
+    "list": (False, "only say which runs there are, and which are done"),
     "run": (None, "only this run, in this process, its line to stdout"),
 }
 
@@ -87,7 +91,7 @@ def dictionary(mechanism: str, size: int) -> dict[str, Any]:
 
 
 def parts() -> dict[str, list[Run]]:
-    """The runs of every part; a run of two parts has one name and is run once."""
+    """The runs of every part; those of one name are one run."""
     middle = {name: dictionary(name, MIDDLE) for name in PAGES}
 
     def over(mechanism: str, changes: list[dict[str, Any]]) -> list[Run]:
@@ -104,6 +108,7 @@ def parts() -> dict[str, list[Run]]:
         "momentum": over("moco", [{"queue.size": 1024, "moco.momentum": m} for m in MOMENTA]),
         "temperature": over("moco", [moco | {"moco.temperature": t} for t in TEMPERATURES]),
         "shuffle": over("moco", [moco | {"shuffle.block": 0}]),  # on: as in sizes
+        "own_keys": over("moco", [{"queue.size": 1024, "queue.mask_same_image": True}]),
         "losses": [
             *over("moco", [moco | {"moco.loss": "nce"}]),
             *over("memory_bank", [middle["memory_bank"] | {"memory_bank.loss": "nce"}]),
@@ -121,6 +126,13 @@ def page_of(run: Run, data_dir: str | None) -> Any:
     return page
 
 
+def digest(run: Run) -> str:
+    """What the numbers of a run follow from, in twelve digits: its config, but for what changes none of them."""
+    settings = config.flat(config.read(page_of(run, None)))
+    kept = {key: value for key, value in settings.items() if not key.startswith(("data.workers", "consistency."))}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
+
+
 def line_of(run: Run, workdir: Path, data_dir: str | None) -> dict[str, Any]:
     """Train a run, or go on with it, and say what came of it."""
     from moco_jax import pretrain
@@ -132,6 +144,7 @@ def line_of(run: Run, workdir: Path, data_dir: str | None) -> dict[str, Any]:
     last = {name: values[max(values)] for name, values in found.series.items()}
     line = {
         "run": run.name,
+        "config": digest(run),
         "mechanism": run.mechanism,
         "seed": run.seed,
         "changes": run.changes,
@@ -166,9 +179,7 @@ def spawned(run: Run, named: dict[str, Any]) -> str:
     command += [f"--data_dir={named['data_dir']}"] if named["data_dir"] else []
     threads = "--xla_cpu_multi_thread_eigen=false --xla_backend_optimization_level=2"  # 3 compiles twice as long
     environment = os.environ | {"XLA_FLAGS": threads, "OMP_NUM_THREADS": "1", "JAX_PLATFORMS": "cpu"}
-    environment["JAX_COMPILATION_CACHE_DIR"] = str(
-        Path(named["workdir"]).resolve() / "compiled"
-    )  # evaluations are alike
+    environment["JAX_COMPILATION_CACHE_DIR"] = str(Path(named["workdir"]).resolve() / "compiled")  # much is alike
     log = Path(named["workdir"]) / "console" / f"{run.name}.txt"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as console:
@@ -180,33 +191,46 @@ def spawned(run: Run, named: dict[str, Any]) -> str:
     return lines[-1]
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """List, run one, or run what has no line yet."""
-    _, named = flags.parse(sys.argv[1:], page="cifar10_small", named=NAMED, usage=__doc__ or "")
+    return flags.run(_main, argv)
+
+
+def _main(argv: Sequence[str]) -> int:
+    _, named = flags.parse(argv, page="cifar10_small", named=NAMED, usage=__doc__ or "")
     every = parts()
     if named["run"]:
         flags.prepare_environment()
         run = next(r for runs in every.values() for r in runs if r.name == named["run"])
         print(json.dumps(line_of(run, Path(named["workdir"]) / run.name, named["data_dir"])), flush=True)
         return 0
+    if named["part"] not in (*every, "all"):
+        raise config.unknown("part", named["part"], (*every, "all"))
     chosen = [name for name in every if name == named["part"] or (named["part"] == "all" and name != "tuning")]
     asked = {run.name: run for name in chosen for run in every[name]}
     output = Path(named["output"])
-    done = {json.loads(text)["run"] for text in output.read_text().splitlines()} if output.exists() else set()
-    left = [run for name, run in asked.items() if name not in done]
+    lines = [json.loads(text) for text in output.read_text().splitlines()] if output.exists() else []
+    done = {(line["run"], line["config"]) for line in lines}
+    left = [run for name, run in asked.items() if (name, digest(run)) not in done]
     print(f"{len(asked)} runs, {len(left)} left", flush=True)
-    if named["list"] == "True":
-        for run in left:
-            print(run.name)
+    if named["list"]:
+        print(*(run.name for run in left), sep="\n")
         return 0
+    return int(run_all(sorted(left, key=lambda r: r.seed), named, output) > 0)
+
+
+def run_all(left: Sequence[Run], named: dict[str, Any], output: Path) -> int:
+    """Run some, a few at a time, each line written as its run ends; how many failed."""
+    failed = 0
     with ThreadPoolExecutor(int(named["jobs"])) as pool:
-        for text in pool.map(lambda run: spawned(run, named), sorted(left, key=lambda r: r.seed)):
-            if text:
-                with output.open("a") as lines:
-                    lines.write(text + "\n")
+        for run in as_completed([pool.submit(spawned, run, named) for run in left]):
+            if text := run.result():
+                with output.open("a") as file:
+                    file.write(text + "\n")
                 found = json.loads(text)
                 print(f"{found['knn_top1']:.4f}  {found['seconds']:.0f} s  {found['run']}", flush=True)
-    return 0
+            failed += not text
+    return failed
 
 
 if __name__ == "__main__":
