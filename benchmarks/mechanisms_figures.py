@@ -77,12 +77,12 @@ def _size(lines: Lines, panels: Any) -> None:
         _spread(panels[0], along(lines, "sizes", name, key), LABELS[name], COLOURS[name])
     panels[0].set(xscale="log", xlabel="dictionary: K, end to end the batch", ylabel="kNN, %", title="size")
     panels[0].set_xticks(mechanisms.SIZES, [str(k) for k in mechanisms.SIZES])
+    largest = {run.name for run in mechanisms.parts()["sizes"] if max(mechanisms.SIZES) in run.changes.values()}
     for line in lines:
-        largest = {"moco": "queue.size", "memory_bank": "memory_bank.size"}.get(line["mechanism"])
-        alone = largest and line["changes"].keys() - mechanisms.TUNED[line["mechanism"]].keys() == {largest}
-        if alone and line["changes"][largest] == max(mechanisms.SIZES):
+        name = line["mechanism"]
+        if line["run"] in largest and name != "end_to_end":  # which stores nothing
             age, cosine = np.array(line["key_cosine_half_way"]).T
-            panels[1].plot(age, cosine, color=COLOURS[line["mechanism"]], marker=".", label=LABELS[line["mechanism"]])
+            panels[1].plot(age, cosine, color=COLOURS[name], marker=".", label=LABELS[name])
     panels[1].set(
         xlabel="age of a stored key, steps",
         ylabel="cosine with today's",

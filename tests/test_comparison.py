@@ -63,7 +63,7 @@ def test_the_weight_of_the_hardest_negatives_by_hand():
 
 def test_only_runs_without_a_line_are_run_and_a_failure_is_said(tmp_path, monkeypatch, capsys):
     """One is done, one fails, the rest get a line each; the second call runs what failed alone."""
-    runs = mechanisms.parts()["shuffle"] + mechanisms.parts()["own_keys"]
+    runs = mechanisms.parts()["shuffle"]
     out = tmp_path / "out.jsonl"
     stored = [{"run": run.name, "config": mechanisms.digest(run)} for run in runs[:2]]
     stored[1]["config"] = "of another page"
@@ -85,8 +85,8 @@ def test_only_runs_without_a_line_are_run_and_a_failure_is_said(tmp_path, monkey
     assert mechanisms.main(argv) == 0 and asked[2:] == [runs[2].name]
     assert mechanisms.main(argv) == 0 and len(asked) == 3
     assert "3 runs, 2 left" in capsys.readouterr().out
-    assert mechanisms.main(["--part=own_keys", "--list", f"--output={out}"]) == 0 and len(asked) == 3
-    assert "3 runs, 3 left" in capsys.readouterr().out
+    assert mechanisms.main(["--part=momentum", "--list", f"--output={out}"]) == 0 and len(asked) == 3
+    assert "15 runs, 15 left" in capsys.readouterr().out
     assert mechanisms.main(["--part=shufle"]) == 1
     assert "part 'shufle' is unknown; did you mean 'shuffle'?" in capsys.readouterr().err
 
@@ -95,7 +95,7 @@ def test_the_digest_of_a_run_is_what_its_numbers_follow_from(monkeypatch):
     """Another length is another run, other workers are not."""
     run = mechanisms.parts()["shuffle"][0]
     before = mechanisms.digest(run)
-    assert len({mechanisms.digest(r) for r in ALL.values()}) == len(ALL) - 3  # m = .99 is the page's own
+    assert len({mechanisms.digest(r) for r in ALL.values()}) == len(ALL)
     monkeypatch.setitem(mechanisms.COMMON, "data.workers", 3)
     assert mechanisms.digest(run) == before
     monkeypatch.setitem(mechanisms.COMMON, "train.epochs", 23)
