@@ -56,9 +56,9 @@ TUNED: dict[str, dict[str, Any]] = {  # the best of the grid
     "end_to_end": {"optimizer.learning_rate": 0.24, "end_to_end.temperature": 0.1},
     "memory_bank": {"optimizer.learning_rate": 0.24, "memory_bank.temperature": 0.2},
 }
-# A sum over K + 1 answers with a Z that stays asks for smaller rates: at those above NCE diverges.
-NCE_RATES = (0.015, 0.03, 0.06, 0.12)
-NCE_TUNED = {"moco": 0.03, "memory_bank": 0.03}  # the best of them
+# NCE by rate and first batches that estimate Z: from one, as published, Z is that of random features, and nothing learns.
+NCE_GRID = [(rate, 1) for rate in (0.015, 0.03, 0.06, 0.12)] + [(0.06, 64), (0.24, 64)]
+NCE_TUNED = {"moco": (0.24, 64), "memory_bank": (0.06, 64)}  # the best of them
 AGES = (0, 25, 50, 75, 100)  # percent of the way from the newest stored keys to the oldest
 MIDDLE = 256  # the dictionary of tuning, and of what is not about its size
 SIZES = (64, 256, 1024)
@@ -99,12 +99,14 @@ def parts() -> dict[str, list[Run]]:
     """The runs of every part; those of one name are one run."""
     middle = {name: dictionary(name, MIDDLE) for name in PAGES}
 
-    def over(mechanism: str, changes: list[dict[str, Any]]) -> list[Run]:
+    def over(mechanism: str, changes: list[dict[str, Any]], seeds: Sequence[int] = SEEDS) -> list[Run]:
         settings = TUNED[mechanism] | PUBLISHED[mechanism]
-        return [Run(mechanism, settings | c, seed) for seed in SEEDS for c in changes]
+        return [Run(mechanism, settings | c, seed) for seed in seeds for c in changes]
 
-    def nce(name: str, rates: Sequence[float]) -> list[dict[str, Any]]:
-        return [middle[name] | {f"{name}.loss": "nce", "optimizer.learning_rate": rate} for rate in rates]
+    def nce(name: str, grid: Sequence[tuple[float, int]]) -> list[dict[str, Any]]:
+        fixed = middle[name] | {f"{name}.loss": "nce"}
+        batches = [{f"{name}.nce_batches": count} if count > 1 else {} for _, count in grid]
+        return [fixed | {"optimizer.learning_rate": rate} | b for (rate, _), b in zip(grid, batches, strict=True)]
 
     moco = middle["moco"]
     return {
@@ -118,10 +120,8 @@ def parts() -> dict[str, list[Run]]:
         "temperature": over("moco", [moco | {"moco.temperature": t} for t in TEMPERATURES]),
         "shuffle": over("moco", [moco | {"shuffle.block": 0}]),  # on: as in sizes
         "encoders": over("end_to_end", [middle["end_to_end"] | {"end_to_end.shared": False}]),
-        "nce_tuning": [
-            run._replace(seed=0) for name in NCE_TUNED for run in over(name, nce(name, NCE_RATES))[: len(NCE_RATES)]
-        ],
-        "nce": [run for name, rate in NCE_TUNED.items() for run in over(name, nce(name, (rate,)))],
+        "nce_tuning": [run for name in NCE_TUNED for run in over(name, nce(name, NCE_GRID), seeds=(0,))],
+        "nce": [run for name, best in NCE_TUNED.items() for run in over(name, nce(name, [best]))],
     }
 
 
