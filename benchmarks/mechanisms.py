@@ -56,7 +56,7 @@ TUNED: dict[str, dict[str, Any]] = {  # the best of the grid
     "end_to_end": {"optimizer.learning_rate": 0.24, "end_to_end.temperature": 0.1},
     "memory_bank": {"optimizer.learning_rate": 0.24, "memory_bank.temperature": 0.2},
 }
-# NCE by rate and first batches that estimate Z: from one, as published, Z is that of random features, and nothing learns.
+# NCE by rate and first batches that estimate Z: from one, as published, it is that of random features; nothing learns.
 NCE_GRID = [(rate, 1) for rate in (0.015, 0.03, 0.06, 0.12)] + [(0.06, 64), (0.24, 64)]
 NCE_TUNED = {"moco": (0.24, 64), "memory_bank": (0.06, 64)}  # the best of them
 AGES = (0, 25, 50, 75, 100)  # percent of the way from the newest stored keys to the oldest
