@@ -1,7 +1,7 @@
 """The MoCo paper's comparison on part of CIFAR-10: three dictionaries, their size, momentum, temperature, shuffle.
 
     python -m benchmarks.mechanisms --data_dir=DIR --part=tuning     # or sizes, momentum, temperature, shuffle, ... all
-    python -m benchmarks.mechanisms --list
+    python -m benchmarks.mechanisms --list                           # only say which have no line yet
 
 One line of JSON per run goes into --output as it ends. A run that has a line of the same config is not run again, and
 one that was stopped goes on from its checkpoint, so the command may be stopped and repeated; --jobs runs as many at a
@@ -69,8 +69,7 @@ NAMED = {
     "data_dir": (None, "where TFDS has cifar10"),
     "workdir": ("runs/mechanisms", "a folder per run goes here"),
     "output": ("benchmarks/results/mechanisms.jsonl", "a line per run goes here"),
-    "jobs": ("1", "runs at a time"),
-    "list": (False, "only say which runs there are, and which are done"),
+    "jobs": (1.0, "runs at a time"),
     "run": (None, "only this run, in this process, its line to stdout"),
 }
 
@@ -206,11 +205,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str]) -> int:
-    _, named = flags.parse(argv, page="cifar10_small", named=NAMED, usage=__doc__ or "")
+    listing, argv = "--list" in argv, [a for a in argv if a != "--list"]
+    _, named = flags.parse_without_page(argv, places={}, named=NAMED, usage=__doc__ or "")
     every = parts()
     if named["run"]:
         flags.prepare_environment()
-        run = next(r for runs in every.values() for r in runs if r.name == named["run"])
+        known = {r.name: r for runs in every.values() for r in runs}
+        if named["run"] not in known:
+            raise config.unknown("run", named["run"], known)
+        run = known[named["run"]]
         print(json.dumps(line_of(run, Path(named["workdir"]) / run.name, named["data_dir"])), flush=True)
         return 0
     if named["part"] not in (*every, "all"):
@@ -222,7 +225,7 @@ def _main(argv: Sequence[str]) -> int:
     done = {(line["run"], line["config"]) for line in lines}
     left = [run for name, run in asked.items() if (name, digest(run)) not in done]
     print(f"{len(asked)} runs, {len(left)} left", flush=True)
-    if named["list"]:
+    if listing:
         print(*(run.name for run in left), sep="\n")
         return 0
     return int(run_all(sorted(left, key=lambda r: r.seed), named, output) > 0)
@@ -230,6 +233,7 @@ def _main(argv: Sequence[str]) -> int:
 
 def run_all(left: Sequence[Run], named: dict[str, Any], output: Path) -> int:
     """Run some, a few at a time, each line written as its run ends; how many failed."""
+    output.parent.mkdir(parents=True, exist_ok=True)
     failed = 0
     with ThreadPoolExecutor(int(named["jobs"])) as pool:
         for run in as_completed([pool.submit(spawned, run, named) for run in left]):

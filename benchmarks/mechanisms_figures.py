@@ -8,7 +8,7 @@ mechanisms_momentum.png and mechanisms_temperature.png. Reads lines alone: it ca
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -190,7 +190,11 @@ def draw(lines: Lines, path: Path, content: Callable[[Lines, Any], None]) -> Non
 
 def main() -> int:
     """Print the table, draw the pictures."""
-    _, named = flags.parse(sys.argv[1:], page="cifar10_small", named=NAMED, usage=__doc__ or "")
+    return flags.run(_main, None)
+
+
+def _main(argv: Sequence[str]) -> int:
+    _, named = flags.parse_without_page(argv, places={}, named=NAMED, usage=__doc__ or "")
     lines = read(Path(named["input"]))
     print(*tables(lines), "", sep="\n")
     for name, found in summary(lines).items():

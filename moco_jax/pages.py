@@ -4,6 +4,7 @@ import difflib
 import inspect
 import re
 import runpy
+import traceback
 import typing
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,8 +38,18 @@ def find(name: str) -> Path:
 
 
 def load(name: str) -> ConfigDict:
-    """The ConfigDict of a page, by path or name: a page may build on another."""
-    page: ConfigDict = runpy.run_path(str(find(name)))["get_config"]()
+    """The ConfigDict of a page, by path or name: a page may build on another.
+
+    Raises ConfigError naming the line of a page that asks for a key that there is not.
+    """
+    path = find(name)
+    try:
+        page: ConfigDict = runpy.run_path(str(path))["get_config"]()
+    except AttributeError as error:
+        line = next(
+            (f.lineno for f in reversed(traceback.extract_tb(error.__traceback__)) if f.filename == str(path)), "?"
+        )
+        raise ConfigError(f"{path}, line {line}: no such key or section: {' '.join(str(error).split())}") from None
     return page
 
 

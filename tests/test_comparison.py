@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -155,3 +156,14 @@ def test_what_was_found_is_summed_up_and_drawn(tmp_path, capsys, monkeypatch):
     for part in ("size", "momentum", "temperature"):
         assert (tmp_path / f"mechanisms_{part}.png").stat().st_size > 10_000
     assert mechanisms_figures.along(lines, "momentum", "moco", "moco.momentum").keys() == set(mechanisms.MOMENTA)
+
+
+def test_the_page_says_what_the_lines_say():
+    """Every run is there, of the configs as they are now; every row of the page's tables is made of them."""
+    root = Path(__file__).parents[1]
+    lines = mechanisms_figures.read(root / "benchmarks/results/mechanisms.jsonl")
+    done = {line["run"]: line["config"] for line in lines}
+    assert {name: mechanisms.digest(run) for name, run in ALL.items()}.items() <= done.items()
+    page = (root / "docs/mechanisms.md").read_text().splitlines()
+    assert not set(mechanisms_figures.tables(lines)) - set(page)
+    assert f"{len(lines)} lines" in "\n".join(page)

@@ -22,10 +22,10 @@ def parse(
     A flag whose default is False is a switch: --name, or --name=true and --name=false. Raises ConfigError for an
     unknown or mistyped flag or key; exits 0 after printing help.
     """
-    if any(a in ("--help", "-h", "-help") for a in argv):
-        print(_help(page, named, usage))
-        sys.exit(0)
     argv = _with_page_paths(argv, page)
+    if any(a in ("--help", "-h", "-help") for a in argv):
+        print(_help(page, _page_of(argv), named, usage))
+        sys.exit(0)
     argv, cleared = _checked(argv, _page_of(argv), named)
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=["program", *argv], lock_config=True)
@@ -162,7 +162,12 @@ def _checked(
         if not is_key:
             _check_named((negated or "") + name, value, named, kinds)
         elif name not in kinds:
-            raise config.unknown("config key", name, kinds)
+            raise _unknown_key(name, kinds, page)
+        elif name == "mechanism" and value != page.mechanism:
+            raise ConfigError(
+                f"the mechanism is the page's ({page.mechanism}), as it decides which sections there are: use another "
+                f"--config, such as one with {value!r}"
+            )
         elif value == "None":
             cleared.append(name)
             continue
@@ -171,6 +176,19 @@ def _checked(
             raise ConfigError(f"config key '{name}' must be {words[kinds[name]]}, not {value!r}")
         kept.append(argument)
     return kept, cleared
+
+
+def _unknown_key(name: str, kinds: Mapping[str, Any], page: ConfigDict) -> ConfigError:
+    """A key that the page lacks: perhaps of a section of other mechanisms."""
+    section = name.split(".")[0]
+    owners = [mechanism for mechanism, sections in config.SECTIONS.items() if section in sections]
+    if not owners or "mechanism" not in page or page.mechanism in owners:
+        return config.unknown("config key", name, kinds)
+    own = ", ".join(f"{s}." for s in config.SECTIONS[page.mechanism])
+    return ConfigError(
+        f"config key {name!r} is of mechanism {' or '.join(owners)}; this page is of {page.mechanism}, whose own keys "
+        f"begin with {own}"
+    )
 
 
 def _check_named(name: str, value: str | None, named: Mapping[str, tuple[Any, str]], keys: Mapping[str, Any]) -> None:
@@ -208,17 +226,17 @@ def _one_line(error: Exception, argv: Sequence[str]) -> str:
     return f"{text}" + (f" (among: {' '.join(overrides)})" if overrides and "config." not in text else "")
 
 
-def _help(page: str, named: Mapping[str, tuple[Any, str]], usage: str) -> str:
-    """Usage, flags, the shipped pages, and every key of the default page with its value."""
+def _help(default: str, page: ConfigDict, named: Mapping[str, tuple[Any, str]], usage: str) -> str:
+    """Usage, flags, the shipped pages, and every key of a page with its value."""
     lines = [
         usage,
         "",
         "flags:",
-        f"  --config=PAGE            a file or a shipped page: {_shipped(pages.load(page))} (default {page})",
+        f"  --config=PAGE            a file or a shipped page: {_shipped(page)} (default {default})",
     ]
     lines += _help_named(named)
     lines += ["  --config.KEY=VALUE       override any key of the page:", ""]
-    lines += [f"  {f'{key} = {value!r}':<44}{comment}" for key, value, comment in pages.explained(pages.load(page))]
+    lines += [f"  {f'{key} = {value!r}':<44}{comment}" for key, value, comment in pages.explained(page)]
     return "\n".join(lines)
 
 

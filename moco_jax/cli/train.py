@@ -7,7 +7,7 @@ from moco_jax.cli import flags
 
 USAGE = (
     "usage: train.py (or moco-jax train) [--config=PAGE] [--config.KEY=VALUE ...] [--workdir=DIR] [--dry_run]\n\n"
-    "Pretrain an encoder by momentum contrast.\n\n"
+    "Pretrain an encoder. The keys below are those of --config, if one is given.\n\n"
     "  moco-jax train --config=photos --config.data.folder=photos --workdir=runs/photos"
 )
 NAMED = {

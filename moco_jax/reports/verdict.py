@@ -19,7 +19,7 @@ STALE = 0.5  # cosine of the oldest stored keys with today's: 60 degrees off, no
 FEW_IMAGES = 100  # so few others to be told from; published runs have tens of thousands, and 300 digits still teach
 AT_CHANCE = 0.95  # share of ln(K+1): a loss that stays above it was not trained, or not for long enough
 PATIENCE = 0.5  # share of the steps before which a loss at chance is no verdict: healthy runs stay there up to a tenth
-NCE_BATCHES = 64  # that estimate the constant of NCE: by one, of untrained features, nothing was learned at any rate
+NCE_BATCHES = 64  # that estimate the constant of NCE: by one, of untrained features, nothing was learned
 MOMENTUM = 0.9  # MoCo, section 4.1 (ablation of momentum): at 0.9 accuracy falls far, at 0 training fails
 
 
@@ -65,6 +65,11 @@ def late(run: Run, name: str) -> float | None:
         return None
     chosen = [v for step, v in values.items() if step > (1 - LATE) * run.step or step == max(values)]
     return sum(chosen) / len(chosen)
+
+
+def _last(run: Run, name: str) -> float | None:
+    values = run.series.get(name, {})
+    return values[max(values)] if values else None
 
 
 def own_keys(run: Run) -> float | None:
@@ -165,6 +170,13 @@ def _few_images(run: Run) -> Verdict | None:
 def _at_chance(run: Run) -> Verdict | None:
     at_chance, loss = run.chance, late(run, "loss")
     if at_chance is not None and loss is not None and loss > AT_CHANCE * at_chance:
+        if (filled := _last(run, "bank_filled")) is not None and filled < 1:
+            return Verdict(
+                EARLY,
+                f"the loss is {loss:.2f} (chance: {at_chance:.2f}), and {1 - filled:.0%} of the bank still are the "
+                "random vectors that it began with: the first epoch only fills it",
+                "" if not run.complete else f"begin anew with train.epochs above {run.config.train.epochs}",
+            )
         if run.step < PATIENCE * run.total:
             return Verdict(EARLY, f"after {run.step} steps the loss is {loss:.2f}, still chance ({at_chance:.2f})", "")
         return Verdict(

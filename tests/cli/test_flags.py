@@ -73,6 +73,13 @@ def test_a_switch_is_given_with_or_without_a_value():
         (["--learning_rate=1"], "flag 'learning_rate' is unknown; did you mean 'config.optimizer.learning_rate'"),
         (["digits"], "unexpected argument 'digits'"),
         (["--config", "digits"], "write --config=digits, with an equals sign"),
+        (
+            ["--config=memory_bank_r50", "--config.queue.size=3"],
+            "is of mechanism moco; .* of memory_bank, .* memory_bank",
+        ),
+        (["--config=memory_bank_r50", "--config.shuffle.block=3"], "is of mechanism moco or end_to_end; this page"),
+        (["--config=memory_bank_r50", "--config.memory_bank.sizes=3"], "did you mean 'memory_bank.size'"),
+        (["--config.mechanism=memory_bank"], r"the mechanism is the page's \(moco\), .* use another --config"),
     ],
 )
 def test_a_slip_is_named(argv, message):
@@ -90,6 +97,25 @@ def test_help_lists_every_key_with_its_comment(capsys):
     text = capsys.readouterr().out
     assert all(f"  {key} = " in text for key in config.flat(parse()[0]))
     assert "moco.temperature = 0.1" in text and "images that share batch statistics" in text
+
+
+def test_help_is_that_of_the_page_that_is_given(capsys):
+    """Another mechanism has other keys."""
+    with pytest.raises(SystemExit):
+        parse("--config=memory_bank_r50", "--help")
+    text = capsys.readouterr().out
+    assert "  memory_bank.size = 65536" in text and "  moco.temperature" not in text and "(default digits)" in text
+
+
+def test_a_page_that_asks_for_a_key_that_there_is_not_names_its_line(tmp_path):
+    """As one of another mechanism does, whose first line was changed."""
+    page = tmp_path / "mine.py"
+    page.write_text(
+        "from moco_jax.config import page\n\ndef get_config():\n"
+        "    config = page('memory_bank')\n    config.moco.momentum = 0.9\n"
+    )
+    with pytest.raises(ConfigError, match=r"mine.py, line 5: no such key or section: .*moco"):
+        parse(f"--config={page}")
 
 
 def test_commands(capsys):

@@ -234,3 +234,11 @@ def test_nce_by_the_constant_of_untrained_features_is_told_what_to_change(tmp_pa
         assert found.kind == kind and found.text.count(f"{mechanism}.nce_batches is 1") == (batches == 1)
     healthy = verdict.of(altered(tmp_path)._replace(config=changed))
     assert healthy.kind == verdict.LEARNING and not healthy.advice
+
+
+def test_a_bank_that_is_not_full_has_taught_nothing_yet(tmp_path):
+    """Its random vectors are keys that nobody could find; once it is full, chance is chance."""
+    for filled, kind, words in ((0.75, verdict.EARLY, "25% of the bank"), (1.0, verdict.STARVED, "which is chance")):
+        found = verdict.of(altered(tmp_path, loss=9.0, bank_filled=filled))
+        assert found.kind == kind and words in found.cause, found.text
+    assert verdict.of(altered(tmp_path, loss=3.0, bank_filled=0.75)).kind == verdict.LEARNING
