@@ -19,7 +19,7 @@ BATCHES = 8  # looked at
 def of(cosines: np.ndarray, alike: np.ndarray, temperature: float) -> tuple[float, float]:
     """(share of the weight on the hardest negatives, share of that on the query's class), means over queries.
 
-    cosines (N, K) with the negatives; alike (N, K) bool: of the query's class.
+    cosines (N, K) with the negatives, minus infinity: none; alike (N, K) bool: of the query's class.
     """
     weight = np.exp((cosines - cosines.max(1, keepdims=True)) / temperature)
     weight /= weight.sum(1, keepdims=True)
@@ -56,8 +56,11 @@ def shares(config: Config, workdir: Path, temperatures: Sequence[float]) -> dict
     for batch in assembly.batches_of(parts)(first_step=step, last_step=step + BATCHES):
         behind = batch["queue_ids"] if behind is None else behind  # the queue stays that of `step`
         logits, records = mapped(jax.tree.map(lambda a: a[None], batch | {"queue_ids": behind}))
-        cosines.append(np.asarray(logits[0][:, 1:], np.float64) * config.moco.temperature)
-        alike.append(labels[batch["ids"][:, 0]][:, None] == labels[np.asarray(records[0])][None, :])
+        ids, records = batch["ids"][:, :1], np.asarray(records[0])[None, :]
+        similar = np.asarray(logits[0][:, 1:], np.float64) * config.moco.temperature
+        # Without old keys of a query's own image: a new epoch meets more of them in the old one's queue than training did.
+        cosines.append(np.where(ids == records, -np.inf, similar))
+        alike.append((labels[ids] == labels[records]) & (records >= 0) & (ids != records))
     both = np.concatenate(cosines), np.concatenate(alike)
     found: dict[str, Any] = {str(t): of(*both, t) for t in temperatures}
     return found | {"trained": config.moco.temperature, "alike": float(both[1].mean()), "negatives": both[0].shape[1]}

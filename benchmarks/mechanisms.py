@@ -168,7 +168,7 @@ def line_of(run: Run, workdir: Path, data_dir: str | None) -> dict[str, Any]:
         "images_seen": found.step * page.batch_size,
         "seconds": time.perf_counter() - began,
     }
-    if run.mechanism == "moco":
+    if run in parts()["temperature"]:
         line["hard_negatives"] = hard_negatives.shares(page, workdir, TEMPERATURES)
     return line
 
@@ -235,7 +235,8 @@ def run_all(left: Sequence[Run], named: dict[str, Any], output: Path) -> int:
     """Run some, a few at a time, each line written as its run ends; how many failed."""
     output.parent.mkdir(parents=True, exist_ok=True)
     failed = 0
-    with ThreadPoolExecutor(int(named["jobs"])) as pool:
+    pool = ThreadPoolExecutor(max(int(named["jobs"]), 1))
+    try:
         for run in as_completed([pool.submit(spawned, run, named) for run in left]):
             if text := run.result():
                 with output.open("a") as file:
@@ -243,6 +244,8 @@ def run_all(left: Sequence[Run], named: dict[str, Any], output: Path) -> int:
                 found = json.loads(text)
                 print(f"{found['knn_top1']:.4f}  {found['seconds']:.0f} s  {found['run']}", flush=True)
             failed += not text
+    finally:
+        pool.shutdown(cancel_futures=True)  # after Ctrl-C none is begun any more
     return failed
 
 

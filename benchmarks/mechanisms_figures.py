@@ -28,8 +28,10 @@ Lines = list[dict[str, Any]]
 
 
 def read(path: Path) -> Lines:
-    """Every line, the last one of a run that has several."""
-    return list({(line := json.loads(text))["run"]: line for text in path.read_text().splitlines()}.values())
+    """Every line of a run of the benchmark with its config of today, the last one of a run that has several."""
+    known = {run.name: mechanisms.digest(run) for runs in mechanisms.parts().values() for run in runs}
+    lines = {(line := json.loads(text))["run"]: line for text in path.read_text().splitlines()}
+    return [line for name, line in lines.items() if known.get(name) == line["config"]]
 
 
 def setting(line: dict[str, Any]) -> str:
@@ -161,10 +163,10 @@ def _temperature(lines: Lines, panels: Any) -> None:
     points = along(lines, "temperature", "moco", "moco.temperature")
     _spread(panels[0], points, "MoCo", COLOURS["moco"])
     panels[0].set(xscale="log", xlabel="temperature T", ylabel="kNN, %", title="temperature, K = 256")
-    own = hardest(lines)
+    own, names = hardest(lines), {run.name for run in mechanisms.parts()["temperature"]}
     for i, label in enumerate(("gradient on the hardest 1 %", "... of that on the query's class")):
         panels[1].plot([*own], [100 * found[i] for found in own.values()], marker="o", label=label)
-    alike = np.mean([100 * line["hard_negatives"]["alike"] for line in lines if "hard_negatives" in line])
+    alike = np.mean([100 * line["hard_negatives"]["alike"] for line in lines if line["run"] in names])
     panels[1].axhline(alike, color="gray", linestyle=":", label="all negatives of the query's class")
     panels[1].set(xscale="log", xlabel="temperature T", ylabel="%", title="where the gradient goes")
     for panel in panels:

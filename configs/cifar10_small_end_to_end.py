@@ -3,8 +3,8 @@
 Command    moco-jax prepare dataset cifar10, once; then
            moco-jax train --config=cifar10_small_end_to_end --workdir=runs/e2e
 Hardware   two CPU cores, some two minutes
-Expected   kNN E2E, three seeds; an untrained network: UNTRAINED. docs/mechanisms.md compares batches of 64 to 1,024, and
-           the other mechanisms (`python -m benchmarks.mechanisms`).
+Expected   kNN E2E (three seeds); an untrained network UNTRAINED. docs/mechanisms.md compares batches of 64 to
+           1,024, and the other mechanisms (`python -m benchmarks.mechanisms`).
 """
 
 from moco_jax.config import page

@@ -3,8 +3,9 @@
 Command    moco-jax prepare dataset cifar10, once; then
            moco-jax train --config=cifar10_small_memory_bank --workdir=runs/bank
 Hardware   two CPU cores, some two minutes
-Expected   kNN BANK, three seeds; an untrained network: UNTRAINED. The loss lies above chance in the first epochs, which fill
-           the bank. docs/mechanisms.md compares sizes, losses, and the other mechanisms (`python -m benchmarks.mechanisms`).
+Expected   kNN BANK (three seeds); an untrained network UNTRAINED. The loss lies above chance in the first epochs,
+           which fill the bank. docs/mechanisms.md compares sizes, losses, and the other mechanisms
+           (`python -m benchmarks.mechanisms`).
 """
 
 from moco_jax.config import page

@@ -120,6 +120,7 @@ def test_a_run_says_what_came_of_it(tmp_path, monkeypatch):
     monkeypatch.setattr(mechanisms, "COMMON", small | {"eval.bank_split": "train[:200]", "eval.k": 5})
     monkeypatch.setattr(mechanisms, "PAGES", {"moco": "digits"})
     run = mechanisms.Run("moco", {"queue.size": 128, "moco.temperature": 0.2}, 1)
+    monkeypatch.setattr(mechanisms, "parts", lambda: {"temperature": [run]})
     line = json.loads(json.dumps(mechanisms.line_of(run, tmp_path / run.name, str(tmp_path / "tfds"))))
     assert run.name == line["run"] == "moco,queue.size=128,moco.temperature=0.2,seed=1"
     assert 0 < line["knn_top1"] <= 1 and line["chance"] == pytest.approx(np.log(129)) and line["images_seen"] == 384
@@ -140,12 +141,20 @@ def test_what_was_found_is_summed_up_and_drawn(tmp_path, capsys, monkeypatch):
     for i, run in enumerate(run for run in ALL.values() if run.seed):
         hard = {str(t): [0.5 / (1 + t), 0.2] for t in mechanisms.TEMPERATURES} | {"alike": 0.1}
         lines.append(
-            {"run": run.name, "mechanism": run.mechanism, "seed": run.seed, "changes": run.changes, "loss": 1.0}
+            {
+                "run": run.name,
+                "config": mechanisms.digest(run),
+                "mechanism": run.mechanism,
+                "seed": run.seed,
+                "changes": run.changes,
+                "loss": 1.0,
+            }
             | {"knn_top1": 0.3 + 0.01 * run.seed + 0.001 * i, "chance": 5.0, "verdict": "learning"}
             | {"key_cosine_half_way": [[1, 0.9], [5, 0.8]], "hard_negatives": hard}
         )
     stored = tmp_path / "in.jsonl"
-    stored.write_text("".join(json.dumps(line) + "\n" for line in [*lines, lines[0] | {"knn_top1": 0.9}]))
+    old = lines[1] | {"knn_top1": 0.1, "config": "of another page"}
+    stored.write_text("".join(json.dumps(line) + "\n" for line in [old, *lines, lines[0] | {"knn_top1": 0.9}]))
     monkeypatch.setattr(sys, "argv", ["figures", f"--input={stored}", f"--pictures={tmp_path}"])
     assert mechanisms_figures.main() == 0
     name = mechanisms_figures.setting(lines[0])
