@@ -58,7 +58,7 @@ def shares(config: Config, workdir: Path, temperatures: Sequence[float]) -> dict
         logits, records = mapped(jax.tree.map(lambda a: a[None], batch | {"queue_ids": behind}))
         ids, records = batch["ids"][:, :1], np.asarray(records[0])[None, :]
         similar = np.asarray(logits[0][:, 1:], np.float64) * config.moco.temperature
-        # Without old keys of a query's own image: a new epoch meets more of them in the old one's queue than training did.
+        # Without old keys of a query's own image: a new epoch meets more in the old one's queue than training did.
         cosines.append(np.where(ids == records, -np.inf, similar))
         alike.append((labels[ids] == labels[records]) & (records >= 0) & (ids != records))
     both = np.concatenate(cosines), np.concatenate(alike)

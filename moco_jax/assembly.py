@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from moco_jax import checks, dictionary, parallel, views
 from moco_jax.config import Config, ConfigError
@@ -140,10 +141,11 @@ def _check_bank_fits(config: Config, mechanism: Mechanism) -> None:
     n = config.train.microbatch_size or config.batch_size // parallel.device_count()
     held, drawn = rows * features * stored.dtype.itemsize, n * (bank.size or 0) * features * 4  # as float32
     if held + drawn > limit:
+        half = "" if stored.dtype == jnp.bfloat16 else "memory_bank.dtype='bfloat16', "
         raise ConfigError(
             f"the bank of {rows} x {features} {stored.dtype} takes {held / 1e9:.2f} GB, and the {bank.size} features "
             f"drawn for each of {n} images {drawn / 1e9:.2f} GB, of the {limit / 1e9:.2f} GB of a device: use "
-            "memory_bank.dtype='bfloat16', a smaller model.dim or memory_bank.size, a train.microbatch_size or more "
+            f"{half}a smaller model.dim or memory_bank.size, a smaller train.microbatch_size or batch_size, or more "
             "devices; or mechanism 'moco', whose queue needs no row for every image"
         )
 

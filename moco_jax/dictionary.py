@@ -70,6 +70,8 @@ def _check_bank(config: Config, bank: MemoryBank, records: int, name: str) -> No
     size = bank.size or 0
     if bank.dtype not in BANK_DTYPES:
         raise unknown("memory_bank.dtype", bank.dtype, BANK_DTYPES)
+    if records < 2:
+        raise ConfigError(f"a bank of the {records} image of {name} holds nothing to compare it with: give more images")
     if size > records - 1:
         raise ConfigError(
             f"memory_bank.size {size} is more than the {records - 1} features of other images in the bank: it holds "
@@ -78,7 +80,13 @@ def _check_bank(config: Config, bank: MemoryBank, records: int, name: str) -> No
     if bank.loss == "nce" and size < config.batch_size:
         raise ConfigError(
             f"memory_bank.size {size} is less than the batch of {config.batch_size}: NCE tells a key from as little "
-            f"noise badly; use {config.batch_size} or more, or memory_bank.loss='infonce'"
+            f"noise badly; use {config.batch_size} or more"
+            + (
+                f" (with {records} images: a batch_size of {records - 1} or less)"
+                if records <= config.batch_size
+                else ""
+            )
+            + ", or memory_bank.loss='infonce'"
         )
 
 

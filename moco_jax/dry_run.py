@@ -271,7 +271,10 @@ def _memory_line(memory: Memory | None) -> str:
         return f"{line}; how much it has is not known"
     if memory.peak <= limit:
         return f"{line}, of {_amount(limit, 'B')}"
-    return f"{line}; warning: it has {_amount(limit, 'B')}: set train.microbatch_size, or data.path='streamed'"
+    return (
+        f"{line}; warning: it has {_amount(limit, 'B')}: use a smaller batch_size, or train.microbatch_size where the "
+        "mechanism and its loss take one, or data.path='streamed'"
+    )
 
 
 def _time_line(pace: Pace | None, hours: float | None, left: int, compile_seconds: float) -> str:

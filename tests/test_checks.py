@@ -22,6 +22,7 @@ from moco_jax.config import (
     Train,
     Views,
 )
+from tests import tiny
 
 
 def config(**changes):
@@ -271,3 +272,19 @@ def test_a_queue_that_a_large_batch_forces_is_answered_with_a_smaller_batch():
     c = checks.resolve(config(queue=Queue()), 300)
     (warning,) = checks.check(c, records=300, devices=1)
     assert "use a batch_size of 75 or less" in warning
+
+
+@pytest.mark.parametrize(
+    ("records", "batch", "message"),
+    [
+        (1, 1, "a bank of the 1 image of mine holds nothing to compare it with: give more images"),
+        (32, 32, r"use 32 or more \(with 32 images: a batch_size of 31 or less\), or"),
+        (64, 32, "use 32 or more, or memory_bank.loss='infonce'"),
+    ],
+)
+def test_advice_for_a_bank_can_be_followed(records, batch, message):
+    """No size that the next error would refuse."""
+    section = MemoryBank(min(31, max(records - 1, 1)), loss="nce")
+    c = dataclasses.replace(tiny.memory_bank(memory_bank=section), batch_size=batch)
+    with pytest.raises(ConfigError, match=message):
+        dictionary.check(c, records, "mine")

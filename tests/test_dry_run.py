@@ -156,7 +156,7 @@ def test_the_peak_counts_a_donated_buffer_once(report, tmp_path, monkeypatch):
     monkeypatch.setattr(parallel, "memory_stats", lambda: {"bytes_limit": state + images + 5119})
     plan, said = report(tmp_path / "none", call)
     assert plan.pace is None and plan.hours is None and "time: not measured" in said
-    assert "warning: it has 26.7 kB: set train.microbatch_size, or data.path='streamed'" in said
+    assert "warning: it has 26.7 kB: use a smaller batch_size, or train.microbatch_size" in said
     monkeypatch.setattr(parallel, "memory_stats", lambda: {"bytes_limit": state + images + 5120})
     assert report(tmp_path / "none", call)[0].hours == 20
 

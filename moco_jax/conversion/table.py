@@ -70,5 +70,5 @@ def _left(what: Source, which: str, whole: bool) -> list[str]:
             )
         if what.target is not None:
             trained = what.run is not None or (what.found is not None and what.found.training is not None)
-            lines.append("left out: the other encoder" + (", momentum and queue" if trained else ""))
+            lines.append("left out: the other encoder" + (", the optimizer and the dictionary" if trained else ""))
     return lines

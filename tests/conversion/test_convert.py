@@ -184,7 +184,7 @@ def test_what_stays_behind_is_what_was_there(run, tmp_path):
     pixels = "left out: how images are prepared, which has no place there"
     for path in (run, tmp_path / "a.pth.tar"):
         said = quiet(path, tmp_path / f"{path.name}.pth", "pth")
-        assert "left out: the other encoder, momentum and queue" in said and pixels in said
+        assert "left out: the other encoder, the optimizer and the dictionary" in said and pixels in said
         assert said.index("left over: none") > said.index(pixels)
     content = torch.load(tmp_path / "a.pth.tar", weights_only=True)
     state = {n: t for n, t in content["state_dict"].items() if "queue" not in n}
