@@ -159,3 +159,19 @@ def test_an_unresolved_config_is_refused():
     """It has to know the block."""
     with pytest.raises(ValueError, match="resolved config"):
         mechanism(tiny.end_to_end(shuffle=Shuffle()))
+
+
+def test_a_given_order_of_keys_replaces_the_drawn_one():
+    """As the leak alarm gives one: each image in its own place is no shuffle at all."""
+    c = tiny.end_to_end()
+    encoder, losses = tiny.small_encoder(c, 2), {}
+    place = lambda step, direction: jnp.arange(G, dtype=jnp.int32)  # noqa: E731
+    for name, changed, options in (
+        ("drawn", c, {}),
+        ("in place", c, {"permutation": place}),
+        ("off", dataclasses.replace(c, shuffle=Shuffle(0)), {}),
+    ):
+        m = tiny.mechanism(changed, STORED, tiny.LIGHT, encoder=encoder, **options)
+        losses[name] = float(stepped(m, jax.jit(m.init)())[1]["loss"])
+    assert losses["in place"] == pytest.approx(losses["off"], rel=1e-6)
+    assert abs(losses["drawn"] - losses["off"]) > 1e-4

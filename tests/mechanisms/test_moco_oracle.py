@@ -14,6 +14,7 @@ import pytest
 
 from moco_jax.config import Moco
 from moco_jax.config import Queue as QueueSection
+from moco_jax.core import nce
 from moco_jax.core.queue import NormalisedQueue, Queue
 from moco_jax.state import Network
 from tests import tiny
@@ -122,6 +123,8 @@ def test_a_step_is_what_the_papers_say(symmetric, loss, float64):
     gap, where = tiny.distance(got, expected)
     assert gap < 1e-5, f"{where}: {gap:.1e}"
     assert int(after.step) == STEP + 1
+    guess = nce.chance(K) if loss == "nce" else np.log(K + 1)
+    assert mechanism.chance == pytest.approx((1 + symmetric) * guess)
     names = ("loss", "pretext_accuracy", "negative_similarity", "own_keys")
     np.testing.assert_allclose([metrics[name] for name in names], measures, rtol=1e-5)
     ages = STEP - state.memory.written[state.memory.written >= 0]  # of the negatives that the step used

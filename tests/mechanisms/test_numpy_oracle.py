@@ -101,17 +101,21 @@ def test_end_to_end(shared, symmetric, float64):
         return state if shared else state.replace(target=state.target.replace(params={"w": jnp.asarray(W2)}))
 
     _, after, metrics = stepped(c, change)
-    weights, gradients, loss = [W, W if shared else W2], [np.zeros_like(W), np.zeros_like(W)], 0.0
+    weights, gradients, loss, alike = [W, W if shared else W2], [np.zeros_like(W), np.zeros_like(W)], 0.0, []
     for query, key in ((0, 1), (1, 0))[: 1 + symmetric]:
         x, y = IMAGES[IDS[:, query]], IMAGES[IDS[:, key]]
         zq, zk = x @ weights[0], y @ weights[1]
         q, k = unit(zq), unit(zk)
         p = softmax(q @ k.T / T)
         loss += -np.log(np.diag(p)).mean()
+        alike.append((np.diag(q @ k.T).mean(), (q @ k.T)[~np.eye(G, dtype=bool)].mean()))
         wrong = (p - np.eye(G)) / (G * T)  # dL / d(q k)
         gradients[0] += x.T @ through_unit(zq, wrong @ k)
         gradients[1] += y.T @ through_unit(zk, wrong.T @ q)
     assert float(metrics["loss"]) == pytest.approx(loss, rel=1e-12)
+    cosines = [float(metrics[f"{name}_similarity"]) for name in ("positive", "negative")]
+    np.testing.assert_allclose(cosines, np.mean(alike, axis=0), rtol=1e-11)
+    assert mechanism(c).chance == pytest.approx((1 + symmetric) * np.log(G))
     if shared:
         expected = [updated(W, BUFFER, gradients[0] + gradients[1])]
         got = [after.online.params["w"]]
@@ -156,6 +160,8 @@ def test_memory_bank(loss, float64):
     rows = stored.copy()
     rows[IDS[:, 0]] = unit(momentum * stored[IDS[:, 0]] + (1 - momentum) * q)
     assert float(metrics["loss"]) == pytest.approx(expected, rel=1e-12)
+    spread = np.linalg.eigvalsh(np.cov(q.T))  # of all devices' features
+    assert float(metrics["effective_rank"]) == pytest.approx(spread.sum() ** 2 / (spread**2).sum(), rel=1e-10)
     np.testing.assert_allclose(after.online.params["w"], w, rtol=1e-11, atol=1e-13)
     np.testing.assert_allclose(jax.tree.leaves(after.optimizer)[0], buffer, rtol=1e-11, atol=1e-13)
     np.testing.assert_allclose(after.memory.bank, rows, rtol=1e-12, atol=1e-14)
