@@ -11,7 +11,7 @@ from moco_jax.config import EndToEnd, Shuffle
 from moco_jax.core import axis
 from moco_jax.state import Network
 from tests import tiny
-from tests.mechanisms.by_hand import IDS, STEP, STORED, G, T, buffers_of, noisy, order, seen, sgd, stepped, unit
+from tests.mechanisms.by_hand import IDS, SEED, STEP, STORED, G, T, buffers_of, noisy, order, seen, sgd, stepped, unit
 
 
 def mechanism(c, encoder=None):
@@ -19,7 +19,7 @@ def mechanism(c, encoder=None):
 
 
 def config(**section):
-    return tiny.double(tiny.end_to_end(end_to_end=EndToEnd(temperature=T, **section)))
+    return tiny.double(tiny.end_to_end(end_to_end=EndToEnd(temperature=T, **section), seed=SEED))
 
 
 def start(m):

@@ -11,13 +11,13 @@ from moco_jax.config import MemoryBank
 from moco_jax.core import bank, nce, randomness
 from moco_jax.state import Network
 from tests import tiny
-from tests.mechanisms.by_hand import IDS, STEP, STORED, G, T, buffers_of, noisy, seen, sgd, stepped, unit
+from tests.mechanisms.by_hand import IDS, SEED, STEP, STORED, G, T, buffers_of, noisy, seen, sgd, stepped, unit
 
 K, M, LOG_Z, RECORDS = 12, 0.25, 7.5, tiny.RECORDS
 
 
 def config(**section):
-    return tiny.double(tiny.memory_bank(memory_bank=MemoryBank(K, M, T, **section)))
+    return tiny.double(tiny.memory_bank(memory_bank=MemoryBank(K, M, T, **section), seed=SEED))
 
 
 def mechanism(c, encoder=None):
@@ -40,7 +40,7 @@ def start(m):
 def by_hand(c, encoder, state):
     """(online, buffers, bank, loss, pretext accuracy, mean cosine of negatives) of one step: figure 2b, row by row."""
     (images, _), loss = seen(), c.memory_bank.loss
-    noise = bank.drawn(randomness.key(0, STEP, 9), jnp.arange(G), jnp.asarray(IDS[:, 1]), K, RECORDS)
+    noise = bank.drawn(randomness.key(SEED, STEP, 9), jnp.arange(G), jnp.asarray(IDS[:, 1]), K, RECORDS)
     stored, noise = state.memory.bank, np.asarray(noise)
 
     def loss_of(params):

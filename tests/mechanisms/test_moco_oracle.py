@@ -18,7 +18,7 @@ from moco_jax.core import nce
 from moco_jax.core.queue import NormalisedQueue, Queue
 from moco_jax.state import Network
 from tests import tiny
-from tests.mechanisms.by_hand import IDS, STEP, STORED, G, T, buffers_of, noisy, order, seen, sgd, stepped, unit
+from tests.mechanisms.by_hand import IDS, SEED, STEP, STORED, G, T, buffers_of, noisy, order, seen, sgd, stepped, unit
 
 K, M = 40, 0.9
 LOG_Z = 7.5  # of the steps before
@@ -112,7 +112,7 @@ def test_a_step_is_what_the_papers_say(symmetric, loss, float64):
     which its constant is estimated.
     """
     section = Moco(M, T, symmetric, loss=loss, nce_batches=4)
-    c = dataclasses.replace(tiny.double(tiny.config()), moco=section, queue=QueueSection(K, symmetric))
+    c = dataclasses.replace(tiny.double(tiny.config(seed=SEED)), moco=section, queue=QueueSection(K, symmetric))
     encoder = tiny.small_encoder(c, 2)
     mechanism = tiny.mechanism(c, STORED, tiny.LIGHT, encoder=encoder)
     state = start(mechanism, loss)
