@@ -22,7 +22,7 @@ def get_config():
     config.model.head, config.model.dim = "linear", 128
     config.bn.group_size = 8
     config.end_to_end.temperature, config.end_to_end.symmetric, config.end_to_end.shared = 0.1, False, True
-    config.optimizer.learning_rate, config.optimizer.linear_scaling = 0.24, True
+    config.optimizer.learning_rate = 0.24
     config.optimizer.weight_decay, config.optimizer.schedule = 5e-4, "cosine"
     config.train.epochs = 24
     config.eval.bank_split, config.eval.split = "train[:10000]", "train[40000:42000]"  # test is for nobody's tuning

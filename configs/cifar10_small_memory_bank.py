@@ -24,7 +24,7 @@ def get_config():
     config.bn.group_size = 8
     config.memory_bank.size, config.memory_bank.momentum = 256, 0.5
     config.memory_bank.temperature, config.memory_bank.loss = 0.2, "infonce"
-    config.optimizer.learning_rate, config.optimizer.linear_scaling = 0.24, True
+    config.optimizer.learning_rate = 0.06  # 0.24 for 256 images
     config.optimizer.weight_decay, config.optimizer.schedule = 5e-4, "cosine"
     config.train.epochs = 24
     config.eval.bank_split, config.eval.split = "train[:10000]", "train[40000:42000]"  # test is for nobody's tuning
