@@ -175,4 +175,7 @@ def test_the_page_says_what_the_lines_say():
     assert {name: mechanisms.digest(run) for name, run in ALL.items()}.items() <= done.items()
     page = (root / "docs/mechanisms.md").read_text().splitlines()
     assert not set(mechanisms_figures.tables(lines)) - set(page)
-    assert f"{len(lines)} lines" in "\n".join(page)
+    text = "\n".join(page)
+    assert f"{len(lines)} lines" in text
+    for part in ("size", "momentum", "temperature"):
+        assert f"(mechanisms_{part}.png)" in text and (root / f"docs/mechanisms_{part}.png").is_file()
