@@ -29,6 +29,18 @@ def of(cosines: np.ndarray, alike: np.ndarray, temperature: float) -> tuple[floa
     return float(top.sum(1).mean()), float(((top * same).sum(1) / top.sum(1)).mean())
 
 
+def compared(
+    similar: np.ndarray, ids: np.ndarray, records: np.ndarray, labels: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """(cosines, alike) for `of`: similarities (N, K) of queries of records ids (N, V) with keys of records (K,).
+
+    Without old keys of a query's own image: a new epoch meets more of them in the old one's queue than training did.
+    """
+    own = ids[:, :1] == records[None, :]  # (N, K)
+    alike = (labels[ids[:, :1]] == labels[records][None, :]) & (records >= 0)[None, :] & ~own
+    return np.where(own, -np.inf, similar), alike
+
+
 def shares(config: Config, workdir: Path, temperatures: Sequence[float]) -> dict[str, Any]:
     """{temperature: [share of the hardest, of these of the query's class]} of a finished run with a queue.
 
@@ -56,11 +68,10 @@ def shares(config: Config, workdir: Path, temperatures: Sequence[float]) -> dict
     for batch in assembly.batches_of(parts)(first_step=step, last_step=step + BATCHES):
         behind = batch["queue_ids"] if behind is None else behind  # the queue stays that of `step`
         logits, records = mapped(jax.tree.map(lambda a: a[None], batch | {"queue_ids": behind}))
-        ids, records = batch["ids"][:, :1], np.asarray(records[0])[None, :]
         similar = np.asarray(logits[0][:, 1:], np.float64) * config.moco.temperature
-        # Without old keys of a query's own image: a new epoch meets more in the old one's queue than training did.
-        cosines.append(np.where(ids == records, -np.inf, similar))
-        alike.append((labels[ids] == labels[records]) & (records >= 0) & (ids != records))
+        found = compared(similar, batch["ids"], np.asarray(records[0]), labels)
+        cosines.append(found[0])
+        alike.append(found[1])
     both = np.concatenate(cosines), np.concatenate(alike)
     found: dict[str, Any] = {str(t): of(*both, t) for t in temperatures}
     return found | {"trained": config.moco.temperature, "alike": float(both[1].mean()), "negatives": both[0].shape[1]}

@@ -30,8 +30,8 @@ Lines = list[dict[str, Any]]
 def read(path: Path) -> Lines:
     """Every line of a run of the benchmark with its config of today, the last one of a run that has several."""
     known = {run.name: mechanisms.digest(run) for runs in mechanisms.parts().values() for run in runs}
-    lines = {(line := json.loads(text))["run"]: line for text in path.read_text().splitlines()}
-    return [line for name, line in lines.items() if known.get(name) == line["config"]]
+    lines = map(json.loads, path.read_text().splitlines())
+    return list({line["run"]: line for line in lines if known.get(line["run"]) == line["config"]}.values())
 
 
 def setting(line: dict[str, Any]) -> str:

@@ -66,6 +66,16 @@ def test_the_weight_of_the_hardest_negatives_by_hand():
     assert hard_negatives.of(cosines, alike, 100.0)[0] == pytest.approx(0.01, rel=0.01)
 
 
+def test_old_keys_of_a_querys_own_image_are_no_negatives():
+    """Left out of the weights, and never of its class; nor is a row of the start, whose record nobody knows."""
+    labels = np.array([0, 1, 0])
+    ids, records = np.array([[0, 0], [2, 2]]), np.array([0, 1, 2, -1])
+    cosines, alike = hard_negatives.compared(np.full((2, 4), 0.5), ids, records, labels)
+    out = -np.inf
+    np.testing.assert_array_equal(cosines, [[out, 0.5, 0.5, 0.5], [0.5, 0.5, out, 0.5]])
+    np.testing.assert_array_equal(alike, [[False, False, True, False], [True, False, False, False]])
+
+
 def test_only_runs_without_a_line_are_run_and_a_failure_is_said(tmp_path, monkeypatch, capsys):
     """One is done, one fails, the rest get a line each; the second call runs what failed alone."""
     runs = mechanisms.parts()["shuffle"]
@@ -154,7 +164,7 @@ def test_what_was_found_is_summed_up_and_drawn(tmp_path, capsys, monkeypatch):
         )
     stored = tmp_path / "in.jsonl"
     old = lines[1] | {"knn_top1": 0.1, "config": "of another page"}
-    stored.write_text("".join(json.dumps(line) + "\n" for line in [old, *lines, lines[0] | {"knn_top1": 0.9}]))
+    stored.write_text("".join(json.dumps(line) + "\n" for line in [*lines, lines[0] | {"knn_top1": 0.9}, old]))
     monkeypatch.setattr(sys, "argv", ["figures", f"--input={stored}", f"--pictures={tmp_path}"])
     assert mechanisms_figures.main() == 0
     name = mechanisms_figures.setting(lines[0])

@@ -111,10 +111,10 @@ def test_a_page_that_asks_for_a_key_that_there_is_not_names_its_line(tmp_path):
     """As one of another mechanism does, whose first line was changed."""
     page = tmp_path / "mine.py"
     page.write_text(
-        "from moco_jax.config import page\n\ndef get_config():\n"
-        "    config = page('memory_bank')\n    config.moco.momentum = 0.9\n"
+        "from moco_jax.config import page\n\ndef changed(config):\n    config.moco.momentum = 0.9\n"
+        "    return config\n\ndef get_config():\n    return changed(page('memory_bank'))\n"
     )
-    with pytest.raises(ConfigError, match=r"mine.py, line 5: no such key or section: .*moco"):
+    with pytest.raises(ConfigError, match=r"mine.py, line 4: no such key or section: .*moco"):
         parse(f"--config={page}")
 
 

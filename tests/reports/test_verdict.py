@@ -231,7 +231,8 @@ def test_nce_by_the_constant_of_untrained_features_is_told_what_to_change(tmp_pa
         section = dataclasses.replace(config.section_of(mechanism)(), loss="nce", nce_batches=batches)
         changed = dataclasses.replace(run.config, **{mechanism: section})
         found = verdict.of(run._replace(config=changed))
-        assert found.kind == kind and found.text.count(f"{mechanism}.nce_batches is 1") == (batches == 1)
+        assert found.kind == kind and found.text.count(f"{mechanism}.nce_batches is 1,") == (batches == 1)
+        assert ("nce_batches" in found.text) == (batches == 1)
     healthy = verdict.of(altered(tmp_path)._replace(config=changed))
     assert healthy.kind == verdict.LEARNING and not healthy.advice
 
