@@ -163,7 +163,7 @@ def test_what_was_found_is_summed_up_and_drawn(tmp_path, capsys, monkeypatch):
             | {"key_cosine_half_way": [[1, 0.9], [5, 0.8]], "hard_negatives": hard}
         )
     stored = tmp_path / "in.jsonl"
-    old = lines[1] | {"knn_top1": 0.1, "config": "of another page"}
+    old = lines[0] | {"knn_top1": 0.1, "config": "of another page"}
     stored.write_text("".join(json.dumps(line) + "\n" for line in [*lines, lines[0] | {"knn_top1": 0.9}, old]))
     monkeypatch.setattr(sys, "argv", ["figures", f"--input={stored}", f"--pictures={tmp_path}"])
     assert mechanisms_figures.main() == 0
