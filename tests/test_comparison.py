@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import hard_negatives, mechanisms, mechanisms_figures
-from moco_jax import checks, config
+from moco_jax import checks, config, pages
 
 ALL = {run.name: run for runs in mechanisms.parts().values() for run in runs}
 
@@ -175,6 +175,26 @@ def test_what_was_found_is_summed_up_and_drawn(tmp_path, capsys, monkeypatch):
     for part in ("size", "momentum", "temperature"):
         assert (tmp_path / f"mechanisms_{part}.png").stat().st_size > 10_000
     assert mechanisms_figures.along(lines, "momentum", "moco", "moco.momentum").keys() == set(mechanisms.MOMENTA)
+
+
+@pytest.mark.parametrize("mechanism", ["end_to_end", "memory_bank"])
+def test_a_page_is_the_run_whose_numbers_it_names(mechanism):
+    """A dictionary of 256: all but seed, cadences, and how its rate is written."""
+    (run, *_) = (
+        r for r in mechanisms.parts()["sizes"] if r.mechanism == mechanism and mechanisms.MIDDLE in r.changes.values()
+    )
+    ours, theirs = (
+        config.flat(config.read(page))
+        for page in (pages.load(mechanisms.PAGES[mechanism]), mechanisms.page_of(run, None))
+    )
+    free = {"seed", "eval.every_epochs", "consistency.every_epochs", "leak.every_epochs", "checkpoint.every_epochs"}
+    free |= {"checkpoint.keep", "optimizer.learning_rate", "optimizer.linear_scaling"}
+    assert {k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k)} <= free
+    scale = theirs["batch_size"] / 256
+    assert (
+        ours["optimizer.learning_rate"] == theirs["optimizer.learning_rate"] * scale
+        and theirs["optimizer.linear_scaling"]
+    )
 
 
 def test_the_page_says_what_the_lines_say():
