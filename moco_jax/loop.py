@@ -55,13 +55,15 @@ def run(
     evaluations: Sequence[Evaluation],
     save: Callable[[int, Any], None],
     rate: str = "learning rate",
+    patience: int = 1,
 ) -> Any:
     """Train from first_step to cadence.total and return the state; `batches` yields one host batch per step.
 
     Metrics are fetched one call late, so that nothing waits for the device between two logs. Raises FloatingPointError
-    at a loss that is not finite, before anything made from it is saved; `rate` is what that says should be lower.
+    at a loss that is not finite, before anything made from it is saved, and where `patience` steps in a row say that
+    they were "skipped" (`core.guard`); `rate` is what that says should be lower.
     """
-    step = first_step
+    step, watch = first_step, Watch(rate, patience)
     pending: list[Metrics] = []
     ready: tuple[int, list[Metrics]] | None = None
     while step < cadence.total:
@@ -72,7 +74,7 @@ def run(
         if first:
             log.restart(step + count)  # compiling is no training
         if ready is not None:
-            _write(log, *ready, rate)
+            watch.write(log, *ready)
             ready = None
         pending.append(metrics)
         step += count
@@ -81,10 +83,10 @@ def run(
         evaluators = [e.evaluator for e in evaluations if cadence.due(step, e.every)]
         keep = cadence.due(step, cadence.save)
         if ready is not None and (evaluators or keep):
-            _write(log, *ready, rate)
+            watch.write(log, *ready)
             ready = None
         if keep:
-            _check_finite(step, _means(pending), rate)  # before it is saved
+            watch.check_loss(step, means(pending))  # before it is saved
         if evaluators or keep:
             parallel.wait(state)  # both would wait for it, and the steps in flight are training time
         pause = time.perf_counter()
@@ -100,25 +102,54 @@ def _stack(*leaves: np.ndarray) -> np.ndarray:
     return np.stack(leaves)  # (steps, rows, ...)
 
 
-def _write(log: RunLog, step: int, calls: list[Metrics], rate: str) -> None:
-    """Log the means over some calls, which ended at `step`."""
-    means = _means(calls)
-    log.metrics(step, means)
-    _check_finite(step, means, rate)
+class Watch:
+    """Writes what steps say of themselves, and stops a run that cannot go on; `rate` is what should then be lower."""
+
+    def __init__(self, rate: str, patience: int):
+        self._advice = f"look for images that are not finite, or use another --workdir with a lower {rate}"
+        self._patience, self._in_a_row = patience, 0
+
+    def write(self, log: RunLog, step: int, calls: list[Metrics]) -> None:
+        """Log the means over some calls, which ended at `step`; raises FloatingPointError as `run` says."""
+        found = means(calls)
+        log.metrics(step, found)
+        if "skipped" not in found:
+            self.check_loss(step, found)
+            return
+        if found["skipped"]:
+            log.say(f"warning: {found['skipped']:.0f} of the steps up to {step} were not finite and changed nothing")
+        for skipped in _joined(calls)["skipped"]:
+            self._in_a_row = self._in_a_row + 1 if skipped else 0
+            if self._in_a_row >= self._patience:
+                raise FloatingPointError(
+                    f"loss, gradient or batch statistics were not finite in {self._in_a_row} steps in a row up to {step} "
+                    f"(train.max_skipped); such steps change nothing, so what was saved is good: {self._advice}"
+                )
+
+    def check_loss(self, step: int, found: dict[str, float]) -> None:
+        """Raises FloatingPointError for a mean loss that is not finite, where steps are not skipped for it."""
+        if "skipped" not in found and not math.isfinite(found.get("loss", 0.0)):
+            raise FloatingPointError(
+                f"the loss is {found['loss']} within the steps up to {step}; whatever was saved is from before: "
+                f"{self._advice}"
+            )
 
 
-def _means(calls: list[Metrics]) -> dict[str, float]:
-    """Fetched means over the steps of some calls; none of no call."""
+def means(calls: list[Metrics]) -> dict[str, float]:
+    """Fetched means over the steps of some calls; none of no call. "skipped" is their number; the others count them not.
+
+    Not a number where every step was skipped.
+    """
+    joined = _joined(calls)
+    good = joined["skipped"] == 0 if "skipped" in joined else slice(None)
+    found = {name: float(values[good].mean()) if values[good].size else math.nan for name, values in joined.items()}
+    return found | ({"skipped": float(joined["skipped"].sum())} if "skipped" in joined else {})
+
+
+def _joined(calls: list[Metrics]) -> dict[str, np.ndarray]:
+    """The metrics of every step of some calls: arrays (steps,)."""
     fetched = parallel.host(calls)
-    return {name: float(np.mean(np.concatenate([c[name] for c in fetched]))) for name in (fetched or [{}])[0]}
-
-
-def _check_finite(step: int, means: dict[str, float], rate: str) -> None:
-    if not math.isfinite(means.get("loss", 0.0)):
-        raise FloatingPointError(
-            f"the loss is {means['loss']} within the steps up to {step}; whatever was saved is from before: "
-            f"look for images that are not finite, or use another --workdir with a lower {rate}"
-        )
+    return {name: np.concatenate([c[name] for c in fetched]) for name in (fetched or [{}])[0]}
 
 
 def _evaluate(log: RunLog, step: int, results: Mapping[str, float | str]) -> None:

@@ -122,6 +122,7 @@ def _train(
                 evaluations=evaluations,
                 save=save,
                 rate="optimizer.learning_rate",
+                patience=config.train.max_skipped,
             )
         except KeyboardInterrupt:
             log.say(f"stopped; the same call continues from step {store.latest() or 0}")

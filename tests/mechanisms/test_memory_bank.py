@@ -33,7 +33,7 @@ def start(m):
         step=np.int32(STEP),
         online=Network(noisy(state.online.params, 1), noisy(state.online.batch_stats, 2)),
         optimizer=noisy(state.optimizer, 6),
-        memory=bank.Bank(rows, written, np.asarray(LOG_Z)),
+        memory=bank.Bank(rows, written, np.asarray(LOG_Z), np.int32(3)),
     )
 
 

@@ -1,0 +1,22 @@
+"""A step that is not finite changes nothing: one bad batch must not reach weights, statistics, optimizer or dictionary."""
+
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+Tree = TypeVar("Tree")
+
+
+def finite(tree: Any) -> jax.Array:
+    """Whether every number of every leaf is finite: () bool.
+
+    For values that are equal on all devices, so that all decide alike: means over devices, gathered keys. A mean is not
+    finite where one device's part is not.
+    """
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+
+
+def held(ok: jax.Array | bool, new: Tree, old: Tree) -> Tree:
+    """`new` where ok, else `old`, leaf by leaf; of a donated state, so that a step's new leaf may take the old's place."""
+    return jax.tree.map(lambda a, b: jnp.where(ok, a, b), new, old)
