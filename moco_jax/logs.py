@@ -10,6 +10,18 @@ from typing import Any
 
 from tqdm import tqdm
 
+VERDICT = "verdict"  # the event that ends a run
+EVALUATED = "evaluated"  # the event that says that all evaluations that were due after a step are in the log
+
+
+def says(workdir: Path, event: str, step: int) -> bool:
+    """Whether the log of a run has an event of a step; lines that a kill cut short say nothing."""
+    try:
+        lines = (workdir / "log.jsonl").read_text(errors="replace").splitlines()
+    except FileNotFoundError:
+        return False
+    return any(record.get("event") == event and record.get("step") == step for record in map(_object, lines))
+
 
 class RunLog:
     """Appends records to `log.jsonl` and shows progress; a silent one (other processes) writes and shows nothing.
@@ -102,6 +114,14 @@ def clock(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def _object(line: str) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _plain(value: Any) -> Any:

@@ -79,6 +79,16 @@ def memory_limit() -> int | None:
     return memory_stats().get("bytes_limit")
 
 
+def preempted(call: int) -> bool:
+    """Whether the processes agreed to stop at their `call`, counted by each; JAX notes a SIGTERM to any of them."""
+    return bool(multihost_utils.reached_preemption_sync_point(call))
+
+
+def first_says(answer: bool) -> bool:
+    """What the first process says, in all of them: whatever is read from a file."""
+    return bool(multihost_utils.broadcast_one_to_all(np.bool_(answer))) if jax.process_count() > 1 else answer
+
+
 def is_first_process() -> bool:
     """Whether this process writes logs and reports."""
     return jax.process_index() == 0

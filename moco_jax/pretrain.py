@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from moco_jax import checks, gallery, initial, parallel
+from moco_jax import checks, gallery, initial, parallel, stopping
 from moco_jax.assembly import Parts, assemble, batches_of
 from moco_jax.checkpoints.store import Store, describe, exclusive, read_json, write_json
 from moco_jax.config import Config, ConfigError, flat, read_stored, to_json
@@ -16,8 +16,8 @@ from moco_jax.evaluation.consistency import key_consistency
 from moco_jax.evaluation.leak import leak_alarm
 from moco_jax.evaluation.monitor import knn_monitor
 from moco_jax.events import Events, check_installed
-from moco_jax.logs import RunLog
-from moco_jax.loop import Cadence, Evaluation, Evaluator, run
+from moco_jax.logs import EVALUATED, VERDICT, RunLog, says
+from moco_jax.loop import Cadence, Evaluation, Evaluator, Unlogged, run
 from moco_jax.models import encoder as encoders
 from moco_jax.reports import runs, verdict
 from moco_jax.reports.curves import Picture
@@ -65,9 +65,13 @@ def train(
     data = loader.resident(parts.source, parts.config.data.workers) if resident else {}
 
     parallel.barrier("checked")  # no process may find the folder half made by another
-    with _folder(workdir, about), Store(workdir / "checkpoints", keep=parts.config.checkpoint.keep) as store:
+    with (
+        stopping.ending(),
+        _folder(workdir, about),
+        Store(workdir / "checkpoints", keep=parts.config.checkpoint.keep) as store,
+    ):
         step = store.latest() or 0
-        if step < cadence.total:
+        if step < cadence.total or _lacks(workdir, VERDICT, step):
             _train(parts, workdir, store, about, data, start, step=step, cadence=cadence, evaluators=evaluators)
     return Result(workdir, cadence.total, step >= cadence.total, time.perf_counter() - started)
 
@@ -88,19 +92,13 @@ def _train(
     config = parts.config
     init = parts.mechanism.init
     state = store.restore(step, parallel.abstract(init)) if step else initial.born(init, start)
+    unlogged = store.about(step).get("unlogged") if step else None
+    owed = bool(step) and _lacks(workdir, EVALUATED, step)  # read before this run writes to the log
     batches, placed = batches_of(parts), parallel.put_data(data)
-    evaluations = [Evaluation(config.eval.every_epochs * parts.steps_per_epoch, e) for e in evaluators]
-    if block := checks.leak_block(config, parallel.device_count()):
-        alarm = leak_alarm(config, parts.make, batches, placed, block=block)
-        evaluations.append(Evaluation(config.leak.every_epochs * parts.steps_per_epoch, alarm))
 
-    if parts.mechanism.stored is not None and config.consistency.every_epochs:
-        evaluator = key_consistency(parts.mechanism, batches, placed)
-        evaluations.append(Evaluation(config.consistency.every_epochs * parts.steps_per_epoch, evaluator))
-
-    def save(step: int, state: Any) -> None:
+    def save(step: int, state: Any, unlogged: Unlogged) -> None:
         parallel.check_identical(state)
-        store.save(step, parallel.everywhere(state), about)
+        store.save(step, parallel.everywhere(state), about | {"unlogged": unlogged})
 
     silent = not parallel.is_first_process()
     events = Events(workdir / "tensorboard", first_step=step) if config.log.tensorboard and not silent else None
@@ -111,28 +109,53 @@ def _train(
         if events is not None:
             _show(log, events, {"view_pairs": lambda: gallery.views(parts, step, gallery.Options(), "")}, step)
         try:
-            state = run(
-                parts.mapped,
-                state,
-                batches(first_step=step, last_step=cadence.total),
-                placed,
-                first_step=step,
-                cadence=cadence,
-                log=log,
-                evaluations=evaluations,
-                save=save,
-                rate="optimizer.learning_rate",
-                patience=config.train.max_skipped,
-            )
-        except KeyboardInterrupt:
+            with stopping.Signals() as signals:
+                state = run(
+                    parts.mapped,
+                    state,
+                    batches(first_step=step, last_step=cadence.total),
+                    placed,
+                    first_step=step,
+                    cadence=cadence,
+                    log=log,
+                    evaluations=_evaluations(parts, evaluators, batches, placed),
+                    save=save,
+                    signals=signals,
+                    unlogged=unlogged,
+                    owed=owed,
+                    rate="optimizer.learning_rate",
+                    patience=config.train.max_skipped,
+                )
+        except (KeyboardInterrupt, stopping.Stopped):
             log.say(f"stopped; the same call continues from step {store.latest() or 0}")
             raise
         if events is not None:
             _show(log, events, {"neighbours": lambda: _neighbours(parts, state)}, cadence.total)
         if not silent:
             found = verdict.of(runs.read(workdir))
-            log.write({"event": "verdict", "step": cadence.total, **found._asdict()})
+            log.write({"event": VERDICT, "step": cadence.total, **found._asdict()})
             log.say(f"verdict: {found.text}")
+
+
+def _lacks(workdir: Path, event: str, step: int) -> bool:
+    """Whether the log lacks an event of a step; one that is not there (of a run that was converted) lacks nothing."""
+    return parallel.first_says((workdir / "log.jsonl").exists() and not says(workdir, event, step))
+
+
+def _evaluations(
+    parts: Parts, evaluators: Sequence[Evaluator], batches: Callable[..., Iterator[Any]], data: Any
+) -> list[Evaluation]:
+    """What is evaluated and when: `evaluators`, the leak alarm, key consistency."""
+    config, epoch = parts.config, parts.steps_per_epoch
+    found = [Evaluation(config.eval.every_epochs * epoch, e) for e in evaluators]
+    if block := checks.leak_block(config, parallel.device_count()):
+        alarm = leak_alarm(config, parts.make, batches, data, block=block)
+        found.append(Evaluation(config.leak.every_epochs * epoch, alarm))
+    if parts.mechanism.stored is not None and config.consistency.every_epochs:
+        found.append(
+            Evaluation(config.consistency.every_epochs * epoch, key_consistency(parts.mechanism, batches, data))
+        )
+    return found
 
 
 def _show(log: RunLog, events: Events, tasks: dict[str, Callable[[], Picture]], step: int) -> None:

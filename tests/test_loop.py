@@ -24,7 +24,7 @@ def go(tmp_path, c, first=0, loss=lambda step: 1.0, events=None, evaluations=(),
         losses = jnp.asarray([loss(int(c)) for c in counts])
         return state + counts.sum(), {"loss": losses}
 
-    def save(step, state):
+    def save(step, state, unlogged):
         events.append(("save", step))
 
     def logged(name, results):
@@ -72,7 +72,10 @@ def test_never_is_never(tmp_path):
 def test_a_warning_of_an_evaluator_is_logged_and_said_and_its_numbers_too(tmp_path, capsys):
     """One record with the text beside the numbers; on the console a line for each. Without a warning none is said."""
     go(tmp_path, cadence(), evaluations=(("alarm", 0, {}), ("alarm", 10, {"leak": 0.25, "warning": "keys leak"})))
-    assert lines(tmp_path)[-1] == {"step": 10, "leak": 0.25, "warning": "keys leak"}
+    assert lines(tmp_path)[-2:] == [
+        {"step": 10, "leak": 0.25, "warning": "keys leak"},
+        {"event": "evaluated", "step": 10},
+    ]
     said = capsys.readouterr().out
     assert "step 10  leak 0.25\nwarning: keys leak\n" in said
     go(tmp_path, cadence(), evaluations=(("alarm", 10, {"leak": 0.0}),))

@@ -1,4 +1,4 @@
-"""A step that is not finite changes nothing: one bad batch must not reach weights, statistics, optimizer or dictionary."""
+"""A step that is not finite changes nothing: no weight, statistic, optimizer state or stored key sees a bad batch."""
 
 from typing import Any, TypeVar
 
@@ -18,5 +18,5 @@ def finite(tree: Any) -> jax.Array:
 
 
 def held(ok: jax.Array | bool, new: Tree, old: Tree) -> Tree:
-    """`new` where ok, else `old`, leaf by leaf; of a donated state, so that a step's new leaf may take the old's place."""
+    """`new` where ok, else `old`, leaf by leaf."""
     return jax.tree.map(lambda a, b: jnp.where(ok, a, b), new, old)

@@ -36,7 +36,8 @@ def start(key: jax.Array, size: int, features: int, dtype: jnp.dtype) -> Queue:
 def enqueue(memory: Queue, keys: jax.Array, step: jax.Array, ok: jax.Array | bool = True) -> Queue:
     """The queue with keys (B, C), in their order, over its B oldest rows; wraps at the end, B need not divide K.
 
-    Where not ok () it stays as it is. Raises ValueError where B exceeds K: rows of one batch would overwrite each other.
+    Where not ok () it stays as it is. Raises ValueError where B exceeds K: rows of one batch would overwrite one
+    another.
     """
     size, count = memory.queue.shape[0], keys.shape[0]
     if count > size:
@@ -70,7 +71,9 @@ def behind(memory: Queue, queue_ids: jax.Array, keys: int, step: jax.Array) -> j
     """
     size = memory.written.shape[0]
     records = axis.gather(queue_ids).reshape(-1)[:size]  # (K,) the newest key first
-    newer = (memory.ptr - 1 - jnp.arange(size, dtype=jnp.int32)) % size  # (K,) rows written since, of this step or later
+    newer = (
+        memory.ptr - 1 - jnp.arange(size, dtype=jnp.int32)
+    ) % size  # (K,) rows written since, of this step or later
     steps = jnp.clip(step - 1 - memory.written, 0, size)  # (K,) clipped: a product of large numbers would overflow
     age = steps * keys + newer % keys  # (K,) keys since, had every step enqueued
     return jnp.where((memory.written >= 0) & (age < size), records[jnp.minimum(age, size - 1)], -1)

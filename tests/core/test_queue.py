@@ -80,7 +80,9 @@ def test_steps_that_are_held_back_leave_everything_and_keys_stay_theirs(size, ba
         ok = step not in (0, 4, 5, 9)
         keys = np.full((batch, 3), step, np.float32) + np.arange(batch, dtype=np.float32)[:, None] / 100
         before, first = memory, int(memory.ptr)
-        memory = queue.enqueue(memory, jnp.asarray(keys) if ok else jnp.full((batch, 3), jnp.nan), jnp.asarray(step), ok)
+        memory = queue.enqueue(
+            memory, jnp.asarray(keys) if ok else jnp.full((batch, 3), jnp.nan), jnp.asarray(step), ok
+        )
         if not ok:
             jax.tree.map(np.testing.assert_array_equal, memory, before)
         stored |= {(first + place) % size: (step, place) for place in range(batch) if ok}

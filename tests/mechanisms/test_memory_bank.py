@@ -65,7 +65,8 @@ def by_hand(c, encoder, state):
     for i in range(G):
         rows[IDS[i, 0]] = unit(M * stored[IDS[i, 0]] + (1 - M) * np.asarray(q[i]))
         written[IDS[i, 0]] = STEP
-    return Network(params, stats), buffers, bank.Bank(rows, written, jnp.log(constant)), [total, hit, negative]
+    memory = bank.Bank(rows, written, jnp.log(constant), np.int32(4 if loss == "nce" else 3))
+    return Network(params, stats), buffers, memory, [total, hit, negative]
 
 
 @pytest.mark.parametrize("loss", ["infonce", "nce"])
