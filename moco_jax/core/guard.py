@@ -4,6 +4,7 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 Tree = TypeVar("Tree")
 
@@ -15,6 +16,11 @@ def finite(tree: Any) -> jax.Array:
     finite where one device's part is not.
     """
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+
+
+def anew(tree: Tree) -> Tree:
+    """The same values, from which XLA computes again what it has computed before: cheaper than to keep it, if large."""
+    return jax.tree.map(lax.optimization_barrier, tree)
 
 
 def held(ok: jax.Array | bool, new: Tree, old: Tree) -> Tree:

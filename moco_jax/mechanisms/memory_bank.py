@@ -88,7 +88,7 @@ def make(
         means, q = in_parts(part, (raw, positions, ids))
         metrics, gradients, batch_stats = axis.mean(means)  # over devices, once, together
         features = axis.gather(q)  # (G, C)
-        ok = guard.finite((metrics["loss"], gradients, batch_stats, features))
+        ok = guard.finite((metrics["loss"], gradients, batch_stats))
 
         params, optimizer_state = optimizer.update(gradients, state.optimizer, state.online.params, state.step)
         new = Network(params, batch_stats), optimizer_state

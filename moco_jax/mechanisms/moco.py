@@ -155,13 +155,14 @@ def make(
         means, _ = in_parts(part, (raw, positives, positions, batch["ids"]))
         means, target_stats = axis.mean((means, target.batch_stats))  # over devices, once, together
         metrics, gradients, online_stats = means
-        ok = guard.finite((metrics["loss"], gradients, online_stats, target_stats, keys))
+        ok = guard.finite((metrics["loss"], gradients, online_stats, target_stats))
 
         params, optimizer_state = optimizer.update(gradients, state.optimizer, state.online.params, state.step)
         memory = enqueue(state.memory, jnp.concatenate(keys[::-1]), state.step, ok)  # symmetric: view 0's keys first
         if moco.loss == "nce":
             memory = remembered(memory, metrics["log_z"], moco.nce_batches, ok)
-        new = Network(params, online_stats), Network(target.params, target_stats), optimizer_state
+        target = moved(state.replace(target=guard.anew(state.target)))  # not kept beside the old one until it is known
+        new = Network(params, online_stats), target.replace(batch_stats=target_stats), optimizer_state
         kept = guard.held(ok, new, (state.online, state.target, state.optimizer))
         metrics |= {
             "skipped": 1 - ok.astype(metrics["loss"].dtype),
