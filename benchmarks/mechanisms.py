@@ -3,16 +3,19 @@
     python -m benchmarks.mechanisms --data_dir=DIR --part=tuning     # or sizes, momentum, temperature, shuffle, ... all
     python -m benchmarks.mechanisms --list
 
-One line of JSON per run goes into --output as it ends. A run that has a line is not run again, and one that was stopped
-goes on from its checkpoint, so the command may be stopped and repeated; --jobs runs as many at a time, a core each.
+One line of JSON per run goes into --output as it ends. A run that has a line of the same config is not run again, and
+one that was stopped goes on from its checkpoint, so the command may be stopped and repeated; --jobs runs as many at a
+time, a core each. The status is 1 where a run failed.
 """
 
+import hashlib
 import json
 import os
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +23,8 @@ from benchmarks import hard_negatives
 from moco_jax import config, pages
 from moco_jax.cli import flags
 
-# Every run sees the same images equally often. Few images, often: each stored feature of a bank is as old as an epoch.
+# Every run sees the same images equally often. Few images, often: features of a bank are as old as an epoch or two, and
+# that is short against the run.
 COMMON = {
     "data.split": "train[:2048]",  # whole batches of every size
     "batch_size": 64,
@@ -32,7 +36,7 @@ COMMON = {
     "eval.feature": "backbone",
     "eval.every_epochs": 24,
     "leak.every_epochs": 0,
-    "consistency.every_epochs": 24,
+    "consistency.every_epochs": 12,  # half way too: at the end of a cosine the encoder hardly moves any more
     "checkpoint.every_epochs": 8,
     "checkpoint.keep": 1,
     "data.workers": 1,
@@ -43,8 +47,16 @@ PAGES = {
     "memory_bank": "cifar10_small_memory_bank",
 }
 SEEDS = (1, 2, 3)  # 0 is for tuning
-RATES, TUNING_TEMPERATURES = (0.06, 0.12, 0.24), (0.1, 0.2)  # the same grid for every mechanism
-TUNED: dict[str, dict[str, Any]] = {name: {} for name in PAGES}  # what the grid chose
+GRID = [(rate, t) for rate in (0.06, 0.12, 0.24, 0.48) for t in (0.1, 0.2)]  # the same for every mechanism
+GRID += [(0.24, 0.4)]
+# What one mechanism alone has is not tuned but as published; the bank's momentum of 0.5 is its page's own.
+PUBLISHED: dict[str, dict[str, Any]] = {"moco": {"moco.momentum": 0.999}, "end_to_end": {}, "memory_bank": {}}
+TUNED: dict[str, dict[str, Any]] = {  # the best of the grid
+    "moco": {"optimizer.learning_rate": 0.24, "moco.temperature": 0.1},
+    "end_to_end": {"optimizer.learning_rate": 0.24, "end_to_end.temperature": 0.1},
+    "memory_bank": {"optimizer.learning_rate": 0.24, "memory_bank.temperature": 0.2},
+}
+AGES = (0, 25, 50, 75, 100)  # percent of the way from the newest stored keys to the oldest
 MIDDLE = 256  # the dictionary of tuning, and of what is not about its size
 SIZES = (64, 256, 1024)
 MOMENTA = (0.0, 0.9, 0.99, 0.999, 0.9999)
@@ -55,7 +67,7 @@ NAMED = {
     "workdir": ("runs/mechanisms", "a folder per run goes here"),
     "output": ("benchmarks/results/mechanisms.jsonl", "a line per run goes here"),
     "jobs": ("1", "runs at a time"),
-    "list": ("False", "only say which runs there are, and which are done"),
+    "list": (False, "only say which runs there are, and which are done"),
     "run": (None, "only this run, in this process, its line to stdout"),
 }
 
@@ -81,24 +93,24 @@ def dictionary(mechanism: str, size: int) -> dict[str, Any]:
 
 
 def parts() -> dict[str, list[Run]]:
-    """The runs of every part; a run of two parts has one name and is run once."""
+    """The runs of every part; those of one name are one run."""
     middle = {name: dictionary(name, MIDDLE) for name in PAGES}
-    grid = [(r, t) for r in RATES for t in TUNING_TEMPERATURES]
 
     def over(mechanism: str, changes: list[dict[str, Any]]) -> list[Run]:
-        return [Run(mechanism, c | TUNED[mechanism], seed) for seed in SEEDS for c in changes]
+        settings = TUNED[mechanism] | PUBLISHED[mechanism]
+        return [Run(mechanism, settings | c, seed) for seed in SEEDS for c in changes]
 
     moco = middle["moco"]
     return {
         "tuning": [
-            Run(name, middle[name] | {"optimizer.learning_rate": r, f"{name}.temperature": t}, 0)
+            Run(name, middle[name] | PUBLISHED[name] | {"optimizer.learning_rate": r, f"{name}.temperature": t}, 0)
             for name in PAGES
-            for r, t in grid
+            for r, t in GRID
         ],
         "sizes": [run for name in PAGES for run in over(name, [dictionary(name, k) for k in SIZES])],
         "momentum": over("moco", [{"queue.size": 1024, "moco.momentum": m} for m in MOMENTA]),
         "temperature": over("moco", [moco | {"moco.temperature": t} for t in TEMPERATURES]),
-        "shuffle": over("moco", [moco | {"shuffle.block": b} for b in (0, 64)]),
+        "shuffle": over("moco", [moco | {"shuffle.block": 0}]),  # on: as in sizes
         "losses": [
             *over("moco", [moco | {"moco.loss": "nce"}]),
             *over("memory_bank", [middle["memory_bank"] | {"memory_bank.loss": "nce"}]),
@@ -116,6 +128,13 @@ def page_of(run: Run, data_dir: str | None) -> Any:
     return page
 
 
+def digest(run: Run) -> str:
+    """What the numbers of a run follow from, in twelve digits: its config, but for what changes none of them."""
+    settings = config.flat(config.read(page_of(run, None)))
+    kept = {key: value for key, value in settings.items() if not key.startswith(("data.workers", "consistency."))}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
+
+
 def line_of(run: Run, workdir: Path, data_dir: str | None) -> dict[str, Any]:
     """Train a run, or go on with it, and say what came of it."""
     from moco_jax import pretrain
@@ -125,11 +144,9 @@ def line_of(run: Run, workdir: Path, data_dir: str | None) -> dict[str, Any]:
     pretrain.train(page, workdir)
     found = runs.read(workdir)
     last = {name: values[max(values)] for name, values in found.series.items()}
-    ages = sorted(
-        {(int(last[f"key_age_{p}"]), last[f"key_cosine_{p}"]) for p in (0, 25, 50, 75, 100) if f"key_age_{p}" in last}
-    )
     line = {
         "run": run.name,
+        "config": digest(run),
         "mechanism": run.mechanism,
         "seed": run.seed,
         "changes": run.changes,
@@ -138,7 +155,8 @@ def line_of(run: Run, workdir: Path, data_dir: str | None) -> dict[str, Any]:
         "chance": found.chance,
         "pretext_accuracy": verdict.late(found, "pretext_accuracy"),
         "effective_rank": verdict.late(found, "effective_rank"),
-        "key_cosine_by_age": ages,
+        "key_cosine_by_age": by_age(found.series, found.step),
+        "key_cosine_half_way": by_age(found.series, found.step // 2),
         "verdict": verdict.of(found).kind,
         "steps": found.step,
         "images_seen": found.step * page.batch_size,
@@ -149,15 +167,21 @@ def line_of(run: Run, workdir: Path, data_dir: str | None) -> dict[str, Any]:
     return line
 
 
+def by_age(series: dict[str, dict[int, float]], step: int) -> list[tuple[int, float]]:
+    """(age, cosine of stored keys with those of the encoder at `step`), as the run logged them."""
+    ages = {
+        int(series[f"key_age_{p}"][step]): series[f"key_cosine_{p}"][step] for p in AGES if f"key_age_{p}" in series
+    }
+    return sorted(ages.items())
+
+
 def spawned(run: Run, named: dict[str, Any]) -> str:
     """The line of a run in a process of its own, which holds one core; "" where it failed."""
     command = [sys.executable, "-m", "benchmarks.mechanisms", f"--run={run.name}", f"--workdir={named['workdir']}"]
     command += [f"--data_dir={named['data_dir']}"] if named["data_dir"] else []
     threads = "--xla_cpu_multi_thread_eigen=false --xla_backend_optimization_level=2"  # 3 compiles twice as long
     environment = os.environ | {"XLA_FLAGS": threads, "OMP_NUM_THREADS": "1", "JAX_PLATFORMS": "cpu"}
-    environment["JAX_COMPILATION_CACHE_DIR"] = str(
-        Path(named["workdir"]).resolve() / "compiled"
-    )  # evaluations are alike
+    environment["JAX_COMPILATION_CACHE_DIR"] = str(Path(named["workdir"]).resolve() / "compiled")  # much is alike
     log = Path(named["workdir"]) / "console" / f"{run.name}.txt"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as console:
@@ -169,33 +193,46 @@ def spawned(run: Run, named: dict[str, Any]) -> str:
     return lines[-1]
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """List, run one, or run what has no line yet."""
-    _, named = flags.parse(sys.argv[1:], page="cifar10_small", named=NAMED, usage=__doc__ or "")
+    return flags.run(_main, argv)
+
+
+def _main(argv: Sequence[str]) -> int:
+    _, named = flags.parse(argv, page="cifar10_small", named=NAMED, usage=__doc__ or "")
     every = parts()
     if named["run"]:
         flags.prepare_environment()
         run = next(r for runs in every.values() for r in runs if r.name == named["run"])
         print(json.dumps(line_of(run, Path(named["workdir"]) / run.name, named["data_dir"])), flush=True)
         return 0
+    if named["part"] not in (*every, "all"):
+        raise config.unknown("part", named["part"], (*every, "all"))
     chosen = [name for name in every if name == named["part"] or (named["part"] == "all" and name != "tuning")]
     asked = {run.name: run for name in chosen for run in every[name]}
     output = Path(named["output"])
-    done = {json.loads(text)["run"] for text in output.read_text().splitlines()} if output.exists() else set()
-    left = [run for name, run in asked.items() if name not in done]
+    lines = [json.loads(text) for text in output.read_text().splitlines()] if output.exists() else []
+    done = {(line["run"], line["config"]) for line in lines}
+    left = [run for name, run in asked.items() if (name, digest(run)) not in done]
     print(f"{len(asked)} runs, {len(left)} left", flush=True)
-    if named["list"] == "True":
-        for run in left:
-            print(run.name)
+    if named["list"]:
+        print(*(run.name for run in left), sep="\n")
         return 0
+    return int(run_all(sorted(left, key=lambda r: r.seed), named, output) > 0)
+
+
+def run_all(left: Sequence[Run], named: dict[str, Any], output: Path) -> int:
+    """Run some, a few at a time, each line written as its run ends; how many failed."""
+    failed = 0
     with ThreadPoolExecutor(int(named["jobs"])) as pool:
-        for text in pool.map(lambda run: spawned(run, named), sorted(left, key=lambda r: r.seed)):
-            if text:
-                with output.open("a") as lines:
-                    lines.write(text + "\n")
+        for run in as_completed([pool.submit(spawned, run, named) for run in left]):
+            if text := run.result():
+                with output.open("a") as file:
+                    file.write(text + "\n")
                 found = json.loads(text)
                 print(f"{found['knn_top1']:.4f}  {found['seconds']:.0f} s  {found['run']}", flush=True)
-    return 0
+            failed += not text
+    return failed
 
 
 if __name__ == "__main__":

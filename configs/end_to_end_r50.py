@@ -1,8 +1,8 @@
 """End-to-end contrast, ResNet-50, ImageNet: the first of MoCo's three mechanisms (arXiv:1911.05722, figure 2a).
 
 Command    moco-jax train --config=end_to_end_r50 --config.data.data_dir=DIR --workdir=runs/end_to_end
-Published  figure 3 as a curve, without numbers: near MoCo's while the dictionary is small; at 1,024 images, the largest
-           batch of 8 cards of 32 GB, two points lower unless the learning rate is scaled. Not rerun here.
+Published  figure 3 as a curve: near MoCo's while the dictionary is small; at 1,024 images, the largest batch of
+           8 cards of 32 GB, two points lower unless the learning rate is scaled. Not rerun here.
 Data       TFDS imagenet2012, prepared once as array_record; the error of a first try says how.
 """
 

@@ -52,15 +52,16 @@ def assemble(
     if images is None:
         images = opening.open_split(config.data, config.data.split)
     facts = measured.measure(images, config.data)
-    objects = _labels(encoder, source, recipe, pairs)
+    objects = _labels(source, pairs)
     rule, warnings = (pairs, []) if pairs is not None else _pair_rule(config, images)
     config, more = _resolved(config, images, facts)
-    recipe = _recipe(recipe, config, facts)[: VIEWS[config.mechanism]]
+    given, recipe = recipe, _recipe(recipe, config, facts)
     dtype = parallel.compute_dtype(config.model.dtype)
     size = config.views.size
     if encoder is None:
         encoder = encoders.from_config(config.model, config.bn, channels=facts.channels, size=size, dtype=dtype)
     objects["encoder"] = encoder.label
+    objects["recipe"] = "" if given is None else repr(recipe)  # of the views that are looked at
     values = frozen.Values(facts.channels, str(facts.dtype), facts.low, facts.high)
     steps_per_epoch = order.steps_per_epoch(facts.records, config.batch_size)
     made = views.make(
@@ -113,18 +114,21 @@ def _resolved(config: Config, images: sources.Source, facts: measured.Measured) 
 
 
 def _recipe(given: Any, config: Config, facts: measured.Measured) -> Any:
-    """The recipe that is given, or the config's; ConfigError for one that is not two views."""
-    name = config.views.recipe
+    """The views that the mechanism looks at, of the recipe that is given or the config's.
+
+    ConfigError for a recipe of fewer views than that, or of more than two.
+    """
+    name, used = config.views.recipe, VIEWS[config.mechanism]
     recipe = views.recipes.get(name, facts.channels) if given is None else given
-    if given is None and len(recipe) != 2:
+    if given is None and len(recipe) < used:
         pairs = sorted(n for n, r in views.recipes.RECIPES.items() if len(r) == 2)
         raise ConfigError(
             f"views.recipe={name!r} makes one view, for classifiers, and pretraining compares two: use one of "
             f"{', '.join(pairs)}"
         )
-    if len(recipe) != 2 or not all(isinstance(view, views.recipes.ViewRecipe) for view in recipe):
+    if not used <= len(recipe) <= 2 or not all(isinstance(view, views.recipes.ViewRecipe) for view in recipe):
         raise ConfigError(f"a recipe is two ViewRecipe, one for each view that is compared, not {recipe!r}")
-    return recipe
+    return recipe[:used]
 
 
 def _check_bank_fits(config: Config, mechanism: Mechanism) -> None:
@@ -169,12 +173,10 @@ def _pair_rule(config: Config, source: sources.Source) -> tuple[order.PairRule, 
     return order.same_group(groups, config.data.max_gap), [warning] * (2 * lone > count)
 
 
-def _labels(encoder: Any, source: Any, recipe: Any, pairs: Any) -> dict[str, str]:
+def _labels(source: Any, pairs: Any) -> dict[str, str]:
     """What a checkpoint says of a user's objects; "" where the config's own is used."""
     return {
-        "encoder": "" if encoder is None else encoder.label,
         "source": "" if source is None else source.name,
-        "recipe": "" if recipe is None else repr(recipe),
         "pairs": "" if pairs is None else getattr(pairs, "__qualname__", type(pairs).__qualname__),
     }
 

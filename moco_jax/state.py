@@ -21,7 +21,7 @@ class State(struct.PyTreeNode):
 
     step: jax.Array  # () int32: steps done, the data position, and what every schedule is a function of
     online: Network
-    target: Any  # a Network, or None where a mechanism has none
+    target: Any  # a Network: the encoder of keys where it is another than the online one (MoCo: its slow average)
     optimizer: Any
     memory: Any  # the mechanism's own: moco keeps its Queue here
 

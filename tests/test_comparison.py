@@ -35,14 +35,15 @@ def test_every_mechanism_is_tuned_alike_and_judged_by_other_seeds():
         ]
         for name in mechanisms.PAGES
     }
-    assert len({tuple(grid) for grid in grids.values()}) == 1 and len(grids["moco"]) == 6
+    assert len({tuple(grid) for grid in grids.values()}) == 1 and grids["moco"] == mechanisms.GRID
     assert {r.seed for r in parts["tuning"]} == {0}
     for name, runs in parts.items():
         if name != "tuning":
             settings = {r.name.rsplit(",seed=", 1)[0] for r in runs}
             assert len(runs) == 3 * len(settings) and {r.seed for r in runs} == {1, 2, 3}
     assert {r.changes["moco.momentum"] for r in parts["momentum"]} == {0.0, 0.9, 0.99, 0.999, 0.9999}
-    assert {r.changes["shuffle.block"] for r in parts["shuffle"]} == {0, 64}
+    assert {r.changes["shuffle.block"] for r in parts["shuffle"]} == {0}
+    assert {r.changes["moco.temperature"] for r in parts["temperature"]} == {0.05, 0.1, 0.2, 0.5, 1.0}
 
 
 def test_the_weight_of_the_hardest_negatives_by_hand():
@@ -64,27 +65,47 @@ def test_only_runs_without_a_line_are_run_and_a_failure_is_said(tmp_path, monkey
     """One is done, one fails, the rest get a line each; the second call runs what failed alone."""
     runs = mechanisms.parts()["shuffle"]
     out = tmp_path / "out.jsonl"
-    out.write_text(json.dumps({"run": runs[0].name}) + "\n")
+    stored = [{"run": run.name, "config": mechanisms.digest(run)} for run in runs[:2]]
+    stored[1]["config"] = "of another page"
+    out.write_text("".join(json.dumps(line) + "\n" for line in stored))
     asked = []
 
     def spawned(run, named):
         asked.append(run.name)
-        fails = run.name == runs[1].name and len(asked) < 6
-        return "" if fails else json.dumps({"run": run.name, "knn_top1": 0.5, "seconds": 1.0})
+        fails = run.name == runs[2].name and len(asked) < 3
+        return "" if fails else json.dumps({**line(run), "knn_top1": 0.5, "seconds": 1.0})
+
+    def line(run):
+        return {"run": run.name, "config": mechanisms.digest(run)}
 
     monkeypatch.setattr(mechanisms, "spawned", spawned)
-    monkeypatch.setattr(sys, "argv", ["mechanisms", "--part=shuffle", f"--output={out}"])
-    assert mechanisms.main() == 0
-    assert sorted(asked) == sorted(r.name for r in runs[1:])
-    assert mechanisms.main() == 0 and asked[5:] == [runs[1].name]
-    assert [json.loads(text)["run"] for text in out.read_text().splitlines()].count(runs[1].name) == 1
-    assert "6 runs, 5 left" in capsys.readouterr().out
+    argv = ["--part=shuffle", f"--output={out}"]
+    assert mechanisms.main(argv) == 1
+    assert sorted(asked) == [runs[1].name, runs[2].name]
+    assert mechanisms.main(argv) == 0 and asked[2:] == [runs[2].name]
+    assert mechanisms.main(argv) == 0 and len(asked) == 3
+    assert "3 runs, 2 left" in capsys.readouterr().out
+    assert mechanisms.main(["--part=momentum", "--list", f"--output={out}"]) == 0 and len(asked) == 3
+    assert "15 runs, 15 left" in capsys.readouterr().out
+    assert mechanisms.main(["--part=shufle"]) == 1
+    assert "part 'shufle' is unknown; did you mean 'shuffle'?" in capsys.readouterr().err
+
+
+def test_the_digest_of_a_run_is_what_its_numbers_follow_from(monkeypatch):
+    """Another length is another run, other workers are not."""
+    run = mechanisms.parts()["shuffle"][0]
+    before = mechanisms.digest(run)
+    assert len({mechanisms.digest(r) for r in ALL.values()}) == len(ALL)
+    monkeypatch.setitem(mechanisms.COMMON, "data.workers", 3)
+    assert mechanisms.digest(run) == before
+    monkeypatch.setitem(mechanisms.COMMON, "train.epochs", 23)
+    assert mechanisms.digest(run) != before
 
 
 @pytest.mark.slow
 def test_a_run_says_what_came_of_it(tmp_path, monkeypatch):
     """Shrunken, on digits: kNN, loss, consistency by age, the gradient on hard negatives; again it is read back."""
-    small = {"batch_size": 64, "bn.group_size": 8, "model.width": 4, "model.dim": 8, "train.epochs": 1}
+    small = {"batch_size": 64, "bn.group_size": 8, "model.width": 4, "model.dim": 8, "train.epochs": 2}
     small |= {
         "eval.every_epochs": 1,
         "leak.every_epochs": 0,
@@ -96,8 +117,9 @@ def test_a_run_says_what_came_of_it(tmp_path, monkeypatch):
     run = mechanisms.Run("moco", {"queue.size": 128, "moco.temperature": 0.2}, 1)
     line = json.loads(json.dumps(mechanisms.line_of(run, tmp_path / run.name, str(tmp_path / "tfds"))))
     assert run.name == line["run"] == "moco,queue.size=128,moco.temperature=0.2,seed=1"
-    assert 0 < line["knn_top1"] <= 1 and line["chance"] == pytest.approx(np.log(129)) and line["images_seen"] == 192
-    assert [age for age, _ in line["key_cosine_by_age"]] == [1, 2]
+    assert 0 < line["knn_top1"] <= 1 and line["chance"] == pytest.approx(np.log(129)) and line["images_seen"] == 384
+    end, half_way = line["key_cosine_by_age"], line["key_cosine_half_way"]
+    assert [age for age, _ in end] == [age for age, _ in half_way] == [1, 2] and end != half_way
     found = line["hard_negatives"]
     assert found["trained"] == 0.2 and found["negatives"] == 128 and 0 < found["alike"] < 0.3
     shares = [found[str(t)][0] for t in mechanisms.TEMPERATURES]
@@ -115,7 +137,7 @@ def test_what_was_found_is_summed_up_and_drawn(tmp_path, capsys, monkeypatch):
         lines.append(
             {"run": run.name, "mechanism": run.mechanism, "seed": run.seed, "changes": run.changes, "loss": 1.0}
             | {"knn_top1": 0.3 + 0.01 * run.seed + 0.001 * i, "chance": 5.0, "verdict": "learning"}
-            | {"key_cosine_by_age": [[1, 0.9], [5, 0.8]], "hard_negatives": hard}
+            | {"key_cosine_half_way": [[1, 0.9], [5, 0.8]], "hard_negatives": hard}
         )
     stored = tmp_path / "in.jsonl"
     stored.write_text("".join(json.dumps(line) + "\n" for line in [*lines, lines[0] | {"knn_top1": 0.9}]))

@@ -8,7 +8,7 @@ import pytest
 
 import moco_jax
 from moco_jax import assembly, config, gallery, parallel, pretrain
-from moco_jax.checkpoints import moco_state
+from moco_jax.checkpoints import card, moco_state
 from moco_jax.checkpoints.store import Store
 from moco_jax.config import ConfigError, EndToEnd, MemoryBank, Moco
 from moco_jax.data.sources import ArraySource
@@ -48,8 +48,8 @@ def state_of(c, workdir, step):
 
 
 def test_the_tables_agree():
-    """A maker, its sections and its number of views for each."""
-    assert MECHANISMS.keys() == config.SECTIONS.keys() == VIEWS.keys()
+    """A maker, its sections, its number of views and its title on a model card for each."""
+    assert MECHANISMS.keys() == config.SECTIONS.keys() == VIEWS.keys() == card.TITLES.keys()
 
 
 @pytest.mark.parametrize(
@@ -110,6 +110,10 @@ def test_a_bank_takes_one_view_of_two(tmp_path):
     (pair,) = assembly.batches_of(both)(first_step=0, last_step=1)
     np.testing.assert_array_equal(batch["raw"][0], pair["raw"][0])
     assert len(pair["raw"]) == 2
+    own = objects(c) | {"recipe": tiny.LIGHT[:1]}  # one is enough; what is not looked at is no part of the run
+    assert assembly.assemble(c, **own).objects == parts.objects
+    with pytest.raises(ConfigError, match="a recipe is two ViewRecipe"):
+        assembly.assemble(CASES["end to end"], **own)
     assert pretrain.train(c, tmp_path, **objects(c)).checkpoint == 8
 
 

@@ -28,8 +28,9 @@ def key_consistency(mechanism: Mechanism, batches: Callable[..., Iterator[Any]],
     steps, and so on for each of PERCENT}; nothing where no step has written. A memory of few steps gives the same age
     several times.
     """
-    assert mechanism.stored is not None
     stored = mechanism.stored
+    if stored is None:
+        raise ValueError("the mechanism stores no keys: there is nothing to compare")
 
     def cosine(state: Any, batch: Any, extra: Any) -> jax.Array:
         data, step = extra

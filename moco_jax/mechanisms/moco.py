@@ -44,13 +44,13 @@ def make(
 
     permutation replaces the seeded draw (to replay a recorded one); scan loops over micro-batches instead of unrolling.
     """
-    moco, queue_size, mask, block, in_parts = _sections(config, scan)
-    directions = ((0, 1), (1, 0)) if moco.symmetric else ((0, 1),)  # (view of the query, view of the key)
+    section, queue_size, mask, block, in_parts = _sections(config, scan)
+    directions = ((0, 1), (1, 0)) if section.symmetric else ((0, 1),)  # (view of the query, view of the key)
 
     seeded = partial(drawn, config.seed, purpose=SHUFFLE, total=config.batch_size, block=block)
     permute = permutation or seeded
 
-    guess = len(directions) * (math.log(queue_size + 1) if moco.loss == "infonce" else chance(queue_size))
+    guess = len(directions) * (math.log(queue_size + 1) if section.loss == "infonce" else chance(queue_size))
 
     def init() -> State:
         online = encoder.init(key(config.seed, 0, INIT))
@@ -58,7 +58,7 @@ def make(
         features = jax.eval_shape(encoder.features, online["params"], online["batch_stats"], image)["head"]
         dtype = jnp.promote_types(features.dtype, jnp.float32)
         memory = start_queue(key(config.seed, 0, QUEUE), queue_size, features.shape[-1], dtype)
-        if moco.loss == "nce":
+        if section.loss == "nce":
             none = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
             memory = NormalisedQueue(memory.queue, memory.ptr, memory.written, *none)
         return State(
@@ -87,7 +87,7 @@ def make(
 
     def moved(state: State) -> Network:
         """The target after one momentum step (equation 2)."""
-        return Network(ema(state.target.params, state.online.params, moco.momentum), state.target.batch_stats)
+        return Network(ema(state.target.params, state.online.params, section.momentum), state.target.batch_stats)
 
     def keys_of(target: Network, raw: tuple[jax.Array, ...], step: jax.Array) -> tuple[list[jax.Array], Network]:
         """The keys of every direction, and the target with the batch statistics that they leave."""
@@ -119,16 +119,16 @@ def make(
         for d, (query_view, _) in enumerate(directions):
             images = views.augment(raw[query_view], positions, key(config.seed, state.step, AUGMENT), query_view)
             q, batch_stats = encoder.project(params, batch_stats, images)
-            scores = contrast_logits(unit(q), positives[d], state.memory.queue, moco.temperature)
+            scores = contrast_logits(unit(q), positives[d], state.memory.queue, section.temperature)
             logits.append(leave_out(scores, own) if mask and own is not None else scores)
         return logits, own, batch_stats
 
     def loss_of(logits: list[jax.Array], state: State) -> tuple[jax.Array, dict[str, jax.Array]]:
         """The loss, summed over directions, and what NCE has to remember."""
-        if moco.loss == "infonce":
+        if section.loss == "infonce":
             return jnp.stack([info_nce(x) for x in logits]).sum(), {}
         negatives = jnp.concatenate(logits)[:, 1:]  # a key of one's own is no draw from the dictionary
-        z = log_z(state.memory, negatives, facts.records, moco.nce_batches)
+        z = log_z(state.memory, negatives, facts.records, section.nce_batches)
         return jnp.stack([nce(x, z, facts.records) for x in logits]).sum(), {"log_z": z}
 
     def step(state: State, batch: Any, data: Any) -> tuple[State, dict[str, jax.Array]]:
@@ -144,7 +144,7 @@ def make(
             def loss_fn(params: Any) -> tuple[jax.Array, Any]:
                 logits, own, batch_stats = logits_of(params, state, rows, records)
                 loss, measures = loss_of(logits, state)
-                measures |= health.similarities(logits, moco.temperature)
+                measures |= health.similarities(logits, section.temperature)
                 if own is not None:  # old keys of a query's own image, whether left out or not
                     measures["own_keys"] = jnp.mean(jnp.sum(own, axis=1, dtype=loss.dtype))
                 return loss, (batch_stats, measures)
@@ -159,8 +159,8 @@ def make(
 
         params, optimizer_state = optimizer.update(gradients, state.optimizer, state.online.params, state.step)
         memory = enqueue(state.memory, jnp.concatenate(keys[::-1]), state.step, ok)  # symmetric: view 0's keys first
-        if moco.loss == "nce":
-            memory = remembered(memory, metrics["log_z"], moco.nce_batches, ok)
+        if section.loss == "nce":
+            memory = remembered(memory, metrics["log_z"], section.nce_batches, ok)
         target = moved(state.replace(target=guard.anew(state.target)))  # not kept beside the old one until it is known
         new = Network(params, online_stats), target.replace(batch_stats=target_stats), optimizer_state
         kept = guard.held(ok, new, (state.online, state.target, state.optimizer))
@@ -198,8 +198,8 @@ def make(
 
 def _sections(config: Config, scan: bool) -> tuple[Moco, int, bool, int, Callable[[Part, Any], tuple[Any, Any]]]:
     """Section moco, K, mask and block of a resolved config, and how rows are split into micro-batches."""
-    moco, queue, shuffle = config.moco, config.queue, config.shuffle
-    if moco is None or queue is None or shuffle is None or queue.size is None or shuffle.block is None:
+    section, queue, shuffle = config.moco, config.queue, config.shuffle
+    if section is None or queue is None or shuffle is None or queue.size is None or shuffle.block is None:
         raise ValueError("moco takes a resolved config with the sections moco, queue and shuffle: see checks.resolve")
     in_parts = partial(microbatched, size=config.train.microbatch_size, scan=scan)
-    return moco, queue.size, queue.mask_same_image, shuffle.block, in_parts
+    return section, queue.size, queue.mask_same_image, shuffle.block, in_parts

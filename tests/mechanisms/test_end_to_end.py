@@ -1,7 +1,6 @@
 """End to end: a step written out by hand, what its negatives are, and where gradients go."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -121,7 +120,7 @@ def test_gradients_reach_keys_on_other_devices(float64):
     m = mechanism(c, encoder)
     state = start(m)
 
-    def loss(key_params, batch, devices):
+    def loss(key_params, batch):
         moved = state.replace(target=state.target.replace(params=key_params))
         logits = m.contrast(moved, batch, {"images": jnp.asarray(STORED)}).logits[0]
         rows = jax.nn.logsumexp(logits, axis=1) - logits[:, 0]
@@ -130,7 +129,7 @@ def test_gradients_reach_keys_on_other_devices(float64):
 
     def gradient(devices):
         batch = {"ids": jnp.asarray(IDS).reshape(devices, -1, 2)}
-        each = jax.vmap(jax.grad(functools.partial(loss, devices=devices)), in_axes=(None, 0), axis_name="batch")
+        each = jax.vmap(jax.grad(loss), in_axes=(None, 0), axis_name="batch")
         return jax.tree.map(np.asarray, jax.jit(each)(state.target.params, batch))
 
     one, four = gradient(1), gradient(4)
