@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = (
     ("schema",),
     ("config", "protocols"),
-    ("dictionary", "pages", "reports", "state"),  # reports read files: nothing above config, so no JAX
+    ("dictionary", "launchers", "pages", "reports", "state"),  # reports read files: nothing above config, so no JAX
     ("core",),
     ("checks", "data", "mechanisms", "models", "parallel", "views"),
     ("checkpoints",),
