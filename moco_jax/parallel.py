@@ -18,6 +18,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from moco_jax import launchers
 from moco_jax.config import ConfigError, unknown
 from moco_jax.core.axis import AXIS
 
@@ -27,29 +28,26 @@ Step = Callable[[Any, Any, Any], tuple[Any, dict[str, jax.Array]]]
 def start() -> None:
     """Join the other processes of a run, if there are any; before any other use of JAX.
 
-    Slurm, GKE, TPU pods and Open MPI are detected by JAX. Elsewhere JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
-    JAX_PROCESS_ID say it. Raises ConfigError where only some of the three are there.
+    Slurm, GKE, TPU pods and Open MPI are detected by JAX, and `launchers` says which GPUs are this process's. Elsewhere
+    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID say it. Raises ConfigError where only some of the
+    three are there, or nothing says which GPUs are whose.
     """
     names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
     given = {name: os.environ[name] for name in names if name in os.environ}
     if len(given) == len(names):
         address, count, index = given.values()
-        jax.distributed.initialize(coordinator_address=address, num_processes=int(count), process_id=int(index))
+        jax.distributed.initialize(
+            coordinator_address=address,
+            num_processes=int(count),
+            process_id=int(index),
+            local_device_ids=launchers.local_device_ids(),
+        )
     elif given:
         raise ConfigError(
             f"{', '.join(given)} without {', '.join(n for n in names if n not in given)}: set all or none"
         )
-    elif _on_cluster():
-        jax.distributed.initialize()
-
-
-def _on_cluster() -> bool:
-    """Whether a launcher that JAX knows started several processes; a lone process needs no coordinator."""
-    many = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
-    inside = "SLURM_STEP_NODELIST" in os.environ or "OMPI_COMM_WORLD_SIZE" in os.environ
-    tpu_pod = "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
-    gke_job = "JOB_COMPLETION_INDEX" in os.environ and "KUBERNETES_SERVICE_HOST" in os.environ
-    return tpu_pod or gke_job or (inside and any(int(os.environ.get(name, "1")) > 1 for name in many))
+    elif launchers.several_processes():
+        jax.distributed.initialize(local_device_ids=launchers.local_device_ids())
 
 
 def devices() -> list[jax.Device]:
