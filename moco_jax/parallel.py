@@ -25,12 +25,14 @@ from moco_jax.core.axis import AXIS
 Step = Callable[[Any, Any, Any], tuple[Any, dict[str, jax.Array]]]
 
 
-def start() -> None:
+def start(heartbeat_seconds: int = 60) -> None:
     """Join the other processes of a run, if there are any; before any other use of JAX.
 
     Slurm, GKE, TPU pods and Open MPI are detected by JAX, and `launchers` says which GPUs are this process's. Elsewhere
     JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID say it. Raises ConfigError where only some of the
     three are there, or nothing says which GPUs are whose.
+
+    A process that gives no sign for heartbeat_seconds is dead: JAX then ends the others, which would wait for it.
     """
     names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
     given = {name: os.environ[name] for name in names if name in os.environ}
@@ -41,13 +43,16 @@ def start() -> None:
             num_processes=int(count),
             process_id=int(index),
             local_device_ids=launchers.local_device_ids(),
+            heartbeat_timeout_seconds=heartbeat_seconds,
         )
     elif given:
         raise ConfigError(
             f"{', '.join(given)} without {', '.join(n for n in names if n not in given)}: set all or none"
         )
     elif launchers.several_processes():
-        jax.distributed.initialize(local_device_ids=launchers.local_device_ids())
+        jax.distributed.initialize(
+            local_device_ids=launchers.local_device_ids(), heartbeat_timeout_seconds=heartbeat_seconds
+        )
 
 
 def devices() -> list[jax.Device]:

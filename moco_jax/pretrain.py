@@ -306,6 +306,11 @@ def _announce(log: RunLog, parts: Parts, start: initial.Start, step: int, cadenc
         log.say(line)
     for warning in parts.warnings + start.warnings:
         log.say(f"warning: {warning}")
+    if parallel.process_count() > 1:
+        log.say(
+            f"a process that dies ends the others within {config.train.heartbeat_seconds} s, after a long message of "
+            "JAX's; the same command then goes on from the newest checkpoint"
+        )
     log.say(f"continuing at step {step}" if step else "starting")
     log.write(
         {
