@@ -173,7 +173,8 @@ def in_folder(
     silent = not parallel.is_first_process()
     cadence, history = planned.cadence(save_every_epochs), History()
     with alone(folder), Store(folder / "checkpoints", keep=1) as store:
-        step = store.latest() or 0
+        found, lines = store.whole()
+        step = found or 0
         stored = store.about(step) if step else {"config": read_json(folder / BEGUN) or about}
         check_same(stored["config"], about, folder)
         if step:
@@ -187,13 +188,16 @@ def in_folder(
 
         def save(step: int, state: Any) -> None:
             parallel.check_identical(state)
-            found = {str(at): numbers for at, numbers in history.items()}
-            store.save(step, parallel.everywhere(state), describe(about, {}) | {"history": found})
+            numbers = {str(at): numbers for at, numbers in history.items()}
+            described = describe(about, {}) | {"history": numbers}
+            store.save(step, state, described, warn=lambda text: log.warn(step, text))
 
         noted = [e._replace(evaluator=_noted(e.evaluator, history)) for e in evaluations]
         with RunLog(
             folder, total_steps=planned.total, first_step=step, batch_size=planned.batch_size, silent=silent
         ) as log:
+            for line in lines:
+                log.warn(step, line)
             for due in (e for e in noted if step and cadence.due(step, e.every)):  # the loop saves before it evaluates
                 log.write({"step": step, **due.evaluator(state)})
             if step < planned.total:
