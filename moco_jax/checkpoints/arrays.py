@@ -3,7 +3,9 @@
 The first process writes; any may read. Nothing here waits for another process, so none hangs because another failed.
 """
 
+import functools
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,12 +59,25 @@ def read(folder: Path, names: Sequence[str]) -> dict[str, Any]:
 
 def _handler() -> Any:
     absl_logging.set_verbosity(absl_logging.FATAL)  # what goes wrong is raised as well
+    _ignore_late_reads()
     return ocp.PyTreeCheckpointHandler()
 
 
 def _shapes(handler: Any, folder: Path) -> dict[str, Any]:
     tree: dict[str, Any] = handler.metadata((folder / STATE).absolute()).tree
     return tree
+
+
+@functools.cache
+def _ignore_late_reads() -> None:
+    """Once: a read that fails leaves others in flight, which would each print that orbax's event loop is closed."""
+    before = sys.unraisablehook
+
+    def hook(found: Any) -> None:
+        if not (isinstance(found.exc_value, RuntimeError) and str(found.exc_value) == "Event loop is closed"):
+            before(found)
+
+    sys.unraisablehook = hook
 
 
 def _has_shape(node: Any) -> bool:

@@ -41,9 +41,11 @@ class Writer:
 
     def finish(self) -> OSError | None:
         """Wait for what is being written; what became of the newest save, None where it is there."""
-        pending, self._pending = self._pending, None
-        if pending is not None and (error := pending.exception()) is not None:
-            self._failure = error if isinstance(error, OSError) else OSError(str(error))
+        if self._pending is not None:
+            error = self._pending.exception()
+            self._pending = None  # not before: who is interrupted while waiting asks again
+            if error is not None:
+                self._failure = error if isinstance(error, OSError) else OSError(str(error))
         return self._failure
 
     def close(self) -> OSError | None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import functools
 import importlib.metadata
 import json
 import platform
@@ -223,8 +224,13 @@ def _copied(state: Any) -> Any:
 def _placed(found: Mapping[str, np.ndarray], like: Any) -> Any:
     """Leaves by name as arrays where `like` has them; their buffers are nobody else's, so they may be donated."""
     tree = jax.tree_util.tree_map_with_path(lambda path, _: found[verified.leaf_name(path)], like)
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, like)
-    return jax.jit(lambda t: jax.tree.map(jnp.copy, t), out_shardings=shardings)(tree)
+    nodes, structure = jax.tree.flatten(like)
+    return _copier(structure, tuple(leaf.sharding for leaf in nodes))(tree)
+
+
+@functools.cache
+def _copier(structure: Any, shardings: tuple[Any, ...]) -> Callable[[Any], Any]:
+    return jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=structure.unflatten(shardings))
 
 
 @contextlib.contextmanager
