@@ -173,8 +173,8 @@ def in_folder(
     silent = not parallel.is_first_process()
     cadence, history = planned.cadence(save_every_epochs), History()
     with alone(folder), Store(folder / "checkpoints", keep=1) as store:
-        found, lines = store.whole()
-        step = found or 0
+        newest, lines = store.whole()
+        step = newest or 0
         stored = store.about(step) if step else {"config": read_json(folder / BEGUN) or about}
         check_same(stored["config"], about, folder)
         if step:
@@ -188,9 +188,8 @@ def in_folder(
 
         def save(step: int, state: Any) -> None:
             parallel.check_identical(state)
-            numbers = {str(at): numbers for at, numbers in history.items()}
-            described = describe(about, {}) | {"history": numbers}
-            store.save(step, state, described, warn=lambda text: log.warn(step, text))
+            found = {"history": {str(at): numbers for at, numbers in history.items()}}
+            store.save(step, state, describe(about, {}) | found, warn=lambda text: log.warn(step, text))
 
         noted = [e._replace(evaluator=_noted(e.evaluator, history)) for e in evaluations]
         with RunLog(
