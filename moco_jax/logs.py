@@ -26,7 +26,7 @@ def says(workdir: Path, event: str, step: int) -> bool:
 class RunLog:
     """Appends records to `log.jsonl` and shows progress; a silent one (other processes) writes and shows nothing.
 
-    What a silent one would have said, `hear` hears.
+    What a silent one would have said, `hear` hears. A full disk stops nothing: lines wait until there is space.
     """
 
     def __init__(
@@ -40,7 +40,8 @@ class RunLog:
         events: Any = None,  # an `events.Events`, which also gets every number
         hear: Callable[[str], None] | None = None,
     ):
-        self._file = None if silent else (workdir / "log.jsonl").open("a", buffering=1)
+        self._file = None if silent else (workdir / "log.jsonl").open("ab", buffering=0)
+        self._waiting = b""  # what could not be written yet
         self._events = None if silent else events
         self._hear = hear
         self._total, self._batch_size = total_steps, batch_size
@@ -53,17 +54,39 @@ class RunLog:
     def say(self, text: str) -> None:
         """One line for people."""
         if self._file is not None:
-            tqdm.write(text, file=sys.stdout)
-            sys.stdout.flush()
+            try:
+                tqdm.write(text, file=sys.stdout)
+                sys.stdout.flush()
+            except BrokenPipeError:
+                raise
+            except OSError:
+                pass  # a console that goes to a file on a full disk
         elif self._hear is not None:
             self._hear(text)
 
     def write(self, record: Mapping[str, Any]) -> None:
         """One JSON line; numbers that JSON cannot hold are written as null."""
         if self._file is not None:
-            self._file.write(json.dumps({k: _plain(v) for k, v in record.items()}) + "\n")
+            self._append(json.dumps({k: _plain(v) for k, v in record.items()}) + "\n")
         if self._events is not None and "event" not in record:
             self._events.numbers(record)
+
+    def warn(self, step: int, text: str) -> None:
+        """A warning: a line for people, and one in the file."""
+        self.say(f"warning: {text}")
+        self.write({"event": "warning", "step": step, "warning": text})
+
+    def _append(self, line: str) -> None:
+        """Write a line whole, after those that wait, or let it wait."""
+        assert self._file is not None
+        first = not self._waiting
+        self._waiting += line.encode()
+        try:
+            while self._waiting:
+                self._waiting = self._waiting[self._file.write(self._waiting) :]
+        except OSError as error:
+            if first:
+                self.say(f"warning: {self._file.name} cannot be written ({error.strerror}); training goes on")
 
     def metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Metrics after `step` steps, with the images per second since the last call."""

@@ -210,17 +210,6 @@ def put_data(data: Any) -> Any:
     return jax.tree.map(lambda a: jax.make_array_from_callback(a.shape, replicated(), lambda index: a[index]), data)
 
 
-def everywhere(state: Any) -> Any:
-    """A mapped step's state as global arrays, for saving: pmap's own outputs name only this process's devices."""
-    sharding = replicated()
-
-    def wrap(a: jax.Array) -> jax.Array:
-        shards = [s.data for s in a.addressable_shards]
-        return jax.make_array_from_single_device_arrays(a.shape, sharding, shards)
-
-    return jax.tree.map(wrap, state)
-
-
 def local(state: Any) -> Any:
     """A replicated state as arrays on this process's devices alone, for work that processes do apart."""
     sharding = NamedSharding(Mesh(np.asarray(jax.local_devices()), (AXIS,)), P())
@@ -265,18 +254,32 @@ def host(tree: Any) -> Any:
     return jax.tree.map(lambda a: np.asarray(a.addressable_shards[0].data) if isinstance(a, jax.Array) else a, tree)
 
 
+def gathered(value: int) -> list[int]:
+    """What every process gives, the first one's first; all call it together. Nothing to do for one."""
+    if jax.process_count() == 1:
+        return [int(value)]
+    return [int(v) for v in multihost_utils.process_allgather(np.asarray(value, np.int32))]
+
+
 def check_identical(state: Any) -> None:
     """Raises RuntimeError where copies of the state differ between devices or processes.
 
-    A replicated output that differs between devices is otherwise returned, and saved, without an error.
+    A replicated output that differs between devices is otherwise returned, and saved, without an error. One device has
+    nothing to compare, and nothing of it is fetched.
     """
+    several = jax.process_count() > 1
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
-        copies = [np.asarray(s.data) for s in leaf.addressable_shards]
-        if any(c.tobytes() != copies[0].tobytes() for c in copies[1:]):
+        shards = leaf.addressable_shards
+        if len(shards) == 1 and not several:
+            continue
+        copies = (np.asarray(s.data).reshape(-1).view(np.uint8) for s in shards)
+        first = next(copies)
+        if not all(np.array_equal(first, c) for c in copies):
             raise RuntimeError(f"state{jax.tree_util.keystr(path)} differs between devices; it must be replicated")
-        digest.update(copies[0].tobytes())
-    if jax.process_count() > 1:
+        if several:
+            digest.update(first.data)
+    if several:
         multihost_utils.assert_equal(np.frombuffer(digest.digest(), np.uint8), "the state differs between processes")
 
 

@@ -49,7 +49,7 @@ def train(
     A user's objects replace what the config names: encoder (`models.encoder.build`), source (`data.sources.Source`),
     recipe (a tuple of `views.recipes.ViewRecipe`), pairs (`data.order`), evaluators ((state) -> numbers by name;
     default: the config's kNN; leak alarm and key consistency stand beside them). Raises ConfigError for anything that
-    cannot be run, before anything is compiled or written.
+    cannot be run, before anything is compiled or written, and OSError where the last checkpoint could not be.
     """
     started = time.perf_counter()
     if isinstance(config, Config) and config.log.tensorboard:
@@ -70,7 +70,9 @@ def train(
         _folder(workdir, about),
         Store(workdir / "checkpoints", keep=parts.config.checkpoint.keep) as store,
     ):
-        step = store.latest() or 0
+        found, lines = store.whole()
+        step = found or 0
+        start = start._replace(warnings=start.warnings + lines)
         if step < cadence.total or _lacks(workdir, VERDICT, step):
             _train(parts, workdir, store, about, data, start, step=step, cadence=cadence, evaluators=evaluators)
     return Result(workdir, cadence.total, step >= cadence.total, time.perf_counter() - started)
@@ -98,7 +100,7 @@ def _train(
 
     def save(step: int, state: Any, unlogged: Unlogged) -> None:
         parallel.check_identical(state)
-        store.save(step, parallel.everywhere(state), about | {"unlogged": unlogged})
+        store.save(step, state, about | {"unlogged": unlogged}, warn=lambda text: log.warn(step, text))
 
     silent = not parallel.is_first_process()
     events = Events(workdir / "tensorboard", first_step=step) if config.log.tensorboard and not silent else None
@@ -280,8 +282,7 @@ def _stored(workdir: Path) -> tuple[dict[str, Any] | None, int | None, str]:
     step, stored = None, None
     if (workdir / "checkpoints").is_dir():
         with Store(workdir / "checkpoints", read_only=True) as store:
-            step = store.latest()
-            stored = None if step is None else store.about(step)
+            step, stored = store.described()
     if stored is not None:
         return stored, step, ""
     # stopped before its first checkpoint, or no run at all

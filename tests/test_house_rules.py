@@ -39,7 +39,7 @@ DOORS = {
     "grain": ("data/",),
     "importlib.import_module": (),  # a table from name to thing can be searched for, a string cannot
     "ml_collections.config_flags": ("cli/",),
-    "orbax": ("checkpoints/store.py",),
+    "orbax": ("checkpoints/arrays.py",),
     "safetensors": ("checkpoints/safetensors_file.py",),
     "tensorflow": (),
     "tensorflow_datasets": ("data/",),
@@ -358,7 +358,7 @@ EXAMPLES = [
     (one_door_each, "loop.py", "import jax as j\nn = len(j.devices())", "jax.devices belongs to parallel.py"),
     (one_door_each, "views/a.py", "import grain", "grain belongs to data/"),
     (one_door_each, "evaluation/a.py", "def f():\n    import tensorflow_datasets as t", "belongs to data/"),
-    (one_door_each, "checkpoints/a.py", "import orbax.checkpoint as ocp", "orbax belongs to checkpoints/store.py"),
+    (one_door_each, "checkpoints/store.py", "import orbax.checkpoint as ocp", "orbax belongs to checkpoints/arrays.py"),
     (
         one_door_each,
         "models/a.py",

@@ -173,7 +173,8 @@ def in_folder(
     silent = not parallel.is_first_process()
     cadence, history = planned.cadence(save_every_epochs), History()
     with stopping.ending(), alone(folder), Store(folder / "checkpoints", keep=1) as store:
-        step = store.latest() or 0
+        newest, lines = store.whole()
+        step = newest or 0
         stored = store.about(step) if step else {"config": read_json(folder / BEGUN) or about}
         check_same(stored["config"], about, folder)
         if step:
@@ -187,13 +188,15 @@ def in_folder(
 
         def save(step: int, state: Any, _: loop.Unlogged) -> None:
             parallel.check_identical(state)
-            found = {str(at): numbers for at, numbers in history.items()}
-            store.save(step, parallel.everywhere(state), describe(about, {}) | {"history": found})
+            found = {"history": {str(at): numbers for at, numbers in history.items()}}
+            store.save(step, state, describe(about, {}) | found, warn=lambda text: log.warn(step, text))
 
         noted = [e._replace(evaluator=_noted(e.evaluator, history)) for e in evaluations]
         with RunLog(
             folder, total_steps=planned.total, first_step=step, batch_size=planned.batch_size, silent=silent
         ) as log:
+            for line in lines:
+                log.warn(step, line)
             if step < planned.total:
                 log.say(f"{called}: {f'continuing at step {step} of ' if step else ''}{planned.total} steps")
             with stopping.Signals() as signals:
