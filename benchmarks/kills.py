@@ -65,9 +65,11 @@ def save_for_ever(folder: str, started: Any) -> None:
 
     with Store(Path(folder), keep=2) as store:
         step = (store.whole()[0] or 0) + 1
-        started.set()
         while True:
             store.save(step, state_at(step), {"format": 1, "at": step})
+            if not started.is_set():  # on a slow machine a kill would always come before the first one
+                store.wait()
+                started.set()
             step += 1
 
 
@@ -109,10 +111,10 @@ def of_store(folder: Path, times: int, rng: random.Random) -> dict[str, Any]:
         started = context.Event()
         process = context.Process(target=save_for_ever, args=(str(folder), started))
         process.start()
-        if not started.wait(120):
+        if not started.wait(600):
             raise RuntimeError("the process that is to be killed does not start")
         if round_ % 3 == 2:
-            limit = time.monotonic() + 30
+            limit = time.monotonic() + 120
             while time.monotonic() < limit and not ((folder / TRASH).is_dir() and os.listdir(folder / TRASH)):
                 pass
         else:
