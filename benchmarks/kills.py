@@ -9,6 +9,7 @@ it ends: its state must be that of a run that nobody disturbed, bit for bit.
 """
 
 import collections
+import functools
 import multiprocessing
 import os
 import random
@@ -53,9 +54,12 @@ LEAVES, MEBIBYTES = 40, 8  # of the state that is saved in a loop
 
 def state_at(step: int) -> dict[str, Any]:
     """Leaves that do not compress and depend on the step."""
-    size = MEBIBYTES * 2**18 // LEAVES
-    base = np.random.default_rng(0).standard_normal((LEAVES, size)).astype(np.float32)
-    return {"w": {str(i): row + np.float32(step) for i, row in enumerate(base)}, "step": np.asarray(step, np.int32)}
+    return {"w": {str(i): row + np.float32(step) for i, row in enumerate(_base())}, "step": np.asarray(step, np.int32)}
+
+
+@functools.cache
+def _base() -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((LEAVES, MEBIBYTES * 2**18 // LEAVES)).astype(np.float32)
 
 
 def save_for_ever(folder: str, started: Any) -> None:
