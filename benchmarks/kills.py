@@ -9,6 +9,7 @@ it ends: its state must be that of a run that nobody disturbed, bit for bit.
 """
 
 import collections
+import functools
 import multiprocessing
 import os
 import random
@@ -53,9 +54,12 @@ LEAVES, MEBIBYTES = 40, 8  # of the state that is saved in a loop
 
 def state_at(step: int) -> dict[str, Any]:
     """Leaves that do not compress and depend on the step."""
-    size = MEBIBYTES * 2**18 // LEAVES
-    base = np.random.default_rng(0).standard_normal((LEAVES, size)).astype(np.float32)
-    return {"w": {str(i): row + np.float32(step) for i, row in enumerate(base)}, "step": np.asarray(step, np.int32)}
+    return {"w": {str(i): row + np.float32(step) for i, row in enumerate(_base())}, "step": np.asarray(step, np.int32)}
+
+
+@functools.cache
+def _base() -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((LEAVES, MEBIBYTES * 2**18 // LEAVES)).astype(np.float32)
 
 
 def save_for_ever(folder: str, started: Any) -> None:
@@ -65,9 +69,11 @@ def save_for_ever(folder: str, started: Any) -> None:
 
     with Store(Path(folder), keep=2) as store:
         step = (store.whole()[0] or 0) + 1
-        started.set()
         while True:
             store.save(step, state_at(step), {"format": 1, "at": step})
+            if not started.is_set():  # on a slow machine a kill would always come before the first one
+                store.wait()
+                started.set()
             step += 1
 
 
@@ -109,10 +115,10 @@ def of_store(folder: Path, times: int, rng: random.Random) -> dict[str, Any]:
         started = context.Event()
         process = context.Process(target=save_for_ever, args=(str(folder), started))
         process.start()
-        if not started.wait(120):
+        if not started.wait(600):
             raise RuntimeError("the process that is to be killed does not start")
         if round_ % 3 == 2:
-            limit = time.monotonic() + 30
+            limit = time.monotonic() + 120
             while time.monotonic() < limit and not ((folder / TRASH).is_dir() and os.listdir(folder / TRASH)):
                 pass
         else:
