@@ -56,13 +56,16 @@ TUNED: dict[str, dict[str, Any]] = {  # the best of the grid
     "end_to_end": {"optimizer.learning_rate": 0.24, "end_to_end.temperature": 0.1},
     "memory_bank": {"optimizer.learning_rate": 0.24, "memory_bank.temperature": 0.2},
 }
+# NCE by rate and first batches that estimate Z: from one, as published, Z is that of random features, and nothing learns.
+NCE_GRID = [(rate, 1) for rate in (0.015, 0.03, 0.06, 0.12)] + [(0.06, 64), (0.24, 64)]
+NCE_TUNED = {"moco": (0.24, 64), "memory_bank": (0.06, 64)}  # the best of them
 AGES = (0, 25, 50, 75, 100)  # percent of the way from the newest stored keys to the oldest
 MIDDLE = 256  # the dictionary of tuning, and of what is not about its size
 SIZES = (64, 256, 1024)
 MOMENTA = (0.0, 0.9, 0.99, 0.999, 0.9999)
 TEMPERATURES = (0.05, 0.1, 0.2, 0.5, 1.0)
 NAMED = {
-    "part": ("all", "tuning, sizes, momentum, temperature, shuffle, losses, or all but tuning"),
+    "part": ("all", "tuning, sizes, momentum, temperature, shuffle, encoders, nce_tuning, nce, or all but tuning"),
     "data_dir": (None, "where TFDS has cifar10"),
     "workdir": ("runs/mechanisms", "a folder per run goes here"),
     "output": ("benchmarks/results/mechanisms.jsonl", "a line per run goes here"),
@@ -96,9 +99,14 @@ def parts() -> dict[str, list[Run]]:
     """The runs of every part; those of one name are one run."""
     middle = {name: dictionary(name, MIDDLE) for name in PAGES}
 
-    def over(mechanism: str, changes: list[dict[str, Any]]) -> list[Run]:
+    def over(mechanism: str, changes: list[dict[str, Any]], seeds: Sequence[int] = SEEDS) -> list[Run]:
         settings = TUNED[mechanism] | PUBLISHED[mechanism]
-        return [Run(mechanism, settings | c, seed) for seed in SEEDS for c in changes]
+        return [Run(mechanism, settings | c, seed) for seed in seeds for c in changes]
+
+    def nce(name: str, grid: Sequence[tuple[float, int]]) -> list[dict[str, Any]]:
+        fixed = middle[name] | {f"{name}.loss": "nce"}
+        batches = [{f"{name}.nce_batches": count} if count > 1 else {} for _, count in grid]
+        return [fixed | {"optimizer.learning_rate": rate} | b for (rate, _), b in zip(grid, batches, strict=True)]
 
     moco = middle["moco"]
     return {
@@ -111,11 +119,9 @@ def parts() -> dict[str, list[Run]]:
         "momentum": over("moco", [{"queue.size": 1024, "moco.momentum": m} for m in MOMENTA]),
         "temperature": over("moco", [moco | {"moco.temperature": t} for t in TEMPERATURES]),
         "shuffle": over("moco", [moco | {"shuffle.block": 0}]),  # on: as in sizes
-        "losses": [
-            *over("moco", [moco | {"moco.loss": "nce"}]),
-            *over("memory_bank", [middle["memory_bank"] | {"memory_bank.loss": "nce"}]),
-            *over("end_to_end", [middle["end_to_end"] | {"end_to_end.shared": False}]),
-        ],
+        "encoders": over("end_to_end", [middle["end_to_end"] | {"end_to_end.shared": False}]),
+        "nce_tuning": [run for name in NCE_TUNED for run in over(name, nce(name, NCE_GRID), seeds=(0,))],
+        "nce": [run for name, best in NCE_TUNED.items() for run in over(name, nce(name, [best]))],
     }
 
 
@@ -208,7 +214,7 @@ def _main(argv: Sequence[str]) -> int:
         return 0
     if named["part"] not in (*every, "all"):
         raise config.unknown("part", named["part"], (*every, "all"))
-    chosen = [name for name in every if name == named["part"] or (named["part"] == "all" and name != "tuning")]
+    chosen = [name for name in every if name == named["part"] or (named["part"] == "all" and "tuning" not in name)]
     asked = {run.name: run for name in chosen for run in every[name]}
     output = Path(named["output"])
     lines = [json.loads(text) for text in output.read_text().splitlines()] if output.exists() else []

@@ -38,10 +38,14 @@ def test_every_mechanism_is_tuned_alike_and_judged_by_other_seeds():
     assert len({tuple(grid) for grid in grids.values()}) == 1 and grids["moco"] == mechanisms.GRID
     assert {r.seed for r in parts["tuning"]} == {0}
     for name, runs in parts.items():
-        if name != "tuning":
+        if "tuning" not in name:
             settings = {r.name.rsplit(",seed=", 1)[0] for r in runs}
             assert len(runs) == 3 * len(settings) and {r.seed for r in runs} == {1, 2, 3}
     assert {r.changes["moco.momentum"] for r in parts["momentum"]} == {0.0, 0.9, 0.99, 0.999, 0.9999}
+    for run in parts["nce"]:
+        tried = [r for r in parts["nce_tuning"] if r.mechanism == run.mechanism]
+        assert {r.seed for r in tried} == {0} and run.changes in [r.changes for r in tried]
+        assert [r.changes["optimizer.learning_rate"] for r in tried] == [rate for rate, _ in mechanisms.NCE_GRID]
     assert {r.changes["shuffle.block"] for r in parts["shuffle"]} == {0}
     assert {r.changes["moco.temperature"] for r in parts["temperature"]} == {0.05, 0.1, 0.2, 0.5, 1.0}
 
