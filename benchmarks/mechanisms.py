@@ -56,7 +56,7 @@ TUNED: dict[str, dict[str, Any]] = {  # the best of the grid
     "end_to_end": {"optimizer.learning_rate": 0.24, "end_to_end.temperature": 0.1},
     "memory_bank": {"optimizer.learning_rate": 0.24, "memory_bank.temperature": 0.2},
 }
-# NCE by rate and first batches that estimate Z: from one, as published, Z is that of random features, and nothing learns.
+# NCE by rate and first batches that estimate Z: from one, as published, it is that of random features; nothing learns.
 NCE_GRID = [(rate, 1) for rate in (0.015, 0.03, 0.06, 0.12)] + [(0.06, 64), (0.24, 64)]
 NCE_TUNED = {"moco": (0.24, 64), "memory_bank": (0.06, 64)}  # the best of them
 AGES = (0, 25, 50, 75, 100)  # percent of the way from the newest stored keys to the oldest
@@ -65,7 +65,7 @@ SIZES = (64, 256, 1024)
 MOMENTA = (0.0, 0.9, 0.99, 0.999, 0.9999)
 TEMPERATURES = (0.05, 0.1, 0.2, 0.5, 1.0)
 NAMED = {
-    "part": ("all", "tuning, sizes, momentum, temperature, shuffle, encoders, nce_tuning, nce, or all but tuning"),
+    "part": ("all", "tuning, sizes, momentum, temperature, shuffle, untrained, encoders, nce_tuning, nce, or all"),
     "data_dir": (None, "where TFDS has cifar10"),
     "workdir": ("runs/mechanisms", "a folder per run goes here"),
     "output": ("benchmarks/results/mechanisms.jsonl", "a line per run goes here"),
@@ -119,6 +119,7 @@ def parts() -> dict[str, list[Run]]:
         "momentum": over("moco", [{"queue.size": 1024, "moco.momentum": m} for m in MOMENTA]),
         "temperature": over("moco", [moco | {"moco.temperature": t} for t in TEMPERATURES]),
         "shuffle": over("moco", [moco | {"shuffle.block": 0}]),  # on: as in sizes
+        "untrained": over("moco", [moco | {"optimizer.learning_rate": 0.0}]),
         "encoders": over("end_to_end", [middle["end_to_end"] | {"end_to_end.shared": False}]),
         "nce_tuning": [run for name in NCE_TUNED for run in over(name, nce(name, NCE_GRID), seeds=(0,))],
         "nce": [run for name, best in NCE_TUNED.items() for run in over(name, nce(name, [best]))],

@@ -2,8 +2,8 @@
 
     python -m benchmarks.mechanisms_figures --input=benchmarks/results/mechanisms.jsonl --pictures=docs
 
-Prints mean, standard deviation and seeds of every setting, and draws mechanisms_size.png, mechanisms_momentum.png and
-mechanisms_temperature.png. Reads lines alone: it can be run while the benchmark goes on.
+Prints rows for docs/mechanisms.md, then mean, deviation and seeds of every setting, and draws mechanisms_size.png,
+mechanisms_momentum.png and mechanisms_temperature.png. Reads lines alone: it can be run while the benchmark goes on.
 """
 
 import json
@@ -64,6 +64,56 @@ def along(lines: Lines, part: str, mechanism: str, key: str) -> dict[float, list
     return dict(sorted(out.items()))
 
 
+def tables(lines: Lines) -> list[str]:
+    """The rows of the tables of docs/mechanisms.md: kNN in percent, mean and standard deviation over seeds."""
+    knn = {line["run"]: 100 * line["knn_top1"] for line in lines}
+
+    def cells(runs: list[mechanisms.Run]) -> list[str]:
+        found: dict[str, list[float]] = {}  # by setting; seeds of tuning are none of `runs`
+        for run in runs:
+            found.setdefault(run.name.rsplit(",seed=", 1)[0], []).extend([knn[run.name]] if run.name in knn else [])
+        return [f"{np.mean(v):.1f} ± {np.std(v, ddof=1):.1f}" if len(v) > 1 else "-" for v in found.values()]
+
+    def row(*values: Any) -> str:
+        return f"| {' | '.join(map(str, values))} |"
+
+    parts = mechanisms.parts()
+    sized = {name: cells([r for r in parts["sizes"] if r.mechanism == name]) for name in LABELS}
+    rows = [row(f"{k:,}", *(sized[name][i] for name in LABELS)) for i, k in enumerate(mechanisms.SIZES)]
+    rows.append(row("kNN", *cells(parts["momentum"])))
+    rows.append(row("kNN", *cells(parts["temperature"])))
+    trained = mechanisms.TUNED["moco"]["moco.temperature"]
+    for label, shares, i in (
+        ("gradient on the hardest 1 %, trained with that T", hardest(lines), 0),
+        ("... of that on the query's class", hardest(lines), 1),
+        (f"gradient on the hardest 1 %, trained with T = {trained:g}", hardest(lines, trained), 0),
+    ):
+        rows.append(row(label, *(f"{100 * own[i]:.0f} %" for own in shares.values())))
+    middle = {name: cells([r for r in parts["sizes"] if r.mechanism == name])[1] for name in LABELS}
+    rows.append(row("MoCo, K = 256, shuffle on / off", middle["moco"], *cells(parts["shuffle"])))
+    rows.append(row("MoCo, K = 256, trained / rate 0", middle["moco"], *cells(parts["untrained"])))
+    rows.append(row("end to end, G = 256, one encoder / two", middle["end_to_end"], *cells(parts["encoders"])))
+    for name in mechanisms.NCE_TUNED:
+        own = [r for r in parts["nce"] if r.mechanism == name]
+        rows.append(row(f"{LABELS[name]}, K = 256, InfoNCE / NCE", middle[name], *cells(own)))
+    return rows
+
+
+def hardest(lines: Lines, trained: float | None = None) -> dict[float, list[float]]:
+    """{T: [share of the gradient on the hardest 1 %, share of that on the query's class]}, means over seeds.
+
+    Of the networks that were trained with each T, or of those that were `trained` with one.
+    """
+    names = {run.name: run.changes["moco.temperature"] for run in mechanisms.parts()["temperature"]}
+    found: dict[float, list[list[float]]] = {}
+    for line in lines:
+        own = names.get(line["run"])
+        for t in mechanisms.TEMPERATURES if own is not None else ():
+            if trained == own or (trained is None and t == own):
+                found.setdefault(t, []).append(line["hard_negatives"][str(t)])
+    return {t: np.mean(found[t], axis=0).tolist() for t in sorted(found)}
+
+
 def _spread(panel: Any, points: dict[float, list[float]], label: str, colour: str) -> None:
     """The mean over seeds as a line, each seed as a dot."""
     panel.plot([*points], [np.mean(v) for v in points.values()], color=colour, label=label, marker="o")
@@ -111,13 +161,11 @@ def _temperature(lines: Lines, panels: Any) -> None:
     points = along(lines, "temperature", "moco", "moco.temperature")
     _spread(panels[0], points, "MoCo", COLOURS["moco"])
     panels[0].set(xscale="log", xlabel="temperature T", ylabel="kNN, %", title="temperature, K = 256")
-    names = {run.name: run.changes["moco.temperature"] for run in mechanisms.parts()["temperature"]}
-    shares = {names[line["run"]]: line["hard_negatives"] for line in lines if line["run"] in names}
-    own = {t: found[str(t)] for t, found in sorted(shares.items())}
+    own = hardest(lines)
     for i, label in enumerate(("gradient on the hardest 1 %", "... of that on the query's class")):
         panels[1].plot([*own], [100 * found[i] for found in own.values()], marker="o", label=label)
-    alike = {t: 100 * shares[t]["alike"] for t in sorted(shares)}
-    panels[1].plot([*alike], [*alike.values()], color="gray", linestyle=":", label="all negatives of the query's class")
+    alike = np.mean([100 * line["hard_negatives"]["alike"] for line in lines if "hard_negatives" in line])
+    panels[1].axhline(alike, color="gray", linestyle=":", label="all negatives of the query's class")
     panels[1].set(xscale="log", xlabel="temperature T", ylabel="%", title="where the gradient goes")
     for panel in panels:
         panel.set_xticks(mechanisms.TEMPERATURES, [f"{t:g}" for t in mechanisms.TEMPERATURES])
@@ -144,6 +192,7 @@ def main() -> int:
     """Print the table, draw the pictures."""
     _, named = flags.parse(sys.argv[1:], page="cifar10_small", named=NAMED, usage=__doc__ or "")
     lines = read(Path(named["input"]))
+    print(*tables(lines), "", sep="\n")
     for name, found in summary(lines).items():
         std = "-" if found["std"] is None else f"{found['std']:.2f}"
         seeds = ", ".join(f"{value:.2f}" for value in found["seeds"].values())

@@ -19,6 +19,7 @@ STALE = 0.5  # cosine of the oldest stored keys with today's: 60 degrees off, no
 FEW_IMAGES = 100  # so few others to be told from; published runs have tens of thousands, and 300 digits still teach
 AT_CHANCE = 0.95  # share of ln(K+1): a loss that stays above it was not trained, or not for long enough
 PATIENCE = 0.5  # share of the steps before which a loss at chance is no verdict: healthy runs stay there up to a tenth
+NCE_BATCHES = 64  # that estimate the constant of NCE: by one, of untrained features, nothing was learned at any rate
 MOMENTUM = 0.9  # MoCo, section 4.1 (ablation of momentum): at 0.9 accuracy falls far, at 0 training fails
 
 
@@ -94,7 +95,9 @@ def _collapsed(run: Run) -> Verdict | None:
         measured.append(f"effective rank {rank:.1f} (limit {RANK:g})")
     cause = f"all images have nearly the same key: {' and '.join(measured)}{_loss(run)}"
     moco, rate = run.config.moco, run.config.optimizer.learning_rate
-    if moco is not None and moco.momentum < MOMENTUM:
+    if (constant := _constant(run)) is not None:
+        advice = constant
+    elif moco is not None and moco.momentum < MOMENTUM:
         advice = f"moco.momentum is {moco.momentum:g}, so that keys change faster than the queue: set 0.99 or more"
     else:
         advice = f"optimizer.learning_rate is {rate:g}: begin anew with a tenth of it"
@@ -168,10 +171,27 @@ def _at_chance(run: Run) -> Verdict | None:
             STARVED,
             f"after {run.step} steps the loss is {loss:.2f}, which is chance ({at_chance:.2f}), and keys are "
             "not all alike: nothing is learned yet",
-            f"begin anew with train.epochs above {run.config.train.epochs} or {_faster(run.config)}, or more images"
-            if run.complete
-            else f"wait, or begin anew with {_faster(run.config)}, or more images",
+            _constant(run)
+            or (
+                f"begin anew with train.epochs above {run.config.train.epochs} or {_faster(run.config)}, or more images"
+                if run.complete
+                else f"wait, or begin anew with {_faster(run.config)}, or more images"
+            ),
         )
+    return None
+
+
+def _constant(run: Run) -> str | None:
+    """What to do where NCE has the constant of untrained features, and the loss lies above chance."""
+    loss = late(run, "loss")
+    for name, section in (("moco", run.config.moco), ("memory_bank", run.config.memory_bank)):
+        if section is None or section.loss != "nce" or section.nce_batches >= NCE_BATCHES:
+            continue
+        if loss is not None and run.chance is not None and loss > run.chance:
+            return (
+                f"{name}.nce_batches is {section.nce_batches}, so that Z is that of untrained features and stays so: "
+                f"begin anew with {NCE_BATCHES} or more"
+            )
     return None
 
 

@@ -218,3 +218,19 @@ def test_a_leak_that_is_gone_is_no_leak(tmp_path):
 def test_the_shares_of_age_are_those_that_are_logged():
     """The curve of key consistency looks for the very names that the evaluator writes."""
     assert curves.SHARES == consistency.PERCENT
+
+
+@pytest.mark.parametrize("mechanism", ["moco", "memory_bank"])
+@pytest.mark.parametrize(
+    ("numbers", "kind"), [({"loss": 30.0}, verdict.STARVED), ({"loss": 30.0, "effective_rank": 1.1}, verdict.COLLAPSED)]
+)
+def test_nce_by_the_constant_of_untrained_features_is_told_what_to_change(tmp_path, mechanism, numbers, kind):
+    """A loss above chance, whether keys lie on a line or not; a constant of enough batches is not to blame."""
+    run = altered(tmp_path, **numbers)
+    for batches in (1, verdict.NCE_BATCHES):
+        section = dataclasses.replace(config.section_of(mechanism)(), loss="nce", nce_batches=batches)
+        changed = dataclasses.replace(run.config, **{mechanism: section})
+        found = verdict.of(run._replace(config=changed))
+        assert found.kind == kind and found.text.count(f"{mechanism}.nce_batches is 1") == (batches == 1)
+    healthy = verdict.of(altered(tmp_path)._replace(config=changed))
+    assert healthy.kind == verdict.LEARNING and not healthy.advice
