@@ -19,7 +19,7 @@ endif
 VENV = .venv$(VERSION)$(EXTRA:%=-%)
 PY = $(VENV)/bin/python
 
-.PHONY: help train test check check-rest test-slow lint format sizes types docs env clean
+.PHONY: help train test check check-rest test-slow soak lint format sizes types lock docs env clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -40,9 +40,14 @@ check-rest: lint types test-slow  ## what `make check` does beyond `make test`
 test-slow: $(VENV)/.dev  ## the tests that `make test` leaves out
 	$(PY) -m pytest -n $(JOBS) --dist loadfile -m slow
 
-lint: $(VENV)/.dev  ## formatting and rules (ruff)
+soak: $(VENV)/.dev  ## kill -9 and damage, many times over (an hour or two); figures into benchmarks/results
+	$(PY) -m benchmarks.kills --store=200 --train=40 --output=benchmarks/results/kills.json
+	$(PY) -m benchmarks.flips --flips=2000 --output=benchmarks/results/flips.json
+
+lint: $(VENV)/.dev  ## formatting and rules (ruff), and versions that fit each other (pip check)
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
+	$(PY) -m pip check
 	$(PY) -m tests.sizes
 
 sizes:  ## the longest files and functions: to look at, not a rule
@@ -54,6 +59,9 @@ format: $(VENV)/.dev  ## put both in order
 
 types: $(VENV)/.dev  ## type check (mypy)
 	$(PY) -m mypy
+
+lock: $(VENV)/.dev  ## the versions of this environment into requirements-lock-X.Y.txt
+	$(PY) -m tests.locks
 
 docs:  ## docs/api.md from the docstrings
 	$(PYTHON) -m docs.make_api

@@ -48,7 +48,7 @@ def shares(config: Config, workdir: Path, temperatures: Sequence[float]) -> dict
     """
     import jax
 
-    from moco_jax import assembly, parallel
+    from moco_jax import assembly, dictionary, parallel
     from moco_jax.checkpoints.store import Store
     from moco_jax.core import axis, queue
 
@@ -61,7 +61,8 @@ def shares(config: Config, workdir: Path, temperatures: Sequence[float]) -> dict
     assert config.moco is not None
 
     def forward(batch: Any) -> tuple[jax.Array, jax.Array]:
-        return parts.mechanism.contrast(state, batch, data).logits[0], queue.behind(state.memory, batch["queue_ids"])
+        records = queue.behind(state.memory, batch["queue_ids"], dictionary.keys_per_step(config), state.step)
+        return parts.mechanism.contrast(state, batch, data).logits[0], records
 
     mapped = jax.jit(jax.vmap(forward, axis_name=axis.AXIS))
     cosines, alike, behind = [], [], None

@@ -22,6 +22,8 @@ FREE = (
     "log.",
     "train.init_from",  # a path: what it leads to is compared by `initial.begin`
     "train.microbatch_size",
+    "train.max_skipped",
+    "train.heartbeat_seconds",
     "train.steps_per_call",
 )
 
@@ -30,7 +32,8 @@ PAIRS = ("same_image", "same_group")
 POSITIVE: tuple[str, ...] = ("batch_size", "views.size", "model.width", "model.dim", "moco.temperature", "train.epochs")
 POSITIVE += ("end_to_end.temperature", "memory_bank.temperature", "memory_bank.size")
 POSITIVE += ("moco.nce_batches", "memory_bank.nce_batches")
-POSITIVE += ("train.microbatch_size", "train.steps_per_call", "eval.k", "eval.temperature", "eval.resize")
+POSITIVE += ("train.microbatch_size", "train.steps_per_call", "train.max_skipped", "train.heartbeat_seconds")
+POSITIVE += ("eval.k", "eval.temperature", "eval.resize")
 POSITIVE += ("eval.batch_size", "checkpoint.every_epochs", "checkpoint.keep", "log.every_steps", "data.workers")
 AT_LEAST_ZERO: tuple[str, ...] = ("bn.group_size", "shuffle.block", "eval.every_epochs")
 AT_LEAST_ZERO += ("optimizer.learning_rate", "optimizer.weight_decay", "leak.every_epochs", "consistency.every_epochs")

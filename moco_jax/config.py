@@ -132,6 +132,8 @@ class Train:
     init_head: bool = True  # also take its projection head, if it has one; False: the head starts anew, from the seed
     epochs: int = 200  # of whole batches; the cosine schedule ends there, so a run cannot be lengthened
     microbatch_size: int | None = None  # images per device encoded at once (None: all of them)
+    max_skipped: int = 10  # steps in a row that are not finite, and so change nothing, at which the run stops
+    heartbeat_seconds: int = 60  # of several processes: one that gives no sign for so long is dead, and all end
     steps_per_call: int = 1  # steps per dispatch (GPU, TPU): a divisor of log.every_steps, or shorter calls compile too
 
 

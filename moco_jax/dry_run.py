@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from moco_jax import config as schema
-from moco_jax import parallel, pretrain
+from moco_jax import parallel, pretrain, run_folder
 from moco_jax.assembly import Parts, assemble, batches_of
 from moco_jax.config import Config
 from moco_jax.data import loader, order, sources
@@ -77,7 +77,7 @@ def report(
     """
     with _digits_elsewhere(config) as config:
         parts = assemble(config, encoder=encoder, source=source, recipe=recipe, pairs=pairs)
-        first_step = pretrain.check_folder(parts, workdir)
+        first_step = run_folder.check(parts, workdir)
         start = pretrain.begin(parts, workdir, first_step, given=encoder is not None)
         pretrain.default_evaluators(parts)  # labels asked for where there are none
         total = parts.config.train.epochs * parts.steps_per_epoch

@@ -10,11 +10,23 @@ from typing import Any
 
 from tqdm import tqdm
 
+VERDICT = "verdict"  # the event that ends a run
+EVALUATED = "evaluated"  # the event that says that all evaluations that were due after a step are in the log
+
+
+def says(workdir: Path, event: str, step: int) -> bool:
+    """Whether the log of a run has an event of a step; lines that a kill cut short say nothing."""
+    try:
+        lines = (workdir / "log.jsonl").read_text(errors="replace").splitlines()
+    except FileNotFoundError:
+        return False
+    return any(record.get("event") == event and record.get("step") == step for record in map(_object, lines))
+
 
 class RunLog:
     """Appends records to `log.jsonl` and shows progress; a silent one (other processes) writes and shows nothing.
 
-    What a silent one would have said, `hear` hears.
+    What a silent one would have said, `hear` hears. A full disk stops nothing: lines wait until there is space.
     """
 
     def __init__(
@@ -28,7 +40,8 @@ class RunLog:
         events: Any = None,  # an `events.Events`, which also gets every number
         hear: Callable[[str], None] | None = None,
     ):
-        self._file = None if silent else (workdir / "log.jsonl").open("a", buffering=1)
+        self._file = None if silent else (workdir / "log.jsonl").open("ab", buffering=0)
+        self._waiting = b""  # what could not be written yet
         self._events = None if silent else events
         self._hear = hear
         self._total, self._batch_size = total_steps, batch_size
@@ -41,17 +54,39 @@ class RunLog:
     def say(self, text: str) -> None:
         """One line for people."""
         if self._file is not None:
-            tqdm.write(text, file=sys.stdout)
-            sys.stdout.flush()
+            try:
+                tqdm.write(text, file=sys.stdout)
+                sys.stdout.flush()
+            except BrokenPipeError:
+                raise
+            except OSError:
+                pass  # a console that goes to a file on a full disk
         elif self._hear is not None:
             self._hear(text)
 
     def write(self, record: Mapping[str, Any]) -> None:
         """One JSON line; numbers that JSON cannot hold are written as null."""
         if self._file is not None:
-            self._file.write(json.dumps({k: _plain(v) for k, v in record.items()}) + "\n")
+            self._append(json.dumps({k: _plain(v) for k, v in record.items()}) + "\n")
         if self._events is not None and "event" not in record:
             self._events.numbers(record)
+
+    def warn(self, step: int, text: str) -> None:
+        """A warning: a line for people, and one in the file."""
+        self.say(f"warning: {text}")
+        self.write({"event": "warning", "step": step, "warning": text})
+
+    def _append(self, line: str) -> None:
+        """Write a line whole, after those that wait, or let it wait."""
+        assert self._file is not None
+        first = not self._waiting
+        self._waiting += line.encode()
+        try:
+            while self._waiting:
+                self._waiting = self._waiting[self._file.write(self._waiting) :]
+        except OSError as error:
+            if first:
+                self.say(f"warning: {self._file.name} cannot be written ({error.strerror}); training goes on")
 
     def metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Metrics after `step` steps, with the images per second since the last call."""
@@ -102,6 +137,14 @@ def clock(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def _object(line: str) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _plain(value: Any) -> Any:

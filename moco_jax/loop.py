@@ -10,11 +10,13 @@ import jax
 import numpy as np
 
 from moco_jax import parallel
-from moco_jax.logs import RunLog
+from moco_jax.logs import EVALUATED, RunLog
+from moco_jax.stopping import Signals, Stopped
 
 # (state) -> numbers by name; a text named "warning" is for people, and printed as one.
 Evaluator = Callable[[Any], Mapping[str, float | str]]
 Metrics = dict[str, Any]  # of one call: arrays (steps,)
+Unlogged = dict[str, list[float]]  # metrics of steps since the last line of the log
 
 
 class Evaluation(NamedTuple):
@@ -53,75 +55,143 @@ def run(
     cadence: Cadence,
     log: RunLog,
     evaluations: Sequence[Evaluation],
-    save: Callable[[int, Any], None],
+    save: Callable[[int, Any, Unlogged], None],
+    signals: Signals | None = None,
+    unlogged: Unlogged | None = None,
+    owed: bool = False,
     rate: str = "learning rate",
+    patience: int = 1,
 ) -> Any:
     """Train from first_step to cadence.total and return the state; `batches` yields one host batch per step.
 
     Metrics are fetched one call late, so that nothing waits for the device between two logs. Raises FloatingPointError
-    at a loss that is not finite, before anything made from it is saved; `rate` is what that says should be lower.
+    at a loss that is not finite, before anything made from it is saved, and where `patience` steps in a row say that
+    they were "skipped" (`core.guard`); `rate` is what that says should be lower. Where `signals` ask for it, the step
+    at which all processes stop is saved, and Stopped raised; evaluations that were due are then owed.
+
+    unlogged: metrics of steps before first_step that no line of the log holds yet, as `save` was given them, so that
+    lines are those of a run that was never stopped. owed: evaluations after first_step were not done, and are now.
     """
-    step = first_step
-    pending: list[Metrics] = []
+    step, watch, signals = first_step, Watch(rate, patience), signals or Signals()
+    pending: list[Metrics] = [{k: np.asarray(v) for k, v in unlogged.items()}] if unlogged else []
     ready: tuple[int, list[Metrics]] | None = None
+    if owed:
+        _evaluate(log, step, state, _due(evaluations, cadence, step), signals)
     while step < cadence.total:
         count = cadence.next_call(step, (e.every for e in evaluations))
         batch = parallel.put_batch(jax.tree.map(_stack, *(next(batches) for _ in range(count))))
         state, metrics = step_fn(state, batch, data)
-        first = step == first_step
-        if first:
+        first = step == 0  # the first of all gets a line of its own, as it took long
+        if step == first_step:
             log.restart(step + count)  # compiling is no training
         if ready is not None:
-            _write(log, *ready, rate)
+            watch.write(log, *ready)
             ready = None
         pending.append(metrics)
         step += count
         if first or cadence.due(step, cadence.log):
             ready, pending = (step, pending), []
-        evaluators = [e.evaluator for e in evaluations if cadence.due(step, e.every)]
-        keep = cadence.due(step, cadence.save)
+        evaluators = _due(evaluations, cadence, step)
+        number = signals.asked()
+        keep = cadence.due(step, cadence.save) or number is not None
         if ready is not None and (evaluators or keep):
-            _write(log, *ready, rate)
+            watch.write(log, *ready)
             ready = None
         if keep:
-            _check_finite(step, _means(pending), rate)  # before it is saved
+            watch.check_loss(step, means(pending))  # before it is saved
         if evaluators or keep:
             parallel.wait(state)  # both would wait for it, and the steps in flight are training time
         pause = time.perf_counter()
         if keep:  # before an evaluation, which may fail
-            save(step, state)
-        for evaluator in evaluators:
-            _evaluate(log, step, evaluator(state))
+            save(step, state, _unlogged(pending))
+        if number is not None:
+            raise Stopped(number)
+        try:
+            _evaluate(log, step, state, evaluators, signals)
+        except Stopped:
+            if not keep:
+                save(step, state, _unlogged(pending))
+            raise
         log.exclude(time.perf_counter() - pause)
     return state
+
+
+def _due(evaluations: Sequence[Evaluation], cadence: Cadence, step: int) -> list[Evaluator]:
+    """The evaluators that are called after `step` steps."""
+    return [e.evaluator for e in evaluations if cadence.due(step, e.every)]
+
+
+def _evaluate(log: RunLog, step: int, state: Any, evaluators: Sequence[Evaluator], signals: Signals) -> None:
+    """Log what evaluators say of a state, and that all of them did; raises Stopped where a signal comes first."""
+    with signals.leaving():
+        for evaluator in evaluators:
+            _say(log, step, evaluator(state))
+    if evaluators:
+        log.write({"event": EVALUATED, "step": step})
 
 
 def _stack(*leaves: np.ndarray) -> np.ndarray:
     return np.stack(leaves)  # (steps, rows, ...)
 
 
-def _write(log: RunLog, step: int, calls: list[Metrics], rate: str) -> None:
-    """Log the means over some calls, which ended at `step`."""
-    means = _means(calls)
-    log.metrics(step, means)
-    _check_finite(step, means, rate)
+class Watch:
+    """Writes what steps say of themselves, and stops a run that cannot go on; `rate` is what should then be lower."""
+
+    def __init__(self, rate: str, patience: int):
+        self._advice = f"look for images that are not finite, or use another --workdir with a lower {rate}"
+        self._patience, self._in_a_row = patience, 0
+
+    def write(self, log: RunLog, step: int, calls: list[Metrics]) -> None:
+        """Log the means over some calls, which ended at `step`; raises FloatingPointError as `run` says."""
+        found = means(calls)
+        log.metrics(step, found)
+        if "skipped" not in found:
+            self.check_loss(step, found)
+            return
+        if found["skipped"]:
+            log.say(f"warning: {found['skipped']:.0f} of the steps up to {step} were not finite and changed nothing")
+        for skipped in _joined(calls)["skipped"]:
+            self._in_a_row = self._in_a_row + 1 if skipped else 0
+            if self._in_a_row >= self._patience:
+                raise FloatingPointError(
+                    f"loss, gradient or batch statistics were not finite in {self._in_a_row} steps in a row up to "
+                    f"{step} (train.max_skipped); such steps change nothing, so what was saved is good: {self._advice}"
+                )
+
+    def check_loss(self, step: int, found: dict[str, float]) -> None:
+        """Raises FloatingPointError for a mean loss that is not finite, where steps are not skipped for it."""
+        if "skipped" not in found and not math.isfinite(found.get("loss", 0.0)):
+            raise FloatingPointError(
+                f"the loss is {found['loss']} within the steps up to {step}; whatever was saved is from before: "
+                f"{self._advice}"
+            )
 
 
-def _means(calls: list[Metrics]) -> dict[str, float]:
-    """Fetched means over the steps of some calls; none of no call."""
+def means(calls: list[Metrics]) -> dict[str, float]:
+    """Fetched means over the steps of some calls; none of no call.
+
+    "skipped" is the number of such steps, which the means leave out: not a number where every step was.
+    """
+    joined = _joined(calls)
+    good = joined["skipped"] == 0 if "skipped" in joined else slice(None)
+    found = {
+        name: float(values[good].mean(dtype=np.float64)) if values[good].size else math.nan
+        for name, values in joined.items()
+    }
+    return found | ({"skipped": float(joined["skipped"].sum())} if "skipped" in joined else {})
+
+
+def _unlogged(calls: list[Metrics]) -> Unlogged:
+    return {name: values.tolist() for name, values in _joined(calls).items()}
+
+
+def _joined(calls: list[Metrics]) -> dict[str, np.ndarray]:
+    """The metrics of every step of some calls: arrays (steps,)."""
     fetched = parallel.host(calls)
-    return {name: float(np.mean(np.concatenate([c[name] for c in fetched]))) for name in (fetched or [{}])[0]}
+    return {name: np.concatenate([c[name] for c in fetched]) for name in (fetched or [{}])[0]}
 
 
-def _check_finite(step: int, means: dict[str, float], rate: str) -> None:
-    if not math.isfinite(means.get("loss", 0.0)):
-        raise FloatingPointError(
-            f"the loss is {means['loss']} within the steps up to {step}; whatever was saved is from before: "
-            f"look for images that are not finite, or use another --workdir with a lower {rate}"
-        )
-
-
-def _evaluate(log: RunLog, step: int, results: Mapping[str, float | str]) -> None:
+def _say(log: RunLog, step: int, results: Mapping[str, float | str]) -> None:
     log.write({"step": step, **results})
     numbers = [f"{name} {value:.4g}" for name, value in results.items() if not isinstance(value, str)]
     log.say("  ".join([f"step {step}", *numbers]))

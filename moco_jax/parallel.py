@@ -18,38 +18,41 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from moco_jax import launchers
 from moco_jax.config import ConfigError, unknown
 from moco_jax.core.axis import AXIS
 
 Step = Callable[[Any, Any, Any], tuple[Any, dict[str, jax.Array]]]
 
 
-def start() -> None:
+def start(heartbeat_seconds: int = 60) -> None:
     """Join the other processes of a run, if there are any; before any other use of JAX.
 
-    Slurm, GKE, TPU pods and Open MPI are detected by JAX. Elsewhere JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
-    JAX_PROCESS_ID say it. Raises ConfigError where only some of the three are there.
+    Slurm, GKE, TPU pods and Open MPI are detected by JAX, and `launchers` says which GPUs are this process's. Elsewhere
+    JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID say it. Raises ConfigError where only some of the
+    three are there, or nothing says which GPUs are whose.
+
+    A process that gives no sign for heartbeat_seconds is dead: JAX then ends the others, which would wait for it.
     """
     names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
     given = {name: os.environ[name] for name in names if name in os.environ}
     if len(given) == len(names):
         address, count, index = given.values()
-        jax.distributed.initialize(coordinator_address=address, num_processes=int(count), process_id=int(index))
+        jax.distributed.initialize(
+            coordinator_address=address,
+            num_processes=int(count),
+            process_id=int(index),
+            local_device_ids=launchers.local_device_ids(),
+            heartbeat_timeout_seconds=heartbeat_seconds,
+        )
     elif given:
         raise ConfigError(
             f"{', '.join(given)} without {', '.join(n for n in names if n not in given)}: set all or none"
         )
-    elif _on_cluster():
-        jax.distributed.initialize()
-
-
-def _on_cluster() -> bool:
-    """Whether a launcher that JAX knows started several processes; a lone process needs no coordinator."""
-    many = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
-    inside = "SLURM_STEP_NODELIST" in os.environ or "OMPI_COMM_WORLD_SIZE" in os.environ
-    tpu_pod = "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
-    gke_job = "JOB_COMPLETION_INDEX" in os.environ and "KUBERNETES_SERVICE_HOST" in os.environ
-    return tpu_pod or gke_job or (inside and any(int(os.environ.get(name, "1")) > 1 for name in many))
+    elif launchers.several_processes():
+        jax.distributed.initialize(
+            local_device_ids=launchers.local_device_ids(), heartbeat_timeout_seconds=heartbeat_seconds
+        )
 
 
 def devices() -> list[jax.Device]:
@@ -77,6 +80,16 @@ def memory_limit() -> int | None:
     if on_cpu() and hasattr(os, "sysconf"):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // jax.local_device_count()
     return memory_stats().get("bytes_limit")
+
+
+def preempted(call: int) -> bool:
+    """Whether the processes agreed to stop at their `call`, counted by each; JAX notes a SIGTERM to any of them."""
+    return bool(multihost_utils.reached_preemption_sync_point(call))
+
+
+def first_says(answer: bool) -> bool:
+    """What the first process says, in all of them: whatever is read from a file."""
+    return bool(multihost_utils.broadcast_one_to_all(np.bool_(answer))) if jax.process_count() > 1 else answer
 
 
 def is_first_process() -> bool:
@@ -197,17 +210,6 @@ def put_data(data: Any) -> Any:
     return jax.tree.map(lambda a: jax.make_array_from_callback(a.shape, replicated(), lambda index: a[index]), data)
 
 
-def everywhere(state: Any) -> Any:
-    """A mapped step's state as global arrays, for saving: pmap's own outputs name only this process's devices."""
-    sharding = replicated()
-
-    def wrap(a: jax.Array) -> jax.Array:
-        shards = [s.data for s in a.addressable_shards]
-        return jax.make_array_from_single_device_arrays(a.shape, sharding, shards)
-
-    return jax.tree.map(wrap, state)
-
-
 def local(state: Any) -> Any:
     """A replicated state as arrays on this process's devices alone, for work that processes do apart."""
     sharding = NamedSharding(Mesh(np.asarray(jax.local_devices()), (AXIS,)), P())
@@ -252,18 +254,32 @@ def host(tree: Any) -> Any:
     return jax.tree.map(lambda a: np.asarray(a.addressable_shards[0].data) if isinstance(a, jax.Array) else a, tree)
 
 
+def gathered(value: int) -> list[int]:
+    """What every process gives, the first one's first; all call it together. Nothing to do for one."""
+    if jax.process_count() == 1:
+        return [int(value)]
+    return [int(v) for v in multihost_utils.process_allgather(np.asarray(value, np.int32))]
+
+
 def check_identical(state: Any) -> None:
     """Raises RuntimeError where copies of the state differ between devices or processes.
 
-    A replicated output that differs between devices is otherwise returned, and saved, without an error.
+    A replicated output that differs between devices is otherwise returned, and saved, without an error. One device has
+    nothing to compare, and nothing of it is fetched.
     """
+    several = jax.process_count() > 1
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
-        copies = [np.asarray(s.data) for s in leaf.addressable_shards]
-        if any(c.tobytes() != copies[0].tobytes() for c in copies[1:]):
+        shards = leaf.addressable_shards
+        if len(shards) == 1 and not several:
+            continue
+        copies = (np.asarray(s.data).reshape(-1).view(np.uint8) for s in shards)
+        first = next(copies)
+        if not all(np.array_equal(first, c) for c in copies):
             raise RuntimeError(f"state{jax.tree_util.keystr(path)} differs between devices; it must be replicated")
-        digest.update(copies[0].tobytes())
-    if jax.process_count() > 1:
+        if several:
+            digest.update(first.data)
+    if several:
         multihost_utils.assert_equal(np.frombuffer(digest.digest(), np.uint8), "the state differs between processes")
 
 

@@ -145,3 +145,13 @@ def test_bad_weights_counts_by_kind(tmp_path):
         assert flips["tried"] == 20 == sum(flips.get(k, 0) for k in ("explained", "equal", "changed"))
         assert flips["explained with sha256"] == 20
     assert "changed" not in found["flips"]["zip"]
+
+
+def test_flips_counts_damage_and_times_digests(tmp_path):
+    """Nothing silent, nothing unexplained; what a step waits for is part of what a save takes."""
+    from benchmarks import flips
+
+    found = flips.measure(tmp_path, flips=5, megabytes=2)
+    assert found["total"]["silent"] == found["total"]["unexplained"] == 0 < found["total"]["refused"]
+    assert sum(found["damage"]["flipped"].values()) == 5
+    assert found["seconds"]["digests"] > 0 and 0 < found["seconds"]["blocked"] <= found["seconds"]["saved"]

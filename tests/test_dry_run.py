@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from moco_jax import assembly, checks, cli, config, dry_run, parallel, pretrain
+from moco_jax import assembly, checks, cli, config, dry_run, parallel, pretrain, run_folder
 from moco_jax.checkpoints.store import Store, describe
 from moco_jax.data.sources import ArraySource
 from moco_jax.models import encoder as encoders
@@ -176,7 +176,7 @@ def test_a_folder_with_a_run_is_told_from_an_empty_one(report, tmp_path, step, w
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
     other = parts._replace(config=dataclasses.replace(parts.config, seed=1))
     with pytest.raises(config.ConfigError, match="seed 0 -> 1"):
-        pretrain.check_folder(other, tmp_path)
+        run_folder.check(other, tmp_path)
 
 
 def test_warnings_are_said(tmp_path):

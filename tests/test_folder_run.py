@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from moco_jax import assembly, config, pretrain, protocols
+from moco_jax import assembly, config, pretrain, protocols, run_folder
 from moco_jax.config import ConfigError
 from moco_jax.evaluation import probe
 from tests import tiny
@@ -123,7 +123,7 @@ def test_a_run_may_not_lie_among_the_images_that_it_reads(photos, tmp_path):
             with pytest.raises(ConfigError, match=said):
                 pretrain.train(c, workdir)
     assert sorted(tmp_path.rglob("*")) == before
-    assert pretrain.check_folder(assembly.assemble(c), tmp_path / "othersrun") == 0
+    assert run_folder.check(assembly.assemble(c), tmp_path / "othersrun") == 0
 
 
 def test_a_file_that_cannot_be_read_says_how_to_go_on_without_it(photos, tmp_path):

@@ -16,15 +16,16 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = (
     ("schema",),
     ("config", "protocols"),
-    ("dictionary", "pages", "reports", "state"),  # reports read files: nothing above config, so no JAX
+    ("dictionary", "launchers", "pages", "reports", "state"),  # reports read files: nothing above config, so no JAX
     ("core",),
     ("checks", "data", "mechanisms", "models", "parallel", "views"),
     ("checkpoints",),
     ("events", "logs"),
+    ("stopping",),
     ("loop",),
     ("evaluation",),
     ("assembly", "initial", "suggest"),
-    ("gallery",),
+    ("gallery", "run_folder"),
     ("pretrain",),
     ("conversion", "dry_run"),
     ("cli",),
@@ -39,7 +40,7 @@ DOORS = {
     "grain": ("data/",),
     "importlib.import_module": (),  # a table from name to thing can be searched for, a string cannot
     "ml_collections.config_flags": ("cli/",),
-    "orbax": ("checkpoints/store.py",),
+    "orbax": ("checkpoints/arrays.py",),
     "safetensors": ("checkpoints/safetensors_file.py",),
     "tensorflow": (),
     "tensorflow_datasets": ("data/",),
@@ -48,6 +49,29 @@ DOORS = {
     "torchvision": (),
     "transformers": ("checkpoints/libraries.py",),
 }
+# What can run code that a file names or holds: nowhere, or only so much of it in these files.
+RUNS_CODE: dict[str, dict[str, tuple[str, ...]]] = {
+    "builtins": {},
+    "cloudpickle": {},
+    "dill": {},
+    "importlib.machinery": {},
+    "importlib.util.module_from_spec": {},
+    "importlib.util.spec_from_file_location": {},
+    "joblib": {},
+    "marshal": {},
+    "numpy.lib.format": {},
+    "pickle": {  # Detectron2's format is written; what torch raises is recognised
+        "checkpoints/detectron2.py": ("pickle.dumps",),
+        "checkpoints/pytorch.py": ("pickle.UnpicklingError",),
+    },
+    "pkgutil": {},
+    "runpy": {"pages.py": ("runpy.run_path",)},  # a config page is a program of the user's, as SECURITY.md says
+    "shelve": {},
+    "torch.jit": {},
+    "yaml": {},
+}
+RUNNERS = ("eval", "exec", "compile", "__import__")
+SAFE = {"allow_pickle": False, "weights_only": True}  # the one value that may be written
 DEVICE_WORDS = {"pmap", "shard_map", "Mesh", "make_mesh", "NamedSharding", "PositionalSharding", "distributed"}
 DEVICE_WORDS |= {"device_put", "device_put_replicated", "device_put_sharded", "multihost_utils", "default_backend"}
 DEVICE_WORDS |= {"devices", "local_devices", "device_count", "local_device_count", "process_index", "process_count"}
@@ -202,6 +226,28 @@ def entries_are_light(root: Path) -> list[str]:
     return out
 
 
+def files_run_no_code(root: Path) -> list[str]:
+    """Checkpoints, images, tables and JSON are data: not unpickled, not evaluated, no name in them imported."""
+    out = []
+    for file in python_files(root / "moco_jax"):
+        for use in uses(file):
+            for name in (n for n in RUNS_CODE if _below(use.name, n)):
+                allowed = RUNS_CODE[name].get(file.path, ())
+                if use.name not in allowed and not (allowed and use.name == name):
+                    out.append(f"{file.path}:{use.line}: {use.name} can run what a file says")
+        for node in (n for n in ast.walk(file.tree) if isinstance(n, ast.Call)):
+            called, given = _dotted(node.func), {k.arg: k.value for k in node.keywords}
+            if called in RUNNERS:
+                out.append(f"{file.path}:{node.lineno}: {called} can run what a file says")
+            if called == "torch.load" and "weights_only" not in given:
+                out.append(f"{file.path}:{node.lineno}: torch.load without weights_only=True")
+            for name in SAFE.keys() & given.keys():
+                value = given[name]
+                if not (isinstance(value, ast.Constant) and value.value is SAFE[name]):
+                    out.append(f"{file.path}:{node.lineno}: {name} must be {SAFE[name]}")
+    return sorted(set(out))
+
+
 def public_things_have_docstrings(root: Path) -> list[str]:
     """Modules, and their functions and classes without a leading underscore, say what they are."""
     out = []
@@ -272,6 +318,7 @@ RULES = (
     one_door_each,
     slow_imports_are_lazy,
     entries_are_light,
+    files_run_no_code,
     public_things_have_docstrings,
     keys_come_first,
     steps_look_alike,
@@ -312,7 +359,7 @@ EXAMPLES = [
     (one_door_each, "loop.py", "import jax as j\nn = len(j.devices())", "jax.devices belongs to parallel.py"),
     (one_door_each, "views/a.py", "import grain", "grain belongs to data/"),
     (one_door_each, "evaluation/a.py", "def f():\n    import tensorflow_datasets as t", "belongs to data/"),
-    (one_door_each, "checkpoints/a.py", "import orbax.checkpoint as ocp", "orbax belongs to checkpoints/store.py"),
+    (one_door_each, "checkpoints/store.py", "import orbax.checkpoint as ocp", "orbax belongs to checkpoints/arrays.py"),
     (
         one_door_each,
         "models/a.py",
@@ -338,6 +385,27 @@ EXAMPLES = [
     (entries_are_light, "config.py", "from moco_jax.core import ema", "moco_jax.core.ema is too heavy"),
     (entries_are_light, "../configs/a.py", "def get_config():\n    import jax", "jax is too heavy"),
     (entries_are_light, "cli/a.py", "import os\nfrom moco_jax import config\ndef f():\n    import jax", None),
+    (files_run_no_code, "data/a.py", "import pickle", "pickle can run what a file says"),
+    (files_run_no_code, "data/a.py", "def f():\n    from yaml import load", "yaml.load can run what a file says"),
+    (files_run_no_code, "checkpoints/pytorch.py", "import pickle\npickle.loads(b'')", "pickle.loads can run what"),
+    (
+        files_run_no_code,
+        "checkpoints/detectron2.py",
+        "from pickle import loads",
+        "pickle.loads can run what a file says",
+    ),
+    (files_run_no_code, "checkpoints/detectron2.py", "import pickle\npickle.dumps(1)", None),
+    (files_run_no_code, "data/a.py", "import runpy", "runpy can run what a file says"),
+    (files_run_no_code, "data/a.py", "import importlib.util as u\nu.module_from_spec(s)", "module_from_spec can run"),
+    (files_run_no_code, "data/a.py", "eval(text)", "eval can run what a file says"),
+    (files_run_no_code, "data/a.py", "module = __import__(name)", "__import__ can run what a file says"),
+    (files_run_no_code, "data/a.py", "model.eval()", None),
+    (files_run_no_code, "data/a.py", "np.load(p, allow_pickle=True)", "allow_pickle must be False"),
+    (files_run_no_code, "data/a.py", "np.load(p, allow_pickle=not safe)", "allow_pickle must be False"),
+    (files_run_no_code, "data/a.py", "np.load(p, allow_pickle=False)", None),
+    (files_run_no_code, "checkpoints/a.py", "torch.load(p)", "torch.load without weights_only=True"),
+    (files_run_no_code, "checkpoints/a.py", "torch.load(p, weights_only=False)", "weights_only must be True"),
+    (files_run_no_code, "checkpoints/a.py", "torch.load(p, weights_only=True)", None),
     (public_things_have_docstrings, "a.py", "'''A.'''\ndef f(): ...", "f has no docstring"),
     (public_things_have_docstrings, "a.py", "'''A.'''\nclass C: ...", "C has no docstring"),
     (public_things_have_docstrings, "a.py", "x = 1", "the module has no docstring"),

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from moco_jax import assembly, initial, parallel, pretrain
+from moco_jax import assembly, initial, parallel, pretrain, run_folder
 from moco_jax.checkpoints import recognise, weights
 from moco_jax.checkpoints.store import Store
 from moco_jax.config import ConfigError, Data, Eval, Model, Train, Views
@@ -72,7 +72,7 @@ def second(tmp_path_factory, done):
 
 def begin(c, workdir):
     parts = parts_of(c)
-    return parts, pretrain.begin(parts, workdir, pretrain.check_folder(parts, workdir), given=True)
+    return parts, pretrain.begin(parts, workdir, run_folder.check(parts, workdir), given=True)
 
 
 def test_both_networks_begin_as_the_runs_online_one_and_nothing_else_does(done, tmp_path):

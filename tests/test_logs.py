@@ -1,5 +1,6 @@
 """The log: JSON lines that any reader takes, rates that count training alone, nothing from silent processes."""
 
+import errno
 import json
 
 import pytest
@@ -52,3 +53,61 @@ def test_excluded_time_does_not_slow_the_rate(tmp_path, monkeypatch):
         log.exclude(90.0)
         log.metrics(10, {"loss": 1.0})
     assert lines(tmp_path)[0]["images_per_second"] == pytest.approx(4.0)
+
+
+class Disk:
+    """A file on a disk that is full for some writes, and takes a few bytes at a time of the others."""
+
+    name = "log.jsonl"
+
+    def __init__(self, full):
+        self.full, self.content = full, b""
+
+    def write(self, data):
+        self.full -= 1
+        if self.full >= 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        self.content += data[:7]
+        return len(data[:7])
+
+    def close(self):
+        pass
+
+
+def test_a_full_disk_stops_no_training_and_loses_no_line(tmp_path, capsys):
+    """Said once, on the console; lines that wait are written whole and in order when there is space."""
+    disk = Disk(full=3)
+    with logs.RunLog(tmp_path, total_steps=9, first_step=0, batch_size=1) as log:
+        log._file = disk
+        for step in range(5):
+            log.write({"step": step})
+    assert [json.loads(line) for line in disk.content.splitlines()] == [{"step": step} for step in range(5)]
+    said = capsys.readouterr().out
+    assert said.count("warning: log.jsonl cannot be written (No space left on device); training goes on") == 1
+
+
+def test_a_console_on_a_full_disk_stops_no_training(tmp_path, monkeypatch):
+    """`train.py > console.txt`; a reader that has gone still ends the run."""
+
+    class Console:
+        error = OSError(errno.ENOSPC, "No space left on device")
+
+        def write(self, text):
+            raise self.error
+
+    console = Console()
+    monkeypatch.setattr("sys.stdout", console)
+    with logs.RunLog(tmp_path, total_steps=9, first_step=0, batch_size=1) as log:
+        log.metrics(1, {"loss": 2.0})
+        console.error = BrokenPipeError()
+        with pytest.raises(BrokenPipeError):
+            log.say("more")
+    assert [r["step"] for r in lines(tmp_path)] == [1]
+
+
+def test_a_warning_is_for_people_and_for_the_file(tmp_path, capsys):
+    """Beside the numbers of no step."""
+    with logs.RunLog(tmp_path, total_steps=9, first_step=0, batch_size=1) as log:
+        log.warn(4, "the disk is full")
+    assert lines(tmp_path) == [{"event": "warning", "step": 4, "warning": "the disk is full"}]
+    assert capsys.readouterr().out == "warning: the disk is full\n"

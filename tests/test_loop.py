@@ -1,5 +1,6 @@
 """The loop with a step that only counts: what happens when, and what never does."""
 
+import contextlib
 import json
 
 import jax.numpy as jnp
@@ -8,29 +9,37 @@ import pytest
 
 from moco_jax import loop, parallel
 from moco_jax.logs import RunLog
+from moco_jax.stopping import Stopped
 
 
 def cadence(**changes):
     return loop.Cadence(**{"total": 10, "per_call": 1, "log": 4, "save": 3} | changes)
 
 
-def go(tmp_path, c, first=0, loss=lambda step: 1.0, events=None, evaluations=(), **rate):
-    """Run over a fake step that adds up its batches; returns (final state, events in order)."""
+def go(tmp_path, c, first=0, loss=lambda step: 1.0, events=None, evaluations=(), skips=None, kept=None, **options):
+    """Run over a fake step that adds up its batches; returns (final state, events in order).
+
+    skips: steps that say so of themselves; kept: takes up what a save is given to be logged later.
+    """
     events = [] if events is None else events
 
     def step(state, batch, data):
         counts = np.asarray(batch["ids"])[0, :, 0, 0]
         events.append(("step", list(counts)))
-        losses = jnp.asarray([loss(int(c)) for c in counts])
-        return state + counts.sum(), {"loss": losses}
+        metrics = {"loss": jnp.asarray([loss(int(c)) for c in counts])}
+        if skips is not None:
+            metrics["skipped"] = jnp.asarray([float(c in skips) for c in counts])
+        return state + counts.sum(), metrics
 
-    def save(step, state):
+    def save(step, state, unlogged):
         events.append(("save", step))
+        if kept is not None:
+            kept[step] = json.loads(json.dumps(unlogged))  # as a checkpoint gives it back
 
     def logged(name, results):
         def evaluate(state):
             events.append((name, int(state)))
-            return results
+            return results(state) if callable(results) else results
 
         return evaluate
 
@@ -39,7 +48,7 @@ def go(tmp_path, c, first=0, loss=lambda step: 1.0, events=None, evaluations=(),
     batches = ({"ids": np.full((8, 2), i + 1, np.int32)} for i in range(first, c.total))
     with RunLog(tmp_path, total_steps=c.total, first_step=first, batch_size=8) as log:
         about = {"first_step": first, "cadence": c, "log": log, "evaluations": evaluations, "save": save}
-        return loop.run(step, 0, batches, {}, **about, **rate), events
+        return loop.run(step, 0, batches, {}, **about, **options), events
 
 
 def lines(folder):
@@ -72,7 +81,10 @@ def test_never_is_never(tmp_path):
 def test_a_warning_of_an_evaluator_is_logged_and_said_and_its_numbers_too(tmp_path, capsys):
     """One record with the text beside the numbers; on the console a line for each. Without a warning none is said."""
     go(tmp_path, cadence(), evaluations=(("alarm", 0, {}), ("alarm", 10, {"leak": 0.25, "warning": "keys leak"})))
-    assert lines(tmp_path)[-1] == {"step": 10, "leak": 0.25, "warning": "keys leak"}
+    assert lines(tmp_path)[-2:] == [
+        {"step": 10, "leak": 0.25, "warning": "keys leak"},
+        {"event": "evaluated", "step": 10},
+    ]
     said = capsys.readouterr().out
     assert "step 10  leak 0.25\nwarning: keys leak\n" in said
     go(tmp_path, cadence(), evaluations=(("alarm", 10, {"leak": 0.0}),))
@@ -106,3 +118,102 @@ def test_the_rate_that_should_be_lower_is_the_caller_s(tmp_path, log, save):
 def test_positions_cover_the_global_batch():
     """One process holds all rows in order."""
     np.testing.assert_array_equal(parallel.positions(16), np.arange(16))
+
+
+class Asking:
+    """Signals that arrive after some calls of the step, or within an evaluation."""
+
+    def __init__(self, after=None):
+        self.calls, self.after = 0, after
+
+    def asked(self):
+        self.calls += 1
+        return 15 if self.calls == self.after else None
+
+    leaving = contextlib.nullcontext
+
+
+@pytest.mark.parametrize("per_call", [1, 4])
+def test_asked_to_stop_it_saves_that_very_step_and_evaluates_nothing_more(tmp_path, per_call):
+    """After the third call; where a save is due anyway there is one, and an evaluation is left for later."""
+    events, asking, kinds = [], Asking(3 if per_call == 1 else 1), (("knn", 3, {}),)
+    with pytest.raises(Stopped) as stop:
+        go(tmp_path, cadence(per_call=per_call), events=events, evaluations=kinds, signals=asking)
+    assert stop.value.number == 15
+    assert [e for e in events if e[0] != "step"] == [("save", 3)]
+    assert not any("event" in record for record in lines(tmp_path))
+    events = []
+    with pytest.raises(Stopped):
+        go(tmp_path, cadence(save=0), events=events, signals=Asking(2))
+    assert [e for e in events if e[0] == "save"] == [("save", 2)]
+
+
+def test_what_a_stop_left_undone_is_done_first(tmp_path):
+    """The evaluations that were due after the step, of the state as it was; not those that were not."""
+    kinds = (("knn", 3, {"knn_top1": 0.5}), ("alarm", 4, {}))
+    _, events = go(tmp_path, cadence(), first=3, evaluations=kinds, owed=True)
+    assert events[:2] == [("knn", 0), ("step", [4])]
+    assert lines(tmp_path)[:2] == [{"step": 3, "knn_top1": 0.5}, {"event": "evaluated", "step": 3}]
+    assert ("alarm", 4) in events  # at its own time
+
+
+def test_a_stop_within_an_evaluation_saves_what_was_not(tmp_path):
+    """The state of that step; and once only, where it was saved before the evaluation."""
+
+    def interrupted(state):
+        raise Stopped(15)
+
+    for save, expected in ((0, [("save", 5)]), (5, [("save", 5)])):
+        events = []
+        (tmp_path / "log.jsonl").unlink(missing_ok=True)
+        with pytest.raises(Stopped):
+            go(tmp_path, cadence(save=save), events=events, evaluations=(("knn", 5, interrupted),))
+        assert [e for e in events if e[0] == "save"] == expected
+        assert not any("event" in record for record in lines(tmp_path))
+
+
+@pytest.mark.parametrize("per_call", [1, 4])
+@pytest.mark.parametrize("cut", range(1, 10))
+def test_the_log_of_a_stopped_run_is_that_of_one_that_was_not(tmp_path, cut, per_call):
+    """Lines over ten steps by four, stopped anywhere: what a line had not told yet is in the checkpoint."""
+    loss = lambda step: float(np.float32(np.sin(step)))  # noqa: E731
+    folders = [tmp_path / name for name in ("whole", "parts")]
+    for folder in folders:
+        folder.mkdir()
+    go(folders[0], cadence(per_call=per_call), loss=loss)
+    kept, asking = {}, Asking()
+    asking.asked = lambda: 15 if kept_step(events) >= cut else None
+    events = []
+    with pytest.raises(Stopped):
+        go(folders[1], cadence(per_call=per_call), loss=loss, events=events, kept=kept, signals=asking)
+    at = max(kept)
+    go(folders[1], cadence(per_call=per_call), first=at, loss=loss, unlogged=kept[at])
+    whole, parts = ([(r["step"], r["loss"]) for r in lines(folder)] for folder in folders)
+    assert parts == whole
+
+
+def kept_step(events):
+    """The last step of a run by its events."""
+    return max((count for kind, counts in events if kind == "step" for count in counts), default=0)
+
+
+def test_skipped_steps_are_counted_said_and_left_out_of_means(tmp_path, capsys):
+    """Steps 3 and 4 of the line over 2 to 4; the others go on as if nothing had been."""
+    loss = lambda step: float("nan") if step in (3, 4) else float(step)  # noqa: E731
+    _, events = go(tmp_path, cadence(), loss=loss, skips={3, 4}, patience=3)
+    means = {r["step"]: (r["loss"], r["skipped"]) for r in lines(tmp_path)}
+    assert means == {1: (1.0, 0), 4: (2.0, 2), 8: (6.5, 0), 10: (9.5, 0)}
+    assert [e for e in events if e[0] == "save"] == [("save", s) for s in (3, 6, 9, 10)]
+    assert "warning: 2 of the steps up to 4 were not finite and changed nothing" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("skips", "stops"), [({2, 3, 4}, True), ({2, 3, 5, 6}, False), ({3, 4, 5}, True)])
+def test_so_many_in_a_row_stop_the_run(tmp_path, skips, stops):
+    """Counted over lines of the log; two in a row, twice, do not add up to three."""
+    if not stops:
+        go(tmp_path, cadence(log=2), skips=skips, patience=3)
+        return
+    with pytest.raises(
+        FloatingPointError, match=r"not finite in 3 steps in a row .*train.max_skipped.* was saved is good"
+    ):
+        go(tmp_path, cadence(log=2), skips=skips, patience=3, loss=lambda s: float("nan") if s in skips else 1.0)

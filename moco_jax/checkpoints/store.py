@@ -1,24 +1,31 @@
-"""A run's checkpoints: the whole state and everything needed to continue from it. The only file that says orbax."""
+"""A run's checkpoints: the whole state and everything needed to continue from it, known to be what was saved."""
 
 import contextlib
 import fcntl
+import functools
 import importlib.metadata
 import json
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
-from absl import logging as absl_logging
 
-from moco_jax import __version__
+from moco_jax import __version__, parallel
+from moco_jax.checkpoints import verified
+from moco_jax.checkpoints.folder import Writer, newest_whole, none_whole, quarantined, steps_of
 from moco_jax.config import ConfigError
 from moco_jax.state import FORMAT
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain", "tensorflow-datasets")
+NONE, FAILED = -1, -2  # what the first process tells the others in place of a step
+
+
+class Damaged(ConfigError):
+    """A checkpoint is not what was saved; the text says what differs, where, and what to do."""
 
 
 def describe(config: Mapping[str, Any], objects: Mapping[str, str]) -> dict[str, Any]:
@@ -29,49 +36,87 @@ def describe(config: Mapping[str, Any], objects: Mapping[str, str]) -> dict[str,
 
 
 class Store:
-    """Checkpoints under a folder, newest `keep` kept, written in the background.
+    """Checkpoints under a folder, newest `keep` kept, written in the background by the first process.
 
-    Orbax publishes a step by renaming a finished folder, so that a kill while saving leaves the step before it.
+    A step appears by a rename when it is complete and goes by a rename, so that a kill at any moment leaves whole ones
+    alone. Everything that is read is compared with the digests that were saved with it.
     """
 
     def __init__(self, folder: Path, *, keep: int = 1, read_only: bool = False):
-        """Raises ConfigError where a folder to read does not exist."""
-        absl_logging.set_verbosity(absl_logging.ERROR)  # orbax narrates every save
+        """Removes what a killed process left half done; raises ConfigError where a folder to read does not exist."""
         if read_only and not folder.is_dir():
             raise ConfigError(f"no checkpoints in {folder}: give the folder of a run, the one that train wrote to")
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=ocp.checkpoint_managers.LatestN(keep),
-            cleanup_tmp_directories=not read_only,
-            read_only=read_only,
-            create=not read_only,
-        )
-        handlers = {"state": ocp.PyTreeCheckpointHandler(), "about": ocp.JsonCheckpointHandler()}
-        self._manager = ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=handlers)
         self.folder = folder
+        self._keep, self._read_only = keep, read_only
+        self._writer: Writer | None = None
+        if not read_only and parallel.is_first_process():
+            self._writer = Writer(folder, keep=keep)
 
     def latest(self) -> int | None:
-        """The newest finished step, or None."""
-        self._manager.wait_until_finished()  # until then orbax also names a step that is still being written
-        return self._manager.latest_step()
+        """The newest finished step, or None; waits for one that is being written."""
+        if self._writer is not None:
+            self._writer.finish()
+        return max(steps_of(self.folder), default=None)
 
     def holds(self, step: int) -> bool:
         """Whether a step is there and finished; a run that goes on removes old ones."""
-        return step in self._manager.all_steps()
+        return step in steps_of(self.folder)
 
-    def save(self, step: int, state: Any, about: Mapping[str, Any]) -> None:
-        """Write a state of global arrays; returns once the device buffers are copied, the rest happens behind."""
-        args = ocp.args.Composite(state=ocp.args.PyTreeSave(state), about=ocp.args.JsonSave(dict(about)))
-        with _written(f"checkpoint {self.folder}/{step}"):
-            done = self._manager.save(step, args=args)
-        if not done:
-            raise RuntimeError(f"checkpoint {step} was not written: {self.folder} already holds one of that step")
+    def save(
+        self, step: int, state: Any, about: Mapping[str, Any], *, warn: Callable[[str], None] | None = None
+    ) -> None:
+        """Write a replicated state; returns once it is copied to the host, the rest happens behind.
+
+        `warn` hears that the save before could not be written, and this one is tried; without it that is an OSError.
+        """
+        try:
+            self.wait()
+        except OSError as error:
+            if warn is None:
+                raise
+            warn(str(error))
+        if self._writer is not None:
+            self._writer.start(step, _copied(state), about)
+
+    def wait(self) -> None:
+        """Wait for what is being written; raises OSError where the newest save failed."""
+        if self._writer is not None and (failure := self._writer.finish()) is not None:
+            raise failure
+
+    def whole(self) -> tuple[int | None, list[str]]:
+        """The newest step that is whole, on all processes, and a line for each damaged one after it; None: no step.
+
+        The first process reads, decides, and moves the damaged ones to `damaged/`. Raises ConfigError, and moves
+        nothing, where there are checkpoints and none of them is whole.
+        """
+        found, faults, error = None, dict[int, str](), None
+        if self._writer is not None:
+            try:
+                found, faults = newest_whole(self.folder)
+            except ConfigError as raised:
+                error = raised
+        answer = parallel.gathered(FAILED if error else NONE if found is None else found)[0]
+        if answer == FAILED:
+            raise error or ConfigError(f"no checkpoint in {self.folder} can be used: process 0 says why")
+        lines = [quarantined(self.folder, step, fault) for step, fault in faults.items()]
+        return (None if answer == NONE else answer), [f"{line}; continuing from step {found}" for line in lines]
+
+    def described(self) -> tuple[int | None, dict[str, Any] | None]:
+        """The newest step whose description is whole, and that; None: no step. Raises ConfigError where none is."""
+        faults: dict[int, str] = {}
+        for step in reversed(steps_of(self.folder)):
+            try:
+                return step, self.about(step)
+            except Damaged as error:
+                faults[step] = str(error.__cause__)
+        if faults:
+            raise none_whole(self.folder, faults)
+        return None, None
 
     def about(self, step: int) -> dict[str, Any]:
         """What the checkpoint of a step says of itself; raises ConfigError for a format this version cannot read."""
-        with self._reading(step):
-            about: dict[str, Any] = self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))[
-                "about"
-            ]
+        with self._reading(step) as folder:
+            about = verified.about(folder)
         if about.get("format") != FORMAT:
             raise ConfigError(
                 f"checkpoint {self.folder}/{step} has format version {about.get('format')}, moco_jax {__version__} "
@@ -82,93 +127,110 @@ class Store:
     def restore(self, step: int, like: Any) -> Any:
         """The state of a step, shaped and placed as `like` (ShapeDtypeStructs with shardings).
 
-        Raises ConfigError naming the leaf where what is stored has another shape or type: orbax would cast in silence.
+        Raises ConfigError naming the leaf where what is stored has another shape or type, or is damaged; where this
+        store also writes, on all processes if on one.
         """
-        self._check(step, like, self._stored(step))
-        return self._restore(step, like, partial=False)
+        error, state = None, dict[str, Any]()
+        try:
+            state = self._restored(step, like)
+        except ConfigError as raised:
+            error = raised
+        failed = [] if self._read_only else [i for i, bad in enumerate(parallel.gathered(error is not None)) if bad]
+        if error is not None or failed:
+            raise error or ConfigError(
+                f"checkpoint {self.folder}/{step}: process {failed[0]} cannot use it, and says why"
+            )
+        return _placed(state, like)
 
     def restore_part(self, step: int, like: Any, name: str) -> Any:
         """One field of the state, such as "online", shaped and placed as `like`; the rest is not read."""
-        wanted = {name: like}
-        self._check(step, wanted, {k: v for k, v in self._stored(step).items() if k.startswith(name + "/")})
-        return self._restore(step, wanted, partial=True)[name]
+        return _placed(self._restored(step, {name: like}, [name]), {name: like})[name]
 
     def fields(self, step: int) -> list[str]:
         """The names of the state's fields at a step, such as "online"."""
-        with self._reading(step):
-            return sorted(self._manager.item_metadata(step)["state"].tree)
+        with self._reading(step) as folder:
+            return verified.fields(folder)
 
     def field(self, step: int, name: str) -> Any:
         """One field of the state of a step as nested dicts and lists of numpy arrays, whatever mechanism it is of."""
-        with self._reading(step):
-            stored = {name: self._manager.item_metadata(step)["state"].tree[name]}
-            how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored, is_leaf=_has_shape)
-            args = ocp.args.PyTreeRestore(item=stored, restore_args=how, partial_restore=True)
-            return self._manager.restore(step, args=ocp.args.Composite(state=args))["state"][name]
+        with self._reading(step) as folder:
+            return verified.read(folder, [name])[name]
 
     def tree(self, step: int) -> dict[str, Any]:
         """All fields of the state of a step, each as `field` gives it, and read one by one, which takes less memory."""
         return {name: self.field(step, name) for name in self.fields(step)}
 
-    def _restore(self, step: int, like: Any, *, partial: bool) -> Any:
-        args = ocp.args.PyTreeRestore(
-            item=like, restore_args=ocp.checkpoint_utils.construct_restore_args(like), partial_restore=partial
-        )
-        with self._reading(step):
-            return self._manager.restore(step, args=ocp.args.Composite(state=args))["state"]
-
-    def _stored(self, step: int) -> dict[str, Any]:
-        with self._reading(step):
-            return leaves(self._manager.item_metadata(step)["state"].tree)
+    def _restored(self, step: int, like: Any, names: Sequence[str] | None = None) -> dict[str, Any]:
+        """{leaf: numpy array} of all fields or of some, which are those of `like`."""
+        with self._reading(step) as folder:
+            stored = verified.entries(folder)
+        self._check(step, like, {k: v for k, v in stored.items() if names is None or k.split("/")[0] in names})
+        with self._reading(step) as folder:
+            return verified.leaves(verified.read(folder, names or verified.fields(folder)))
 
     @contextlib.contextmanager
-    def _reading(self, step: int) -> Iterator[None]:
-        """Name the folder in whatever orbax raises, which names leaves, bytes or nothing."""
+    def _reading(self, step: int) -> Iterator[Path]:
+        """The folder of a step; a fault in it, or what else goes wrong, names it."""
+        folder = self.folder / str(step)
+        if self._writer is not None:
+            self._writer.finish()
         try:
-            yield
+            yield folder
         except Exception as error:
-            if not (self.folder / str(step)).exists():
+            if not folder.exists():
                 raise ConfigError(
                     f"{self.folder} holds step {step} no more: its run has trained on meanwhile; try again"
                 ) from error
-            raise ConfigError(
-                f"checkpoint {self.folder}/{step} cannot be read ({type(error).__name__}: {_first_line(error)}); where "
-                "it is damaged, delete that folder, and the run continues from the one before"
-            ) from error
+            if not isinstance(error, verified.Fault):
+                said = f"{type(error).__name__}: {verified.first_line(error)}"
+                raise ConfigError(f"checkpoint {folder} cannot be read now ({said}); try again") from error
+            older = max((s for s in steps_of(self.folder) if s < step), default=None)
+            then = f"move that folder elsewhere to use step {older}" if older else "put a copy in its place"
+            raise Damaged(f"checkpoint {folder} is damaged ({error}): train goes on without it, or {then}") from error
 
     def _check(self, step: int, like: Any, stored: dict[str, Any]) -> None:
-        wanted = leaves(like)
+        wanted = verified.leaves(like)
         for name in sorted(stored.keys() ^ wanted.keys()):
             side = "the checkpoint lacks" if name in wanted else "the checkpoint has, and this run lacks,"
             raise ConfigError(f"checkpoint {self.folder}/{step} is of another model: {side} {name}")
         for name, leaf in wanted.items():
-            have = stored[name]
-            if tuple(have.shape) != tuple(leaf.shape) or have.dtype != leaf.dtype:
+            dtype, shape, _ = stored[name]
+            if (dtype, tuple(shape)) != (str(leaf.dtype), tuple(leaf.shape)):
                 raise ConfigError(
-                    f"checkpoint {self.folder}/{step}: {name} is {have.dtype}{tuple(have.shape)}, this run needs "
+                    f"checkpoint {self.folder}/{step}: {name} is {dtype}{tuple(shape)}, this run needs "
                     f"{leaf.dtype}{tuple(leaf.shape)}; use the config it was trained with"
                 )
 
     def __enter__(self) -> "Store":
-        """The store itself; leaving, also by an error, first finishes what is being written."""
+        """The store itself; leaving first finishes what is being written.
+
+        Raises OSError, on all processes, where the newest save failed; an error on the way out stays the one raised.
+        """
         return self
 
-    def __exit__(self, *_: object) -> None:
-        with _written(f"a checkpoint in {self.folder}"):
-            self._manager.close()
+    def __exit__(self, *error: object) -> None:
+        failure = None if self._writer is None else self._writer.close()
+        if self._read_only or (error and error[0] is not None):
+            return
+        if parallel.gathered(failure is not None)[0]:
+            raise failure or OSError(f"process 0 could not write the last checkpoint in {self.folder}, and says why")
 
 
-@contextlib.contextmanager
-def _written(what: str) -> Iterator[None]:
-    """Orbax reports a full disk late and as many things; here it is an OSError."""
-    try:
-        yield
-    except Exception as error:
-        raise OSError(f"{what} could not be written ({_first_line(error)}); those before it are whole") from error
+def _copied(state: Any) -> Any:
+    """A replicated state as numpy arrays of nobody else's: on CPU those of the device are the step's to write over."""
+    return jax.tree.map(np.array if parallel.on_cpu() else np.asarray, parallel.host(state))
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [""])[0][:200]
+def _placed(found: Mapping[str, np.ndarray], like: Any) -> Any:
+    """Leaves by name as arrays where `like` has them; their buffers are nobody else's, so they may be donated."""
+    tree = jax.tree_util.tree_map_with_path(lambda path, _: found[verified.leaf_name(path)], like)
+    nodes, structure = jax.tree.flatten(like)
+    return _copier(structure, tuple(leaf.sharding for leaf in nodes))(tree)
+
+
+@functools.cache
+def _copier(structure: Any, shardings: tuple[Any, ...]) -> Callable[[Any], Any]:
+    return jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=structure.unflatten(shardings))
 
 
 @contextlib.contextmanager
@@ -183,19 +245,6 @@ def exclusive(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             raise ConfigError(f"another process is at work in {folder}; wait for it, or use another workdir") from None
         yield
-
-
-def _has_shape(node: Any) -> bool:
-    return hasattr(node, "shape")
-
-
-def leaves(tree: Any) -> dict[str, Any]:
-    """{"online/params/...": leaf}: names that do not depend on whether a node is a dict or a dataclass."""
-    named = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        parts = (getattr(p, "key", getattr(p, "name", getattr(p, "idx", None))) for p in path)
-        named["/".join(map(str, parts))] = leaf
-    return named
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -28,7 +28,7 @@ def _train(argv: Sequence[str]) -> int:
 
     from moco_jax import dry_run, parallel, pretrain
 
-    parallel.start()
+    parallel.start(run_config.train.heartbeat_seconds)
     if named["dry_run"]:
         dry_run.report(run_config, named["workdir"], say=_say if parallel.is_first_process() else lambda _: None)
         return 0

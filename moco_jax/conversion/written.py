@@ -21,7 +21,8 @@ from moco_jax.checkpoints import (
     recognise,
     torch_names,
 )
-from moco_jax.checkpoints.store import Store, leaves, write_json
+from moco_jax.checkpoints.store import Store, write_json
+from moco_jax.checkpoints.verified import leaves
 from moco_jax.checkpoints.weights import Encoder, Pixels, Portable, Tensors
 from moco_jax.config import Config, ConfigError
 from moco_jax.conversion import resuming

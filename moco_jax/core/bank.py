@@ -10,11 +10,15 @@ from moco_jax.core.losses import unit
 
 
 class Bank(struct.PyTreeNode):
-    """bank (records, C), written (records,) int32: the step that last wrote a row; log_z () of the NCE loss."""
+    """bank (records, C), written (records,) int32: the step that last wrote a row; log_z () of the NCE loss.
+
+    batches () int32: from how many batches log_z is.
+    """
 
     bank: jax.Array
     written: jax.Array  # -1: from the start, by no step
     log_z: jax.Array
+    batches: jax.Array
 
 
 def start(key: jax.Array, records: int, features: int, dtype: jnp.dtype) -> Bank:
@@ -24,6 +28,7 @@ def start(key: jax.Array, records: int, features: int, dtype: jnp.dtype) -> Bank
         bank=random.uniform(key, (records, features), jnp.float32, -side, side).astype(dtype),  # (records, C)
         written=jnp.full((records,), -1, jnp.int32),  # (records,)
         log_z=jnp.zeros((), jnp.promote_types(dtype, jnp.float32)),
+        batches=jnp.zeros((), jnp.int32),
     )
 
 
@@ -40,14 +45,18 @@ def drawn(key: jax.Array, positions: jax.Array, ids: jax.Array, count: int, reco
     return jax.vmap(one)(positions, ids)  # (N, K)
 
 
-def update(memory: Bank, ids: jax.Array, features: jax.Array, momentum: float, step: jax.Array) -> Bank:
+def update(
+    memory: Bank, ids: jax.Array, features: jax.Array, momentum: float, step: jax.Array, ok: jax.Array | bool = True
+) -> Bank:
     """The bank with momentum * row + (1 - momentum) * feature, scaled to unit length, in the rows of seen records.
 
-    ids (N,), features (N, C): this device's rows; those of all devices are written. A record comes once in a batch.
+    ids (N,), features (G, C): rows of this device and features of all. A record comes once in a batch. Where not ok ()
+    the bank stays as it is.
     """
-    ids, features = axis.gather(ids), axis.gather(features)  # (G,), (G, C)
-    mixed = unit(momentum * memory.bank[ids].astype(features.dtype) + (1 - momentum) * features)
+    ids = axis.gather(ids)  # (G,)
+    rows = memory.bank[ids]  # (G, C)
+    mixed = unit(momentum * rows.astype(features.dtype) + (1 - momentum) * features)
     return memory.replace(
-        bank=memory.bank.at[ids].set(mixed.astype(memory.bank.dtype)),
-        written=memory.written.at[ids].set(step.astype(jnp.int32)),
+        bank=memory.bank.at[ids].set(jnp.where(ok, mixed.astype(rows.dtype), rows)),  # of the rows, not of the bank
+        written=memory.written.at[ids].set(jnp.where(ok, step.astype(jnp.int32), memory.written[ids])),
     )

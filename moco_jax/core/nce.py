@@ -5,6 +5,7 @@ has probability exp(s / T) / Z, and Z, too dear to compute, is N times a mean ov
 """
 
 import math
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +13,11 @@ from jax import lax
 
 from moco_jax.core import axis
 
+Memory = TypeVar("Memory", bound=Any)  # a bank or a queue with log_z and batches
 
-def log_z(known: jax.Array, logits: jax.Array, records: int, step: jax.Array, batches: int) -> jax.Array:
-    """log Z (): the mean of its estimates from the first `batches` steps, then as it is `known`.
+
+def log_z(memory: Any, logits: jax.Array, records: int, first: int) -> jax.Array:
+    """log Z (): the mean of its estimates from the `first` batches, then as the memory's log_z.
 
     logits (N, M): similarities over T of this device's queries with what was drawn, minus infinity for what is left
     out. Logarithms throughout, as exp(1 / T) of a small T is no float32. Their code takes the first batch alone.
@@ -23,14 +26,20 @@ def log_z(known: jax.Array, logits: jax.Array, records: int, step: jax.Array, ba
     total, count = jax.nn.logsumexp(logits), jnp.sum(logits != -jnp.inf, dtype=logits.dtype)  # of this device
     total, count = axis.gather(jnp.stack([total, count])[None]).T  # (devices,) each
     now = jax.nn.logsumexp(total) - jnp.log(jnp.sum(count)) + math.log(records)
-    done = step.astype(now.dtype)
-    before = jnp.where(step > 0, known + jnp.log(jnp.maximum(done, 1)), -jnp.inf)  # log of a sum
-    return kept(known, jnp.logaddexp(before, now) - jnp.log(done + 1), step, batches)
+    done = memory.batches.astype(now.dtype)
+    before = jnp.where(done > 0, memory.log_z + jnp.log(jnp.maximum(done, 1)), -jnp.inf)  # log of a sum
+    return jnp.where(memory.batches < first, jnp.logaddexp(before, now) - jnp.log(done + 1), memory.log_z)
 
 
-def kept(known: jax.Array, measured: jax.Array, step: jax.Array, batches: int) -> jax.Array:
-    """log Z for the next step; once fixed it is handed on bit by bit, which a mean over devices would not promise."""
-    return jnp.where(step < batches, measured, known)
+def remembered(memory: Memory, measured: jax.Array, first: int, ok: jax.Array | bool = True) -> Memory:
+    """The memory with log_z as `measured`, until it is that of the `first` batches, and where ok ().
+
+    Once fixed it is handed on bit by bit, which a mean over devices would not promise.
+    """
+    anew = ok & (memory.batches < first)
+    return memory.replace(
+        log_z=jnp.where(anew, measured, memory.log_z), batches=memory.batches + anew.astype(jnp.int32)
+    )
 
 
 def nce(logits: jax.Array, log_z: jax.Array, records: int) -> jax.Array:

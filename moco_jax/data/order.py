@@ -104,20 +104,19 @@ def covered(
 
 
 def queue_ids(step: int, ring: Ring, batch: Callable[[int], np.ndarray], *, batch_size: int) -> np.ndarray:
-    """The record behind each row of the queue as `step` finds it: (ring.size,) int32, -1 where no step wrote it.
+    """The records of the last K keys before `step`, the newest first: (ring.size,) int32, -1 where there were fewer.
 
     batch(step) -> ids (batch_size, V) of the whole global batch. A step enqueues the keys of ring.views, one view after
-    the other, each in the order of the batch; key j since step 0 lies in row j mod K. So what is behind a row follows
-    from step and seed, and no checkpoint holds it.
+    the other, each in the order of the batch. So what is behind a key follows from step and seed, and no checkpoint
+    holds it; `core.queue.behind` finds a row's key by the step that wrote it.
     """
     found = np.full(ring.size, -1, np.int32)
     per_step = len(ring.views) * batch_size
-    last = step * per_step  # keys written before this step
-    first = max(last - ring.size, 0)  # the oldest that is still there
-    steps = range(first // per_step, step)
+    steps = range(max(step - -(-ring.size // per_step), 0), step)
     if steps:
         keys = np.concatenate([batch(s)[:, view] for s in steps for view in ring.views])  # whole steps
-        found[np.arange(first, last) % ring.size] = keys[first - steps[0] * per_step :]
+        newest = keys[::-1][: ring.size]
+        found[: len(newest)] = newest
     return found
 
 

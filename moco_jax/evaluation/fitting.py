@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from moco_jax import loop, parallel, protocols, views
+from moco_jax import loop, parallel, protocols, stopping, views
 from moco_jax.checkpoints.store import Store, describe, exclusive, read_json, write_json
 from moco_jax.config import ConfigError
 from moco_jax.core import schedules
@@ -172,8 +172,9 @@ def in_folder(
     """
     silent = not parallel.is_first_process()
     cadence, history = planned.cadence(save_every_epochs), History()
-    with alone(folder), Store(folder / "checkpoints", keep=1) as store:
-        step = store.latest() or 0
+    with stopping.ending(), alone(folder), Store(folder / "checkpoints", keep=1) as store:
+        newest, lines = store.whole()
+        step = newest or 0
         stored = store.about(step) if step else {"config": read_json(folder / BEGUN) or about}
         check_same(stored["config"], about, folder)
         if step:
@@ -185,19 +186,20 @@ def in_folder(
             if not silent:  # of a process that was stopped before its first checkpoint
                 (folder / "log.jsonl").unlink(missing_ok=True)
 
-        def save(step: int, state: Any) -> None:
+        def save(step: int, state: Any, _: loop.Unlogged) -> None:
             parallel.check_identical(state)
-            found = {str(at): numbers for at, numbers in history.items()}
-            store.save(step, parallel.everywhere(state), describe(about, {}) | {"history": found})
+            found = {"history": {str(at): numbers for at, numbers in history.items()}}
+            store.save(step, state, describe(about, {}) | found, warn=lambda text: log.warn(step, text))
 
         noted = [e._replace(evaluator=_noted(e.evaluator, history)) for e in evaluations]
         with RunLog(
             folder, total_steps=planned.total, first_step=step, batch_size=planned.batch_size, silent=silent
         ) as log:
-            for due in (e for e in noted if step and cadence.due(step, e.every)):  # the loop saves before it evaluates
-                log.write({"step": step, **due.evaluator(state)})
+            for line in lines:
+                log.warn(step, line)
             if step < planned.total:
                 log.say(f"{called}: {f'continuing at step {step} of ' if step else ''}{planned.total} steps")
+            with stopping.Signals() as signals:
                 state = loop.run(
                     step_fn,
                     state,
@@ -208,6 +210,8 @@ def in_folder(
                     log=log,
                     evaluations=noted,
                     save=save,
+                    signals=signals,
+                    owed=bool(step),  # a checkpoint holds the numbers of evaluations before its own
                 )
         return parallel.host(state), history
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from moco_jax.config import Config, EndToEnd
-from moco_jax.core import axis, health
+from moco_jax.core import axis, guard, health
 from moco_jax.core.losses import contrast_logits, info_nce, leave_out, unit
 from moco_jax.core.optimizers import Optimizer
 from moco_jax.core.randomness import AUGMENT, CROP, INIT, SHUFFLE, key
@@ -114,16 +114,22 @@ def make(
         (loss, (batch_stats, measures, keys)), gradients = value_and_grad(params_of(networks))
         means = axis.mean(({"loss": loss, **measures}, gradients, batch_stats))  # over devices, once, together
         metrics, gradients, batch_stats = means
+        ok = guard.finite((metrics["loss"], gradients, batch_stats))
 
         params, optimizer_state = optimizer.update(gradients, state.optimizer, params_of(networks), state.step)
         new = [Network(p, s) for p, s in zip(params, batch_stats, strict=True)]
+        online, target, optimizer_state = guard.held(
+            ok,
+            (new[0], None if section.shared else new[1], optimizer_state),
+            (state.online, state.target, state.optimizer),
+        )
         metrics |= {
+            "skipped": 1 - ok.astype(metrics["loss"].dtype),
             "alignment": health.alignment(metrics["positive_similarity"]),
             "uniformity": health.uniformity(keys, n),
             "effective_rank": health.effective_rank(keys),
         }
-        target = None if section.shared else new[1]
-        return State(state.step + 1, new[0], target, optimizer_state, memory=()), metrics
+        return State(state.step + 1, online, target, optimizer_state, memory=()), metrics
 
     def contrast(state: State, batch: Any, data: Any) -> Contrast:
         """The step's forward, with the logits and keys of this device's rows; nothing is updated."""

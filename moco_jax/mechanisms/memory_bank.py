@@ -13,12 +13,12 @@ import jax
 import jax.numpy as jnp
 
 from moco_jax.config import Config, MemoryBank
-from moco_jax.core import axis, health
+from moco_jax.core import axis, guard, health
 from moco_jax.core.bank import drawn, update
 from moco_jax.core.bank import start as start_bank
 from moco_jax.core.losses import contrast_logits, info_nce, unit
 from moco_jax.core.microbatch import microbatched
-from moco_jax.core.nce import chance, kept, log_z, nce
+from moco_jax.core.nce import chance, log_z, nce, remembered
 from moco_jax.core.optimizers import Optimizer
 from moco_jax.core.randomness import AUGMENT, BANK, CROP, INIT, NEGATIVES, key
 from moco_jax.state import Contrast, Facts, Mechanism, Network, State
@@ -65,7 +65,7 @@ def make(
         """The loss, and what NCE has to remember."""
         if section.loss == "infonce":
             return info_nce(logits), {}
-        z = log_z(state.memory.log_z, logits, facts.records, state.step, section.nce_batches)
+        z = log_z(state.memory, logits, facts.records, section.nce_batches)
         return nce(logits, z, facts.records), {"log_z": z}
 
     def step(state: State, batch: Any, data: Any) -> tuple[State, dict[str, jax.Array]]:
@@ -87,19 +87,23 @@ def make(
 
         means, q = in_parts(part, (raw, positions, ids))
         metrics, gradients, batch_stats = axis.mean(means)  # over devices, once, together
+        features = axis.gather(q)  # (G, C)
+        ok = guard.finite((metrics["loss"], gradients, batch_stats))
 
         params, optimizer_state = optimizer.update(gradients, state.optimizer, state.online.params, state.step)
-        memory = update(state.memory, ids[:, 0], q, section.momentum, state.step)
+        new = Network(params, batch_stats), optimizer_state
+        online, optimizer_state = guard.held(ok, new, (state.online, state.optimizer))
+        memory = update(state.memory, ids[:, 0], features, section.momentum, state.step, ok)
         if section.loss == "nce":
-            memory = memory.replace(log_z=kept(state.memory.log_z, metrics["log_z"], state.step, section.nce_batches))
-        features = axis.gather(q)  # (G, C)
+            memory = remembered(memory, metrics["log_z"], section.nce_batches, ok)
         metrics |= {
+            "skipped": 1 - ok.astype(metrics["loss"].dtype),
             "alignment": health.alignment(metrics["positive_similarity"]),
             "uniformity": health.uniformity(features, n),
             "effective_rank": health.effective_rank(features),
             **health.ages("bank", state.memory.written, state.step, q.dtype),
         }
-        return State(state.step + 1, Network(params, batch_stats), None, optimizer_state, memory), metrics
+        return State(state.step + 1, online, None, optimizer_state, memory), metrics
 
     def contrast(state: State, batch: Any, data: Any) -> Contrast:
         """The step's forward: logits (1, N, 1 + K) and, as keys, the features (1, N, C) that it would store."""

@@ -14,11 +14,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from moco_jax.config import Config, Moco
-from moco_jax.core import axis, health
+from moco_jax.core import axis, guard, health
 from moco_jax.core.ema import ema
 from moco_jax.core.losses import contrast_logits, info_nce, leave_out, unit
 from moco_jax.core.microbatch import Part, microbatched
-from moco_jax.core.nce import chance, kept, log_z, nce
+from moco_jax.core.nce import chance, log_z, nce, remembered
 from moco_jax.core.optimizers import Optimizer
 from moco_jax.core.queue import NormalisedQueue, behind, enqueue, own_keys, rows_of
 from moco_jax.core.queue import start as start_queue
@@ -59,7 +59,8 @@ def make(
         dtype = jnp.promote_types(features.dtype, jnp.float32)
         memory = start_queue(key(config.seed, 0, QUEUE), queue_size, features.shape[-1], dtype)
         if section.loss == "nce":
-            memory = NormalisedQueue(memory.queue, memory.ptr, memory.written, log_z=jnp.zeros((), dtype))
+            none = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
+            memory = NormalisedQueue(memory.queue, memory.ptr, memory.written, *none)
         return State(
             step=jnp.zeros((), jnp.int32),
             online=Network(**online),
@@ -103,7 +104,7 @@ def make(
             if mask:
                 raise ValueError("queue.mask_same_image needs batch['queue_ids'], as data.loader.batches makes it")
             return None
-        return behind(state.memory, batch["queue_ids"])
+        return behind(state.memory, batch["queue_ids"], len(directions) * config.batch_size, state.step)
 
     def logits_of(
         params: Any, state: State, rows: Any, records: jax.Array | None
@@ -127,7 +128,7 @@ def make(
         if section.loss == "infonce":
             return jnp.stack([info_nce(x) for x in logits]).sum(), {}
         negatives = jnp.concatenate(logits)[:, 1:]  # a key of one's own is no draw from the dictionary
-        z = log_z(state.memory.log_z, negatives, facts.records, state.step, section.nce_batches)
+        z = log_z(state.memory, negatives, facts.records, section.nce_batches)
         return jnp.stack([nce(x, z, facts.records) for x in logits]).sum(), {"log_z": z}
 
     def step(state: State, batch: Any, data: Any) -> tuple[State, dict[str, jax.Array]]:
@@ -154,25 +155,23 @@ def make(
         means, _ = in_parts(part, (raw, positives, positions, batch["ids"]))
         means, target_stats = axis.mean((means, target.batch_stats))  # over devices, once, together
         metrics, gradients, online_stats = means
+        ok = guard.finite((metrics["loss"], gradients, online_stats, target_stats))
 
         params, optimizer_state = optimizer.update(gradients, state.optimizer, state.online.params, state.step)
-        memory = enqueue(state.memory, jnp.concatenate(keys[::-1]), state.step)  # symmetric: view 0's keys first
+        memory = enqueue(state.memory, jnp.concatenate(keys[::-1]), state.step, ok)  # symmetric: view 0's keys first
         if section.loss == "nce":
-            memory = memory.replace(log_z=kept(state.memory.log_z, metrics["log_z"], state.step, section.nce_batches))
-        new = State(
-            step=state.step + 1,
-            online=Network(params, online_stats),
-            target=Network(target.params, target_stats),
-            optimizer=optimizer_state,
-            memory=memory,
-        )
+            memory = remembered(memory, metrics["log_z"], section.nce_batches, ok)
+        target = moved(state.replace(target=guard.anew(state.target)))  # not kept beside the old one until it is known
+        new = Network(params, online_stats), target.replace(batch_stats=target_stats), optimizer_state
+        kept = guard.held(ok, new, (state.online, state.target, state.optimizer))
         metrics |= {
+            "skipped": 1 - ok.astype(metrics["loss"].dtype),
             "alignment": health.alignment(metrics["positive_similarity"]),
             "uniformity": health.uniformity(keys[0], n),
             "effective_rank": health.effective_rank(keys[0]),
             **health.ages("queue", state.memory.written, state.step, state.memory.queue.dtype),
         }
-        return new, metrics
+        return State(state.step + 1, *kept, memory), metrics
 
     def contrast(state: State, batch: Any, data: Any) -> Contrast:
         """The step's forward, with the logits and keys of this device's rows; nothing is updated."""
@@ -192,7 +191,7 @@ def make(
     def stored(state: State, batch: Any, step: jax.Array) -> jax.Array:
         """The keys (directions, N, C) that the queue holds of the rows of an earlier step."""
         per_step = config.batch_size * len(directions)
-        return rows_of(state.memory, per_step, state.step - step, batch["ids"].shape[0])[::-1]  # view 0's come first
+        return rows_of(state.memory, per_step, step, batch["ids"].shape[0])[::-1]  # view 0's come first
 
     return Mechanism(init, step, contrast, chance=guess, stored=stored)
 

@@ -9,6 +9,7 @@ import pytest
 
 from moco_jax import parallel
 from moco_jax.checkpoints import store as stores
+from moco_jax.checkpoints import verified
 from moco_jax.config import Config, ConfigError, to_json
 from moco_jax.state import Network, State
 
@@ -130,7 +131,9 @@ def test_a_damaged_checkpoint_names_its_folder(folder, item):
 
     shutil.rmtree(folder / "3" / item)
     store = stores.Store(folder, read_only=True)
-    with pytest.raises(ConfigError, match=r"/3 cannot be read .* delete that folder"):
+    with pytest.raises(
+        ConfigError, match=r"/3 is damaged .* cannot be read: .*move that folder elsewhere to use step 2"
+    ):
         store.about(3) if item == "about" else store.restore(3, parallel.abstract(init))
 
 
@@ -156,7 +159,7 @@ def test_a_tree_is_the_whole_state_without_a_template(folder):
     """Nested dicts and lists of numpy arrays on the host, leaf for leaf what was saved, of whatever mechanism."""
     tree = stores.Store(folder, read_only=True).tree(3)
     assert type(tree) is dict and type(tree["online"]["params"]["backbone"]) is dict
-    found, saved = stores.leaves(tree), stores.leaves(parallel.host(init()))
+    found, saved = verified.leaves(tree), verified.leaves(parallel.host(init()))
     assert found.keys() == saved.keys() and "optimizer/1/0" in found
     for name, leaf in saved.items():
         assert isinstance(found[name], np.ndarray) and found[name].dtype == leaf.dtype, name
@@ -168,7 +171,9 @@ def test_a_tree_of_a_damaged_checkpoint_names_its_folder(folder):
     import shutil
 
     shutil.rmtree(folder / "3" / "state")
-    with pytest.raises(ConfigError, match=r"/3 cannot be read .* delete that folder"):
+    with pytest.raises(
+        ConfigError, match=r"/3 is damaged .* cannot be read: .*move that folder elsewhere to use step 2"
+    ):
         stores.Store(folder, read_only=True).tree(3)
 
 
@@ -184,7 +189,7 @@ def test_leaves_are_named_alike_in_dicts_and_dataclasses():
         "optimizer": list(state.optimizer),
         "memory": state.memory,
     }
-    assert stores.leaves(state).keys() == stores.leaves(as_dicts).keys()
-    names = stores.leaves(state)
+    assert verified.leaves(state).keys() == verified.leaves(as_dicts).keys()
+    names = verified.leaves(state)
     assert names["online/params/backbone/w"] is state.online.params["backbone"]["w"]
     assert {"step", "optimizer/1/0", "memory/queue"} <= names.keys()

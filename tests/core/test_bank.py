@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moco_jax.core import bank
+from moco_jax.core import axis, bank
 
 RECORDS, C = 40, 8
 
@@ -56,7 +56,7 @@ def test_a_seen_row_moves_by_momentum_to_unit_length_and_no_other_does(devices):
     features = np.random.default_rng(1).normal(size=(4, C)).astype(np.float32)
 
     def update(rows, feature):
-        return bank.update(memory, rows, feature, 0.25, jnp.asarray(9))
+        return bank.update(memory, rows, axis.gather(feature), 0.25, jnp.asarray(9))
 
     parts = (ids.reshape(devices, -1), features.reshape(devices, -1, C))
     out = jax.vmap(update, axis_name="batch")(*map(jnp.asarray, parts))

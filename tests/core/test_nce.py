@@ -1,11 +1,10 @@
 """NCE against the published code's own arithmetic (Wu and others, NCEAverage and NCECriterion), and its constant."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import struct
 
 from moco_jax.core import nce
 
@@ -28,14 +27,19 @@ def published(scores, z=None):
     return -(np.log(key).sum() + np.log(others).sum()) / len(out), z
 
 
+class Memory(struct.PyTreeNode):
+    log_z: jax.Array
+    batches: jax.Array
+
+
 def by_devices(function, rows, devices):
     """A per-device function of rows, by vmap over equal parts: every device's result."""
     return jax.vmap(function, axis_name="batch")(jnp.asarray(rows).reshape(devices, -1, *rows.shape[1:]))
 
 
 def estimated(scores, *, known=0.0, step=0, batches=1, devices=2):
-    measure = functools.partial(nce.log_z, jnp.asarray(known), records=RECORDS, step=jnp.asarray(step), batches=batches)
-    found = np.asarray(by_devices(measure, scores, devices))
+    memory = Memory(jnp.asarray(known), jnp.asarray(step))
+    found = np.asarray(by_devices(lambda rows: nce.log_z(memory, rows, RECORDS, batches), scores, devices))
     assert len(set(found.tolist())) == 1  # the same on all devices
     return float(found[0])
 
@@ -72,8 +76,16 @@ def test_the_constant_is_the_mean_over_the_first_batches_and_then_kept(float64):
         known = estimated(scores, known=known, step=step, batches=3, devices=3)
         assert known == pytest.approx(np.log(np.mean(means)), rel=1e-10) == one
     assert estimated(logits(7), known=known, step=3, batches=3) == known
-    assert float(nce.kept(jnp.asarray(1.5), jnp.asarray(2.5), jnp.asarray(3), 3)) == 1.5
-    assert float(nce.kept(jnp.asarray(1.5), jnp.asarray(2.5), jnp.asarray(2), 3)) == 2.5
+
+
+@pytest.mark.parametrize(
+    ("batches", "ok", "expected"), [(3, True, (1.5, 3)), (2, True, (2.5, 3)), (2, False, (1.5, 2))]
+)
+def test_the_constant_is_remembered_while_it_is_estimated_and_the_step_is_good(batches, ok, expected):
+    """A batch that was skipped counts as none, so that the mean stays one over good batches."""
+    memory = Memory(jnp.asarray(1.5), jnp.asarray(batches))
+    got = nce.remembered(memory, jnp.asarray(2.5), 3, jnp.asarray(ok))
+    assert (float(got.log_z), int(got.batches)) == expected
 
 
 def test_what_is_left_out_counts_nowhere():
@@ -97,7 +109,7 @@ def test_no_gradient_goes_through_the_constant():
     """It is a number that the first batches leave."""
 
     def through(x):
-        return by_devices(lambda r: nce.log_z(jnp.zeros(()), r, RECORDS, jnp.asarray(0), 1), x, 2).sum()
+        return by_devices(lambda r: nce.log_z(Memory(jnp.zeros(()), jnp.asarray(0)), r, RECORDS, 1), x, 2).sum()
 
     assert not np.any(jax.grad(through)(jnp.asarray(logits(4), jnp.float32)))
 

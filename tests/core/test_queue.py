@@ -58,9 +58,43 @@ def test_batch_larger_than_the_queue_is_refused():
 @pytest.mark.parametrize("devices", [1, 4])
 def test_own_keys_are_those_of_a_record_of_the_row(devices):
     """Queue ids come in parts of all devices, filled up at the end; a row of the start counts for nobody."""
-    memory = queue.Queue(jnp.zeros((10, 2)), jnp.asarray(0), jnp.asarray([3, 3, -1, 3, 3, 3, 3, 3, 3, -1]))
-    spread = jnp.asarray([4, 9, 4, 7, 0, 0, 2, 7, 9, 0, -1, -1]).reshape(devices, 4 // devices, 3)
-    behind = jax.vmap(lambda rows: queue.behind(memory, rows), axis_name=axis.AXIS)(spread)
-    np.testing.assert_array_equal(behind, [[4, 9, -1, 7, 0, 0, 2, 7, 9, -1]] * devices)
+    memory = queue.Queue(jnp.zeros((10, 2)), jnp.asarray(2), jnp.asarray([3, 3, 2, -1, 2, -1, 3, 3, 3, 3]))
+    newest_first = [9, 4, 7, 2, 0, 0, 9, 5, 7, 4]
+    spread = jnp.asarray([*newest_first, -1, -1]).reshape(devices, 4 // devices, 3)
+    behind = jax.vmap(lambda rows: queue.behind(memory, rows, 6, jnp.asarray(4)), axis_name=axis.AXIS)(spread)
+    np.testing.assert_array_equal(behind, [[4, 9, 4, -1, 5, -1, 0, 0, 2, 7]] * devices)
     own = queue.own_keys(jnp.asarray([[4, 7], [0, 0], [5, 5]]), behind[0])
-    assert [np.flatnonzero(row).tolist() for row in own] == [[0, 3, 7], [4, 5], []]
+    assert [np.flatnonzero(row).tolist() for row in own] == [[0, 2, 9], [6, 7], [4]]
+
+
+@pytest.mark.parametrize(("size", "batch"), [(12, 4), (10, 4), (7, 7), (5, 3)])
+def test_steps_that_are_held_back_leave_everything_and_keys_stay_theirs(size, batch):
+    """Some of twelve steps enqueue nothing: rows, pointer and steps stay, and each row's record is still found.
+
+    Keys of steps that the order says are gone are -1; a step's own rows are found by its number.
+    """
+    memory = queue.start(jax.random.key(0), size, 3, jnp.float32)
+    stored, record = {}, lambda step, place: 100 * step + place  # row -> (step, place in the batch)
+    on_one = lambda f: jax.vmap(f, axis_name=axis.AXIS)(jnp.zeros(1))[0]  # noqa: E731
+    for step in range(12):
+        ok = step not in (0, 4, 5, 9)
+        keys = np.full((batch, 3), step, np.float32) + np.arange(batch, dtype=np.float32)[:, None] / 100
+        before, first = memory, int(memory.ptr)
+        memory = queue.enqueue(
+            memory, jnp.asarray(keys) if ok else jnp.full((batch, 3), jnp.nan), jnp.asarray(step), ok
+        )
+        if not ok:
+            jax.tree.map(np.testing.assert_array_equal, memory, before)
+        stored |= {(first + place) % size: (step, place) for place in range(batch) if ok}
+        order = [record(s, p) for s in range(step, -1, -1) for p in range(batch - 1, -1, -1)][:size]  # newest first
+        order += [-1] * (size - len(order))
+        spread = jnp.asarray([order])  # one device, a row
+        found = on_one(lambda _, s=spread, m=memory, t=step: queue.behind(m, s, batch, jnp.asarray(t + 1)))
+        known = {row: record(*key) for row, key in stored.items() if record(*key) in order}
+        np.testing.assert_array_equal(found, [known.get(row, -1) for row in range(size)])
+        for written in sorted({s for s, _ in stored.values()}):
+            places = {place: row for row, (s, place) in stored.items() if s == written}
+            if len(places) == batch:
+                rows = on_one(lambda _, m=memory, w=written: queue.rows_of(m, batch, jnp.asarray(w), batch))
+                expected = np.asarray(memory.queue)[[places[p] for p in range(batch)]]
+                np.testing.assert_array_equal(rows[0], expected)

@@ -104,20 +104,19 @@ def test_a_group_rule_gives_every_host_the_same_partners():
 
 @pytest.mark.parametrize(("size", "views"), [(10, (1,)), (25, (1,)), (37, (0, 1)), (20, (0, 1)), (200, (1,))])
 def test_queue_ids_are_those_of_a_queue_that_stores_them(size, views):
-    """A ring of records simulated key by key, over an epoch's end; K that the keys do not divide, and K above all."""
+    """A list of records, key by key, over an epoch's end; K that the keys do not divide, and K above all."""
 
     def batch(step):
         pairs = order.same_group(np.arange(RECORDS) // 4, None)
         return order.ids(1, step, ALL, records=RECORDS, batch_size=BATCH, pairs=pairs)
 
-    stored, pointer = np.full(size, -1), 0
+    stored = [-1] * size  # the newest first
     for step in range(13):
         found = order.queue_ids(step, order.Ring(size, views), batch, batch_size=BATCH)
         assert found.dtype == np.int32
         np.testing.assert_array_equal(found, stored)
         for record in (r for view in views for r in batch(step)[:, view]):
-            stored[pointer] = record
-            pointer = (pointer + 1) % size
+            stored = [record, *stored[:-1]]
 
 
 def test_draws_are_random_words():

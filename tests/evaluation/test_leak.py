@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moco_jax import checks, config, parallel, pretrain
+from moco_jax import checks, config, dictionary, parallel, pretrain
 from moco_jax.config import BatchNorm, Moco, Queue, Shuffle, Train
 from moco_jax.core import shuffle
 from moco_jax.core.optimizers import sgd
@@ -84,7 +84,8 @@ def alarm(c, *, leaky, devices):
         patch.setattr(leak, "IMAGES", 520)  # no multiple of the batch
         state = tiny.born(make(c), over)
         state = state.replace(step=parallel.born(lambda: jnp.asarray(STEP, jnp.int32), over))
-        written = parallel.born(lambda: jnp.zeros(c.queue.size, jnp.int32), over)  # by steps, so a mask looks at all
+        keys, newest_first = dictionary.keys_per_step(c), jnp.arange(c.queue.size, dtype=jnp.int32)
+        written = parallel.born(lambda: (STEP - 1 - newest_first // keys)[::-1], over)  # so a mask looks at all
         state = state.replace(memory=state.memory.replace(written=written))
         data = {"images": jax.device_put(STORED, parallel.replicated(over))}
         evaluate = leak.leak_alarm(c, make, batches, data, block=checks.leak_block(c, devices))
@@ -98,7 +99,7 @@ def unit(rows):
 def accuracy(c, queue, *, leaky, anew):
     """Pretext accuracy over 33 batches of 16 from STEP on by numpy, and the share of keys that leave their group."""
     hits, left = [], []
-    behind = tiny.batches(c, 1, STEP)[0]["queue_ids"].reshape(-1)  # the queue stays that of STEP
+    behind = tiny.batches(c, 1, STEP)[0]["queue_ids"].reshape(-1)[::-1]  # the queue stays that of STEP, oldest first
     for step in range(STEP, STEP + 33):
         colours = (COLOURS[tiny.ids(step, 16)[:, 0]] / 255 - 0.5) / 0.25
         for direction in range(2 if c.moco.symmetric else 1):

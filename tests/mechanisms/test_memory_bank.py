@@ -33,7 +33,7 @@ def start(m):
         step=np.int32(STEP),
         online=Network(noisy(state.online.params, 1), noisy(state.online.batch_stats, 2)),
         optimizer=noisy(state.optimizer, 6),
-        memory=bank.Bank(rows, written, np.asarray(LOG_Z)),
+        memory=bank.Bank(rows, written, np.asarray(LOG_Z), np.int32(3)),
     )
 
 
@@ -65,7 +65,8 @@ def by_hand(c, encoder, state):
     for i in range(G):
         rows[IDS[i, 0]] = unit(M * stored[IDS[i, 0]] + (1 - M) * np.asarray(q[i]))
         written[IDS[i, 0]] = STEP
-    return Network(params, stats), buffers, bank.Bank(rows, written, jnp.log(constant)), [total, hit, negative]
+    memory = bank.Bank(rows, written, jnp.log(constant), np.int32(4 if loss == "nce" else 3))
+    return Network(params, stats), buffers, memory, [total, hit, negative]
 
 
 @pytest.mark.parametrize("loss", ["infonce", "nce"])

@@ -22,16 +22,19 @@ from tests.mechanisms.by_hand import IDS, SEED, STEP, STORED, G, T, buffers_of, 
 
 K, M = 40, 0.9
 LOG_Z = 7.5  # of the steps before
-BEHIND = np.random.default_rng(9).integers(0, 20, (G, 3)).astype(np.int32)  # records behind the queue, by three a row
+BEHIND = np.random.default_rng(9).integers(0, 20, (G, 3)).astype(np.int32)  # records of the last keys, by three a row
 
 
-def start(mechanism, loss):
-    """A state in which nothing that could be confused is equal; the queue wraps inside the next batch."""
+def start(mechanism, loss, keys):
+    """A state in which nothing that could be confused is equal; the queue wraps inside the next batch of `keys`."""
     state = jax.tree.map(np.asarray, jax.jit(mechanism.init)())
     rows = noisy(np.zeros((K, 8)), 5, scale=1.0) - 0.5
-    memory = Queue(unit(rows), np.int32(34), np.arange(K, dtype=np.int32) % 4 - 1)
+    written = np.empty(K, np.int32)
+    written[(33 - np.arange(K)) % K] = STEP - 1 - np.arange(K) // keys  # from the newest on
+    written[[34, 36]] = -1  # of the start
+    memory = Queue(unit(rows), np.int32(34), written)
     if loss == "nce":
-        memory = NormalisedQueue(memory.queue, memory.ptr, memory.written, log_z=np.asarray(LOG_Z))
+        memory = NormalisedQueue(memory.queue, memory.ptr, memory.written, np.asarray(LOG_Z), np.int32(3))
     return state.replace(
         step=np.int32(STEP),
         online=Network(noisy(state.online.params, 1), noisy(state.online.batch_stats, 2)),
@@ -56,7 +59,8 @@ def by_hand(c, encoder, state):
 
     own = np.zeros((G, K), bool)  # keys that were made of one of the two images of a row
     for row, slot in np.ndindex(G, K):
-        own[row, slot] = state.memory.written[slot] >= 0 and BEHIND.reshape(-1)[slot] in IDS[row]
+        record = BEHIND.reshape(-1)[(33 - slot) % K]  # the newest key is in row 33
+        own[row, slot] = state.memory.written[slot] >= 0 and record in IDS[row]
     kept = np.where(own & c.queue.mask_same_image, 0.0, 1.0)  # those left out have no weight
 
     def loss_of(params):
@@ -94,7 +98,7 @@ def by_hand(c, encoder, state):
         queue[(34 + i) % K], written[(34 + i) % K] = k, STEP
     memory = Queue(queue, np.int32((34 + len(new)) % K), written)
     if z is not None:
-        memory = NormalisedQueue(memory.queue, memory.ptr, memory.written, log_z=z)
+        memory = NormalisedQueue(memory.queue, memory.ptr, memory.written, z, np.int32(4))
     expected = {
         "online": Network(params, online_stats),
         "target": Network(target, target_stats),
@@ -115,7 +119,7 @@ def test_a_step_is_what_the_papers_say(symmetric, loss, float64):
     c = dataclasses.replace(tiny.double(tiny.config(seed=SEED)), moco=section, queue=QueueSection(K, symmetric))
     encoder = tiny.small_encoder(c, 2)
     mechanism = tiny.mechanism(c, STORED, tiny.LIGHT, encoder=encoder)
-    state = start(mechanism, loss)
+    state = start(mechanism, loss, 32 if symmetric else 16)
     after, metrics = stepped(mechanism, state, queue_ids=BEHIND)
 
     expected, measures = by_hand(c, encoder, state)

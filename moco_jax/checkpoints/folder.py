@@ -1,0 +1,130 @@
+"""The folder of a run's checkpoints on disk: what is in it, what comes, what goes, and what is moved away."""
+
+import contextlib
+import shutil
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from moco_jax.checkpoints import arrays, verified
+from moco_jax.config import ConfigError
+
+DAMAGED, TRASH = "damaged", ".trash"  # beside the checkpoints: moved away for good; on the way out
+
+
+def steps_of(folder: Path) -> list[int]:
+    """The finished steps in a folder, oldest first."""
+    if not folder.is_dir():
+        return []
+    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdecimal() and p.is_dir())
+
+
+class Writer:
+    """Writes checkpoints behind, one at a time, and removes old ones; alone in its folder."""
+
+    def __init__(self, folder: Path, *, keep: int):
+        """Removes what a killed process left half written or half removed."""
+        self._folder, self._keep = folder, keep
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._pending: Future[None] | None = None
+        self._failure: OSError | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+        self._clean()
+
+    def start(self, step: int, state: Any, about: Mapping[str, Any]) -> None:
+        """Begin to write a state of numpy arrays that nobody changes; after `finish`."""
+        if step in steps_of(self._folder):
+            raise RuntimeError(f"checkpoint {step} was not written: {self._folder} already holds one of that step")
+        self._failure = None
+        self._pending = self._thread.submit(self._write, step, state, dict(about))
+
+    def finish(self) -> OSError | None:
+        """Wait for what is being written; what became of the newest save, None where it is there."""
+        if self._pending is not None:
+            error = self._pending.exception()
+            self._pending = None  # not before: who is interrupted while waiting asks again
+            if error is not None:
+                self._failure = error if isinstance(error, OSError) else OSError(str(error))
+        return self._failure
+
+    def close(self) -> OSError | None:
+        """`finish`, for the last time."""
+        failure = self.finish()
+        self._thread.shutdown()
+        return failure
+
+    def _write(self, step: int, state: Any, about: Mapping[str, Any]) -> None:
+        """Raises OSError: orbax reports a full disk as many things."""
+        try:
+            verified.write(self._folder / str(step), state, about)
+        except Exception as error:
+            self._clean()
+            newest = max(steps_of(self._folder), default=None)
+            left = "there is no other" if newest is None else f"the newest one is step {newest}, and whole"
+            said = f"{type(error).__name__}: {verified.first_line(error)}"
+            raise OSError(f"checkpoint {self._folder}/{step} could not be written ({said}); {left}") from error
+        try:
+            for old in steps_of(self._folder)[: -self._keep]:
+                _moved(self._folder / str(old), self._folder / TRASH)
+            _empty(self._folder / TRASH)
+        except OSError as error:
+            raise OSError(f"checkpoint {self._folder}/{step} is written, but older ones stay ({error})") from error
+
+    def _clean(self) -> None:
+        with contextlib.suppress(OSError):  # whatever is in the way will be said by the next save
+            _empty(self._folder / TRASH)
+            for path in self._folder.glob(f"*{arrays.TEMPORARY}*"):
+                shutil.rmtree(path)
+
+
+def newest_whole(folder: Path) -> tuple[int | None, dict[int, str]]:
+    """The newest step that is whole, and what is wrong with each after it; None: there are no checkpoints.
+
+    Raises ConfigError where none is whole, or one cannot be read now for another reason.
+    """
+    faults: dict[int, str] = {}
+    for step in reversed(steps_of(folder)):
+        try:
+            verified.check(folder / str(step))
+        except verified.Fault as fault:
+            faults[step] = str(fault)
+        except Exception as error:
+            said = f"{type(error).__name__}: {verified.first_line(error)}"
+            raise ConfigError(f"checkpoint {folder}/{step} cannot be read now ({said}); try again") from error
+        else:
+            return step, faults
+    if not faults:
+        return None, {}
+    raise none_whole(folder, faults)
+
+
+def none_whole(folder: Path, faults: Mapping[int, str]) -> ConfigError:
+    """The error for a folder in which every checkpoint is damaged."""
+    said = "; ".join(f"{step}: {fault}" for step, fault in faults.items())
+    return ConfigError(
+        f"no checkpoint in {folder} is whole ({said}): nothing was trained or moved; put a copy of one in its place, "
+        "or begin anew in another --workdir"
+    )
+
+
+def quarantined(folder: Path, step: int, fault: str) -> str:
+    """Move a damaged checkpoint away, where nothing takes it for one; says so."""
+    place = _moved(folder / str(step), folder / DAMAGED)
+    return f"checkpoint {folder}/{step} is damaged ({fault}) and was moved to {place}"
+
+
+def _moved(path: Path, into: Path) -> Path:
+    """Rename a folder into another one, under a name that is free there."""
+    into.mkdir(exist_ok=True)
+    place, count = into / path.name, 0
+    while place.exists():
+        count += 1
+        place = into / f"{path.name}.{count}"
+    return path.rename(place)
+
+
+def _empty(folder: Path) -> None:
+    if folder.is_dir():
+        for path in folder.iterdir():
+            shutil.rmtree(path)

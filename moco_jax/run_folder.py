@@ -1,0 +1,95 @@
+"""The folder of a run: whose it is, what it holds, and that nobody else is at work in it."""
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from moco_jax import checks, parallel
+from moco_jax.assembly import Parts
+from moco_jax.checkpoints.store import Store, exclusive, read_json, write_json
+from moco_jax.config import ConfigError, read_stored
+from moco_jax.data import opening
+from moco_jax.logs import says
+
+
+@contextlib.contextmanager
+def held(workdir: Path, about: dict[str, Any]) -> Iterator[None]:
+    """The run's folder, held by this run, with config.json; raises ConfigError where it cannot be written.
+
+    A new folder goes again where the run ends in a ConfigError before its first checkpoint, such as an image unlike
+    the others that only turns up in training: what the error asks to change would make it another run. One that was
+    there, and empty, stays and is empty again.
+    """
+    if not parallel.is_first_process():
+        yield
+        return
+    with contextlib.ExitStack() as held:
+        try:
+            made = not workdir.exists()
+            workdir.mkdir(parents=True, exist_ok=True)
+            empty = not any(workdir.iterdir())
+            held.enter_context(exclusive(workdir))
+            write_json(workdir / "config.json", about)
+        except OSError as error:
+            reason = "it is a file" if workdir.is_file() else error.strerror
+            raise ConfigError(f"cannot write to {workdir}: {reason}; give another --workdir") from None
+        try:
+            yield
+        except ConfigError:
+            if empty and not any((workdir / "checkpoints").glob("[0-9]*")):
+                for path in list(workdir.iterdir()):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+                if made:
+                    workdir.rmdir()
+            raise
+
+
+def check(parts: Parts, workdir: str | Path) -> int:
+    """The newest checkpoint's step, 0 for none; raises ConfigError where the folder holds another run than `parts`."""
+    if "://" in str(workdir):
+        raise ConfigError(f"workdir {workdir} is no folder of this file system; mount the bucket and give its path")
+    data, labelled = parts.config.data, parts.config.eval
+    own = data.folder and Path(data.folder).expanduser().resolve()
+    judged = labelled.data and opening.folder_of(labelled.data, labelled.data_dir or data.data_dir)
+    for key, folder in (("data.folder", own), ("eval.data", judged)):
+        if folder and Path(workdir).resolve().is_relative_to(folder):
+            raise ConfigError(
+                f"--workdir={workdir} lies in {key} {folder}: its pictures would be taken for images; give a --workdir "
+                "outside of it"
+            )
+    workdir = Path(workdir)
+    about, step, hint = stored(workdir)
+    if about is None:
+        return 0
+    try:
+        checks.check_same_run(parts.config, read_stored(about["config"]), f"{workdir}{hint}")
+        checks.check_same_records(parts.records, about.get("records"), f"{workdir}{hint}")
+        objects = about["objects"]
+    except KeyError as error:
+        raise ConfigError(f"{workdir}/config.json lacks {error}; delete it, or use another workdir") from None
+    for name, label in objects.items():
+        if parts.objects.get(name) != label:
+            raise ConfigError(
+                f"{workdir} holds a run with {name} {label or 'of the config'!r}, this one has "
+                f"{parts.objects.get(name) or 'of the config'!r}: give the same object as {name}= to moco_jax.train"
+            )
+    return step or 0
+
+
+def stored(workdir: Path) -> tuple[dict[str, Any] | None, int | None, str]:
+    """What a folder says of its run, at which checkpoint, and what to do where it has none; None: it holds no run."""
+    step, about = None, None
+    if (workdir / "checkpoints").is_dir():
+        with Store(workdir / "checkpoints", read_only=True) as store:
+            step, about = store.described()
+    if about is not None:
+        return about, step, ""
+    # stopped before its first checkpoint, or no run at all
+    return read_json(workdir / "config.json"), None, f" (it has no checkpoint yet: delete {workdir} to begin anew)"
+
+
+def lacks(workdir: Path, event: str, step: int) -> bool:
+    """Whether the log lacks an event of a step; one that is not there (of a run that was converted) lacks nothing."""
+    return parallel.first_says((workdir / "log.jsonl").exists() and not says(workdir, event, step))

@@ -1,0 +1,116 @@
+"""`train.py` asked to stop, and a process that dies: nothing is lost, nobody waits for ever."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from benchmarks import kills
+from moco_jax.checkpoints import verified
+from moco_jax.checkpoints.folder import steps_of
+
+TOTAL = 24
+ENDS = {signal.SIGTERM: 143, signal.SIGINT: 130}
+
+
+def start(workdir, *flags, devices=2, **environment):
+    changes = [f"--config.{key}={value}" for key, value in kills.SETTINGS.items()]
+    command = [sys.executable, "-u", "train.py", f"--workdir={workdir}", *changes, *flags]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)} | environment
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, cwd=kills.ROOT, env=environment, **pipes)
+
+
+def pair(workdir, *flags):
+    """Two processes of one device each."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        shared = {"JAX_COORDINATOR_ADDRESS": f"localhost:{free.getsockname()[1]}", "JAX_NUM_PROCESSES": "2"}
+    return [start(workdir, *flags, devices=1, **shared, JAX_PROCESS_ID=str(i)) for i in range(2)]
+
+
+def until(process, text):
+    """Read what a process says up to a line with `text`."""
+    seen = []
+    for line in process.stdout:
+        seen.append(line)
+        if text in line:
+            return
+    raise AssertionError("".join(seen[-20:]))
+
+
+def ended(process, timeout=300):
+    out, _ = process.communicate(timeout=timeout)
+    return process.returncode, out
+
+
+def state_of(workdir):
+    """{leaf: digest} of the newest checkpoint, and its step."""
+    folder = workdir / "checkpoints"
+    step = max(steps_of(folder))
+    return {name: entry[-1] for name, entry in verified.entries(folder / str(step)).items()}, step
+
+
+def lines_of(workdir):
+    """The numbers of every line of the log but for the clock, the last try of each step."""
+    lines = [json.loads(line) for line in (workdir / "log.jsonl").read_text().splitlines()]
+    return {r["step"]: {k: v for k, v in r.items() if k != "images_per_second"} for r in lines if "loss" in r}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    for name, run in (("one", [start(workdir / "one")]), ("two", pair(workdir / "two"))):
+        assert [ended(process)[0] for process in run] == [0] * len(run), name
+    return workdir
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", ENDS)
+def test_a_signal_costs_no_step(undisturbed, tmp_path, number):
+    """Saved at the very step, which is no epoch's end; the same command goes on to the same bits and the same log."""
+    process = start(tmp_path)
+    until(process, f"step 6/{TOTAL}")
+    process.send_signal(number)
+    status, out = ended(process)
+    assert status == ENDS[number], out[-2000:]
+    _, step = state_of(tmp_path)
+    assert 6 <= step < TOTAL and f"the same call continues from step {step}" in out
+    assert max(lines_of(tmp_path)) == step  # of every step that was done a line was written
+    status, out = ended(start(tmp_path))
+    assert status == 0 and f"continuing at step {step}" in out
+    assert state_of(tmp_path) == state_of(undisturbed / "one")
+    assert lines_of(tmp_path) == lines_of(undisturbed / "one")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("told", [0, 1])
+def test_a_signal_to_one_process_stops_all_at_one_step(undisturbed, tmp_path, told):
+    """Whichever it is sent to: both end alike, having saved the step that they agreed on."""
+    processes = pair(tmp_path)
+    until(processes[0], f"step 6/{TOTAL}")
+    processes[told].send_signal(signal.SIGTERM)
+    outs = [ended(process) for process in processes]
+    assert [status for status, _ in outs] == [143, 143], outs[told][1][-2000:]
+    step = state_of(tmp_path)[1]
+    assert 6 <= step < TOTAL and max(lines_of(tmp_path)) == step
+    assert [ended(process)[0] for process in pair(tmp_path)] == [0, 0]
+    assert state_of(tmp_path) == state_of(undisturbed / "two")
+    assert lines_of(tmp_path) == lines_of(undisturbed / "two")
+
+
+@pytest.mark.slow
+def test_a_dead_peer_ends_the_other(tmp_path):
+    """Within the heartbeat and what JAX takes to end, with a status that is not 0; it was said how to go on."""
+    first, second = pair(tmp_path, "--config.train.heartbeat_seconds=10", "--config.train.epochs=2000")
+    until(first, "a process that dies ends the others within 10 s")
+    until(first, "step 6/")
+    second.send_signal(signal.SIGKILL)
+    killed = time.monotonic()
+    status, _ = ended(first, timeout=120)
+    assert status != 0 and time.monotonic() - killed < 60
