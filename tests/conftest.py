@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 from pathlib import Path
 
 # Collectives of fake devices wait for each other in one pool of threads; with as few as cores they can deadlock.
@@ -41,3 +42,11 @@ def float64():
     jax.config.update("jax_enable_x64", True)
     yield
     jax.config.update("jax_enable_x64", False)
+
+
+@pytest.fixture
+def interruptible():
+    """A shell ignores Ctrl-C for its jobs in the background, and what they start inherits that: not in this test."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

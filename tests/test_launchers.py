@@ -49,6 +49,7 @@ def start(monkeypatch, tmp_path):
             monkeypatch.setenv(name, str(value))
         parallel.start()
         assert len(told) <= 1
+        assert all(arguments.pop("heartbeat_timeout_seconds") == 60 for arguments in told)
         return told[0] if told else None
 
     return run

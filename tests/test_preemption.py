@@ -15,6 +15,7 @@ from moco_jax.checkpoints import verified
 from moco_jax.checkpoints.folder import steps_of
 
 TOTAL = 24
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("interruptible")]
 ENDS = {signal.SIGTERM: 143, signal.SIGINT: 130}
 
 
@@ -70,7 +71,6 @@ def undisturbed(tmp_path_factory):
     return workdir
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", ENDS)
 def test_a_signal_costs_no_step(undisturbed, tmp_path, number):
     """Saved at the very step, which is no epoch's end; the same command goes on to the same bits and the same log."""
@@ -88,7 +88,6 @@ def test_a_signal_costs_no_step(undisturbed, tmp_path, number):
     assert lines_of(tmp_path) == lines_of(undisturbed / "one")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("told", [0, 1])
 def test_a_signal_to_one_process_stops_all_at_one_step(undisturbed, tmp_path, told):
     """Whichever it is sent to: both end alike, having saved the step that they agreed on."""
@@ -104,7 +103,6 @@ def test_a_signal_to_one_process_stops_all_at_one_step(undisturbed, tmp_path, to
     assert lines_of(tmp_path) == lines_of(undisturbed / "two")
 
 
-@pytest.mark.slow
 def test_a_dead_peer_ends_the_other(tmp_path):
     """Within the heartbeat and what JAX takes to end, with a status that is not 0; it was said how to go on."""
     first, second = pair(tmp_path, "--config.train.heartbeat_seconds=10", "--config.train.epochs=2000")

@@ -10,6 +10,7 @@ import pytest
 from moco_jax import parallel, stopping
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
+pytestmark = pytest.mark.usefixtures("interruptible")
 
 
 @pytest.mark.parametrize("number", NUMBERS)

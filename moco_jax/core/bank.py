@@ -46,7 +46,7 @@ def drawn(key: jax.Array, positions: jax.Array, ids: jax.Array, count: int, reco
 
 
 def update(
-    memory: Bank, ids: jax.Array, features: jax.Array, momentum: float, step: jax.Array, ok: jax.Array | bool = True
+    memory: Bank, ids: jax.Array, features: jax.Array, momentum: float, step: jax.Array, *, ok: jax.Array | bool = True
 ) -> Bank:
     """The bank with momentum * row + (1 - momentum) * feature, scaled to unit length, in the rows of seen records.
 

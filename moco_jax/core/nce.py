@@ -31,7 +31,7 @@ def log_z(memory: Any, logits: jax.Array, records: int, first: int) -> jax.Array
     return jnp.where(memory.batches < first, jnp.logaddexp(before, now) - jnp.log(done + 1), memory.log_z)
 
 
-def remembered(memory: Memory, measured: jax.Array, first: int, ok: jax.Array | bool = True) -> Memory:
+def remembered(memory: Memory, measured: jax.Array, first: int, *, ok: jax.Array | bool = True) -> Memory:
     """The memory with log_z as `measured`, until it is that of the `first` batches, and where ok ().
 
     Once fixed it is handed on bit by bit, which a mean over devices would not promise.

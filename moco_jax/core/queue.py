@@ -33,7 +33,7 @@ def start(key: jax.Array, size: int, features: int, dtype: jnp.dtype) -> Queue:
     )
 
 
-def enqueue(memory: Queue, keys: jax.Array, step: jax.Array, ok: jax.Array | bool = True) -> Queue:
+def enqueue(memory: Queue, keys: jax.Array, step: jax.Array, *, ok: jax.Array | bool = True) -> Queue:
     """The queue with keys (B, C), in their order, over its B oldest rows; wraps at the end, B need not divide K.
 
     Where not ok () it stays as it is. Raises ValueError where B exceeds K: rows of one batch would overwrite one

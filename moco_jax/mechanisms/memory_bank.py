@@ -93,9 +93,9 @@ def make(
         params, optimizer_state = optimizer.update(gradients, state.optimizer, state.online.params, state.step)
         new = Network(params, batch_stats), optimizer_state
         online, optimizer_state = guard.held(ok, new, (state.online, state.optimizer))
-        memory = update(state.memory, ids[:, 0], features, section.momentum, state.step, ok)
+        memory = update(state.memory, ids[:, 0], features, section.momentum, state.step, ok=ok)
         if section.loss == "nce":
-            memory = remembered(memory, metrics["log_z"], section.nce_batches, ok)
+            memory = remembered(memory, metrics["log_z"], section.nce_batches, ok=ok)
         metrics |= {
             "skipped": 1 - ok.astype(metrics["loss"].dtype),
             "alignment": health.alignment(metrics["positive_similarity"]),

@@ -158,9 +158,9 @@ def make(
         ok = guard.finite((metrics["loss"], gradients, online_stats, target_stats))
 
         params, optimizer_state = optimizer.update(gradients, state.optimizer, state.online.params, state.step)
-        memory = enqueue(state.memory, jnp.concatenate(keys[::-1]), state.step, ok)  # symmetric: view 0's keys first
+        memory = enqueue(state.memory, jnp.concatenate(keys[::-1]), state.step, ok=ok)  # symmetric: view 0's keys first
         if section.loss == "nce":
-            memory = remembered(memory, metrics["log_z"], section.nce_batches, ok)
+            memory = remembered(memory, metrics["log_z"], section.nce_batches, ok=ok)
         target = moved(state.replace(target=guard.anew(state.target)))  # not kept beside the old one until it is known
         new = Network(params, online_stats), target.replace(batch_stats=target_stats), optimizer_state
         kept = guard.held(ok, new, (state.online, state.target, state.optimizer))

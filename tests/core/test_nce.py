@@ -84,7 +84,7 @@ def test_the_constant_is_the_mean_over_the_first_batches_and_then_kept(float64):
 def test_the_constant_is_remembered_while_it_is_estimated_and_the_step_is_good(batches, ok, expected):
     """A batch that was skipped counts as none, so that the mean stays one over good batches."""
     memory = Memory(jnp.asarray(1.5), jnp.asarray(batches))
-    got = nce.remembered(memory, jnp.asarray(2.5), 3, jnp.asarray(ok))
+    got = nce.remembered(memory, jnp.asarray(2.5), 3, ok=jnp.asarray(ok))
     assert (float(got.log_z), int(got.batches)) == expected
 
 

@@ -81,7 +81,7 @@ def test_steps_that_are_held_back_leave_everything_and_keys_stay_theirs(size, ba
         keys = np.full((batch, 3), step, np.float32) + np.arange(batch, dtype=np.float32)[:, None] / 100
         before, first = memory, int(memory.ptr)
         memory = queue.enqueue(
-            memory, jnp.asarray(keys) if ok else jnp.full((batch, 3), jnp.nan), jnp.asarray(step), ok
+            memory, jnp.asarray(keys) if ok else jnp.full((batch, 3), jnp.nan), jnp.asarray(step), ok=ok
         )
         if not ok:
             jax.tree.map(np.testing.assert_array_equal, memory, before)
