@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from moco_jax import assembly, config, parallel
-from moco_jax.checkpoints.store import Store, leaves
+from moco_jax.checkpoints.store import Store
+from moco_jax.checkpoints.verified import leaves
 from tests import tiny
 from tests.test_two_processes import ROOT, finished
 
