@@ -40,9 +40,11 @@ check-rest: lint types test-slow  ## what `make check` does beyond `make test`
 test-slow: $(VENV)/.dev  ## the tests that `make test` leaves out
 	$(PY) -m pytest -n $(JOBS) --dist loadfile -m slow
 
-soak: $(VENV)/.dev  ## kill -9 and damage, many times over (an hour or two); figures into benchmarks/results
+soak: $(VENV)/.dev  ## kill -9, signals, damage and stops, many times over (two hours); figures into benchmarks/results
 	$(PY) -m benchmarks.kills --store=200 --train=40 --output=benchmarks/results/kills.json
 	$(PY) -m benchmarks.flips --flips=2000 --output=benchmarks/results/flips.json
+	$(PY) -m benchmarks.resume --output=benchmarks/results/resume.json
+	$(PY) -m benchmarks.supervised --minutes=20 --output=benchmarks/results/supervised.json
 
 lint: $(VENV)/.dev  ## formatting and rules (ruff), and versions that fit each other (pip check)
 	$(PY) -m ruff format --check .

@@ -192,7 +192,8 @@ def of_training(folder: Path, times: int, rng: random.Random) -> dict[str, Any]:
             if process.returncode:
                 faults.append(f"{workdir.name}: ended with {process.returncode}")
             break
-        finished(train(workdir, environment))
+        else:
+            finished(train(workdir, environment))
         ends.append(state_hash(workdir) == wanted)
     return {
         "kills": kills,

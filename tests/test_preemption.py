@@ -17,9 +17,10 @@ from moco_jax.checkpoints.folder import steps_of
 TOTAL = 24
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("interruptible")]
 ENDS = {signal.SIGTERM: 143, signal.SIGINT: 130}
+PATHS = {path: f"--config.data.path={path}" for path in ("resident", "streamed")}
 
 
-def start(workdir, *flags, devices=2, **environment):
+def start(workdir, *flags, devices=4, **environment):
     changes = [f"--config.{key}={value}" for key, value in kills.SETTINGS.items()]
     command = [sys.executable, "-u", "train.py", f"--workdir={workdir}", *changes, *flags]
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)} | environment
@@ -28,11 +29,11 @@ def start(workdir, *flags, devices=2, **environment):
 
 
 def pair(workdir, *flags):
-    """Two processes of one device each."""
+    """Two processes of two devices each."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         shared = {"JAX_COORDINATOR_ADDRESS": f"localhost:{free.getsockname()[1]}", "JAX_NUM_PROCESSES": "2"}
-    return [start(workdir, *flags, devices=1, **shared, JAX_PROCESS_ID=str(i)) for i in range(2)]
+    return [start(workdir, *flags, devices=2, **shared, JAX_PROCESS_ID=str(i)) for i in range(2)]
 
 
 def until(process, text):
@@ -66,15 +67,17 @@ def lines_of(workdir):
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("undisturbed")
-    for name, run in (("one", [start(workdir / "one")]), ("two", pair(workdir / "two"))):
-        assert [ended(process)[0] for process in run] == [0] * len(run), name
+    for path in PATHS:
+        for name, begin in (("one", lambda *given: [start(*given)]), ("two", pair)):
+            run = begin(workdir / f"{name}_{path}", PATHS[path])
+            assert [ended(process)[0] for process in run] == [0] * len(run), name
     return workdir
 
 
-@pytest.mark.parametrize("number", ENDS)
-def test_a_signal_costs_no_step(undisturbed, tmp_path, number):
+@pytest.mark.parametrize(("number", "path"), zip(ENDS, PATHS, strict=True))
+def test_a_signal_costs_no_step(undisturbed, tmp_path, number, path):
     """Saved at the very step, which is no epoch's end; the same command goes on to the same bits and the same log."""
-    process = start(tmp_path)
+    process = start(tmp_path, PATHS[path])
     until(process, f"step 6/{TOTAL}")
     process.send_signal(number)
     status, out = ended(process)
@@ -82,25 +85,25 @@ def test_a_signal_costs_no_step(undisturbed, tmp_path, number):
     _, step = state_of(tmp_path)
     assert 6 <= step < TOTAL and f"the same call continues from step {step}" in out
     assert max(lines_of(tmp_path)) == step  # of every step that was done a line was written
-    status, out = ended(start(tmp_path))
+    status, out = ended(start(tmp_path, PATHS[path]))
     assert status == 0 and f"continuing at step {step}" in out
-    assert state_of(tmp_path) == state_of(undisturbed / "one")
-    assert lines_of(tmp_path) == lines_of(undisturbed / "one")
+    assert state_of(tmp_path) == state_of(undisturbed / f"one_{path}")
+    assert lines_of(tmp_path) == lines_of(undisturbed / f"one_{path}")
 
 
-@pytest.mark.parametrize("told", [0, 1])
-def test_a_signal_to_one_process_stops_all_at_one_step(undisturbed, tmp_path, told):
+@pytest.mark.parametrize(("told", "path"), enumerate(PATHS))
+def test_a_signal_to_one_process_stops_all_at_one_step(undisturbed, tmp_path, told, path):
     """Whichever it is sent to: both end alike, having saved the step that they agreed on."""
-    processes = pair(tmp_path)
+    processes = pair(tmp_path, PATHS[path])
     until(processes[0], f"step 6/{TOTAL}")
     processes[told].send_signal(signal.SIGTERM)
     outs = [ended(process) for process in processes]
     assert [status for status, _ in outs] == [143, 143], outs[told][1][-2000:]
     step = state_of(tmp_path)[1]
     assert 6 <= step < TOTAL and max(lines_of(tmp_path)) == step
-    assert [ended(process)[0] for process in pair(tmp_path)] == [0, 0]
-    assert state_of(tmp_path) == state_of(undisturbed / "two")
-    assert lines_of(tmp_path) == lines_of(undisturbed / "two")
+    assert [ended(process)[0] for process in pair(tmp_path, PATHS[path])] == [0, 0]
+    assert state_of(tmp_path) == state_of(undisturbed / f"two_{path}")
+    assert lines_of(tmp_path) == lines_of(undisturbed / f"two_{path}")
 
 
 def test_a_dead_peer_ends_the_other(tmp_path):

@@ -26,6 +26,7 @@ def write(folder: Path, tree: Any, beside: Mapping[str, Any]) -> None:
     Raises whatever orbax and the disk do; a folder with TEMPORARY in its name may be left.
     """
     absl_logging.set_verbosity(absl_logging.ERROR)  # orbax narrates every save
+    _ignore_late_work()
     items: dict[str, Any] = {STATE: ocp.PyTreeCheckpointHandler(multiprocessing_options=FIRST)}
     items |= {name: ocp.JsonCheckpointHandler(multiprocessing_options=FIRST) for name in beside}
     options = ocp.CompositeOptions(multiprocessing_options=FIRST)
@@ -59,7 +60,7 @@ def read(folder: Path, names: Sequence[str]) -> dict[str, Any]:
 
 def _handler() -> Any:
     absl_logging.set_verbosity(absl_logging.FATAL)  # what goes wrong is raised as well
-    _ignore_late_reads()
+    _ignore_late_work()
     return ocp.PyTreeCheckpointHandler()
 
 
@@ -69,8 +70,8 @@ def _shapes(handler: Any, folder: Path) -> dict[str, Any]:
 
 
 @functools.cache
-def _ignore_late_reads() -> None:
-    """Once: a read that fails leaves others in flight, which would each print that orbax's event loop is closed."""
+def _ignore_late_work() -> None:
+    """Once: work that fails leaves other work in flight, which would each print that orbax's event loop is closed."""
     before = sys.unraisablehook
 
     def hook(found: Any) -> None:
