@@ -74,7 +74,7 @@ def undisturbed(tmp_path_factory):
     return workdir
 
 
-@pytest.mark.parametrize(("number", "path"), zip(ENDS, PATHS, strict=True))
+@pytest.mark.parametrize(("number", "path"), [*zip(ENDS, PATHS, strict=True)])
 def test_a_signal_costs_no_step(undisturbed, tmp_path, number, path):
     """Saved at the very step, which is no epoch's end; the same command goes on to the same bits and the same log."""
     process = start(tmp_path, PATHS[path])
@@ -91,7 +91,7 @@ def test_a_signal_costs_no_step(undisturbed, tmp_path, number, path):
     assert lines_of(tmp_path) == lines_of(undisturbed / f"one_{path}")
 
 
-@pytest.mark.parametrize(("told", "path"), enumerate(PATHS))
+@pytest.mark.parametrize(("told", "path"), [*enumerate(PATHS)])
 def test_a_signal_to_one_process_stops_all_at_one_step(undisturbed, tmp_path, told, path):
     """Whichever it is sent to: both end alike, having saved the step that they agreed on."""
     processes = pair(tmp_path, PATHS[path])
