@@ -123,9 +123,10 @@ def _due(evaluations: Sequence[Evaluation], cadence: Cadence, step: int) -> list
 
 def _evaluate(log: RunLog, step: int, state: Any, evaluators: Sequence[Evaluator], signals: Signals) -> None:
     """Log what evaluators say of a state, and that all of them did; raises Stopped where a signal comes first."""
-    with signals.leaving():
-        for evaluator in evaluators:
-            _say(log, step, evaluator(state))
+    for evaluator in evaluators:
+        with signals.leaving():
+            found = evaluator(state)
+        _say(log, step, found)  # a line is written whole
     if evaluators:
         log.write({"event": EVALUATED, "step": step})
 

@@ -1,5 +1,6 @@
 """A pretraining run: parts, loop, checkpoints, evaluation, in one folder."""
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -108,8 +109,8 @@ def _train(
         _announce(log, parts, start, step, cadence)
         if events is not None:
             _show(log, events, {"view_pairs": lambda: gallery.views(parts, step, gallery.Options(), "")}, step)
-        try:
-            with stopping.Signals() as signals:
+        with stopping.Signals() as signals:
+            try:
                 state = run(
                     parts.mapped,
                     state,
@@ -126,13 +127,15 @@ def _train(
                     rate="optimizer.learning_rate",
                     patience=config.train.max_skipped,
                 )
-        except (KeyboardInterrupt, stopping.Stopped):
-            try:
-                store.wait()
-            except OSError as error:
-                log.warn(step, str(error))
-            log.say(f"stopped; the same call continues from step {store.latest() or 0}")
-            raise
+                with contextlib.suppress(OSError):  # raised when the store is left
+                    store.wait()  # a signal until then would end a process whose checkpoint is not there yet
+            except (KeyboardInterrupt, stopping.Stopped):
+                try:
+                    store.wait()
+                except OSError as error:
+                    log.warn(step, str(error))
+                log.say(f"stopped; the same call continues from step {store.latest() or 0}")
+                raise
         if events is not None:
             _show(log, events, {"neighbours": lambda: _neighbours(parts, state)}, cadence.total)
         if not silent:

@@ -1,9 +1,15 @@
 """Damaged checkpoints and failing saves as `train` meets them; the loop itself is not run here."""
 
+import contextlib
 import json
+import os
+import signal
+import time
 
 import pytest
 
+from moco_jax import stopping
+from moco_jax.checkpoints import verified
 from moco_jax.checkpoints.store import Damaged, Store
 from moco_jax.config import ConfigError
 from moco_jax.evaluation import loading
@@ -85,3 +91,24 @@ def test_a_last_save_that_fails_ends_the_run_with_an_error(calls, tmp_path, monk
     failing(monkeypatch)
     calls["saves"] = (TOTAL,)
     assert go(tmp_path).checkpoint == TOTAL and calls["loops"][-1][:2] == (4, 4)
+
+
+@pytest.mark.parametrize("stop", [None, stopping.Stopped(signal.SIGTERM)], ids=["at the end", "after a signal"])
+def test_a_signal_while_the_last_checkpoint_is_written_is_too_late(calls, tmp_path, monkeypatch, stop):
+    """Schedulers repeat themselves: until it is on disk SIGTERM is noted, and ends no process."""
+    told, write = [], verified.write
+    before = signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
+
+    def slow(*given):
+        time.sleep(0.2)  # by then the loop is left
+        os.kill(os.getpid(), signal.SIGTERM)
+        write(*given)
+
+    monkeypatch.setattr(verified, "write", slow)
+    calls["saves"], calls["error"] = (9,), stop
+    try:
+        with pytest.raises(SystemExit) if stop else contextlib.nullcontext():
+            go(tmp_path)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert not told and (tmp_path / "checkpoints/9").is_dir()

@@ -32,10 +32,10 @@ def calls(monkeypatch):
     """What the loop was handed in each call; the fake one saves twice, then stops. "saves" says at which steps."""
     heard = {"saves": (), "loops": [], "error": None}
 
-    def loop(step_fn, state, batches, data, *, first_step, cadence, log, evaluations, save, rate):
+    def loop(step_fn, state, batches, data, *, first_step, cadence, save, **_):
         heard["loops"].append((first_step, int(parallel.host(state.step)), cadence.total, batches))
         for step in heard["saves"]:
-            save(step, state.replace(step=parallel.born(lambda n=step: jnp.asarray(n, jnp.int32))))
+            save(step, state.replace(step=parallel.born(lambda n=step: jnp.asarray(n, jnp.int32))), {})
         if heard["error"] is not None:
             raise heard["error"]
 
