@@ -137,7 +137,8 @@ def page_of(run: Run, data_dir: str | None) -> Any:
 def digest(run: Run) -> str:
     """What the numbers of a run follow from, in twelve digits: its config, but for what changes none of them."""
     settings = config.flat(config.read(page_of(run, None)))
-    kept = {key: value for key, value in settings.items() if not key.startswith(("data.workers", "consistency."))}
+    none = ("data.workers", "consistency.", "train.max_skipped", "train.heartbeat_seconds")
+    kept = {key: value for key, value in settings.items() if not key.startswith(none)}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -136,7 +136,8 @@ def test_memory_bank(loss, float64):
     stored = unit(RNG.normal(size=(RECORDS, C)))
 
     def change(state):
-        memory = state.memory.replace(bank=jnp.asarray(stored), log_z=jnp.asarray(np.log(z)))
+        known = {"log_z": jnp.asarray(np.log(z)), "batches": jnp.asarray(100, jnp.int32)}  # estimated before
+        memory = state.memory.replace(bank=jnp.asarray(stored), **known)
         return buffers(BUFFER)(state).replace(memory=memory)
 
     _, after, metrics = stepped(c, change)
