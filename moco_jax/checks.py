@@ -143,12 +143,19 @@ def check_ranges(config: Config) -> None:
         raise unknown("eval.feature", config.eval.feature, ("backbone", "head"))
 
 
-def _fitting(config: Config, records: int, devices: int) -> str:
-    """Batch sizes near the one asked for that give every device whole groups, and the data set allows, in words."""
+def _fitting(config: Config, records: int, devices: int, called: str = "") -> str:
+    """Batch sizes near the one asked for that give every device whole groups, and the data set allows, in words.
+
+    `called` goes before them, where there are any.
+    """
     unit = devices * (config.bn.group_size or 1)
     below = min(config.batch_size, records) // unit * unit
     fits = [b for b in (below, below + unit) if 0 < b <= records]
-    return " or ".join(map(str, fits)) or f"a bn.group_size below {config.bn.group_size}, or more images"
+    return (
+        called + " or ".join(map(str, fits))
+        if fits
+        else f"a bn.group_size below {config.bn.group_size}, or more images"
+    )
 
 
 def _check_groups(config: Config, records: int, devices: int) -> list[str]:
@@ -158,7 +165,7 @@ def _check_groups(config: Config, records: int, devices: int) -> list[str]:
         smaller = math.gcd(n, group)
         raise ConfigError(
             f"batch_size {config.batch_size} over {devices} devices gives {n} images each, which bn.group_size {group} "
-            f"neither divides nor is divided by; use batch_size {_fitting(config, records, devices)}"
+            f"neither divides nor is divided by; use {_fitting(config, records, devices, 'batch_size ')}"
             + (f", or bn.group_size {smaller}" if smaller > 1 else "")
         )
     if group > n:
@@ -235,15 +242,19 @@ def _check_microbatch(config: Config, n: int) -> None:
 def check_same_run(config: Config, stored: Config, where: str) -> None:
     """Raises ConfigError naming the keys by which `config` is another run than the stored one of a folder."""
     ours, theirs = flat(config), flat(stored)
-    changed = [
-        f"{name} {theirs.get(name)!r} -> {ours.get(name)!r}"
+    if config.mechanism != stored.mechanism:  # its sections come and go with it
+        ours, theirs = {"mechanism": config.mechanism}, {"mechanism": stored.mechanism}
+    changed = {
+        name: f"{name} {theirs.get(name)!r} -> {ours.get(name)!r}"
         for name in sorted(ours.keys() | theirs.keys())
         if not name.startswith(FREE) and ours.get(name) != theirs.get(name)
-    ]
+    }
     if changed:
+        free = "where data lie, evaluation, logs, checkpoints and the hardware may change within a run"
+        longer = "; its schedule ends with it, so it cannot be lengthened: another may begin from it (train.init_from)"
+        told = ", ".join(changed.values()) + "; use another --workdir, or undo the change"
         raise ConfigError(
-            f"{where} holds another run: {', '.join(changed)}; use another --workdir, or undo the change "
-            f"(only {', '.join(f.rstrip('.') for f in FREE)} and the hardware may change within a run)"
+            f"{where} holds another run: {told} ({free}){longer if list(changed) == ['train.epochs'] else ''}"
         )
 
 

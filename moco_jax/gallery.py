@@ -31,7 +31,7 @@ def gather(tasks: dict[str, Callable[[], Picture]]) -> tuple[list[Picture], dict
     for title, task in tasks.items():
         try:
             made.append(task())
-        except (ConfigError, OSError, sources.ReadError) as error:  # data that moved or broke: the rest is still true
+        except (ConfigError, OSError) as error:  # data that moved or broke: the rest is still true
             missing[title] = " ".join(str(error).split())
     return made, missing
 

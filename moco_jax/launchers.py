@@ -25,6 +25,17 @@ def several_processes() -> bool:
     return gke_job or (inside and any(_number(name, 1) > 1 for name in many)) or _tpu_hosts() > 1
 
 
+def check_given(given: dict[str, str]) -> None:
+    """Raises ConfigError where JAX's three variables do not say which of how many processes this is."""
+    (_, address), (name, count), (other, index) = given.items()
+    if not re.fullmatch(r".+:\d+", address):
+        raise ConfigError(f"JAX_COORDINATOR_ADDRESS must be HOST:PORT of the first process, not {address!r}")
+    if not (count.isdigit() and index.isdigit() and int(index) < int(count)):
+        raise ConfigError(
+            f"{name}={count} and {other}={index}: of N processes the first is 0 and the last N - 1, each with its own"
+        )
+
+
 def local_device_ids() -> list[int] | None:
     """The GPUs of this process, numbered among those it sees, for `jax.distributed.initialize`; None: as JAX does it.
 

@@ -34,23 +34,39 @@ def find(name: str) -> Path:
             return path
     near = difflib.get_close_matches(Path(name).stem, names(), 1, 0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ConfigError(f"no config page {name!r}{hint} (a path, or one of: {', '.join(names())})")
+    raise ConfigError(f"no config page {name!r}{hint} (a path, or the name of a shipped page: --help lists them)")
 
 
 def load(name: str) -> ConfigDict:
     """The ConfigDict of a page, by path or name: a page may build on another.
 
-    Raises ConfigError naming the line of a page that asks for a key that there is not.
+    Raises ConfigError naming the line of a page that cannot be run, such as one that asks for a key that there is not.
     """
     path = find(name)
     try:
-        page: ConfigDict = runpy.run_path(str(path))["get_config"]()
-    except AttributeError as error:
-        line = next(
-            (f.lineno for f in reversed(traceback.extract_tb(error.__traceback__)) if f.filename == str(path)), "?"
+        page = runpy.run_path(str(path)).get("get_config", dict)()
+    except ConfigError:  # of a page that this one builds on
+        raise
+    except Exception as error:  # whatever a user's Python may raise
+        raise ConfigError(f"{path}, {_told(error, path)}") from None
+    if not isinstance(page, ConfigDict) or not page:
+        raise ConfigError(
+            f"{path} is no config page: it needs a function get_config() that returns what page() gave it, edited"
         )
-        raise ConfigError(f"{path}, line {line}: no such key or section: {' '.join(str(error).split())}") from None
     return page
+
+
+def _told(error: Exception, path: Path) -> str:
+    """The line of a page at which an error came, and what it was, in one line."""
+    frames = traceback.extract_tb(error.__traceback__)
+    line = next((f.lineno for f in reversed(frames) if f.filename == str(path)), getattr(error, "lineno", None) or "?")
+    text = " ".join(str(error).split())
+    near = re.search(r'Did you mean "(.+?)" instead of "(.+?)"', text)  # ml_collections lists all others, as objects
+    key = near or re.search(r'Key "(.+?)" does not exist', text)
+    if key:
+        text = f"{near[2]!r}; did you mean {near[1]!r}?" if near else repr(key[1])
+    lacks = key or isinstance(error, AttributeError)
+    return f"line {line}: {'no such key or section' if lacks else type(error).__name__}: {text}"
 
 
 def explained(page: ConfigDict) -> Iterator[tuple[str, Any, str]]:

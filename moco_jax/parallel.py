@@ -30,13 +30,14 @@ def start(heartbeat_seconds: int = 60) -> None:
 
     Slurm, GKE, TPU pods and Open MPI are detected by JAX, and `launchers` says which GPUs are this process's. Elsewhere
     JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID say it. Raises ConfigError where only some of the
-    three are there, or nothing says which GPUs are whose.
+    three are there or they do not fit, nothing says which GPUs are whose, or JAX finds no device.
 
     A process that gives no sign for heartbeat_seconds is dead: JAX then ends the others, which would wait for it.
     """
     names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
     given = {name: os.environ[name] for name in names if name in os.environ}
     if len(given) == len(names):
+        launchers.check_given(given)
         address, count, index = given.values()
         jax.distributed.initialize(
             coordinator_address=address,
@@ -53,6 +54,14 @@ def start(heartbeat_seconds: int = 60) -> None:
         jax.distributed.initialize(
             local_device_ids=launchers.local_device_ids(), heartbeat_timeout_seconds=heartbeat_seconds
         )
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the latter for a known backend without hardware
+        asked, said = os.environ.get("JAX_PLATFORMS", ""), str(error).splitlines()[:1]
+        raise ConfigError(
+            f"JAX finds no device by JAX_PLATFORMS={asked!r}{f' ({said[0]})' if said else ''}: set it to what is here, "
+            "such as cpu, or leave it out"
+        ) from None
 
 
 def devices() -> list[jax.Device]:

@@ -242,7 +242,7 @@ def test_the_images_of_a_run_may_move_but_not_change():
     """The path is free; a fingerprint that differs is refused with both counts; none on either side says nothing."""
     ours = config(data=Data(dataset=None, folder="a"))
     checks.check_same_run(config(data=Data(dataset=None, folder="b")), ours, "runs/a")
-    with pytest.raises(ConfigError, match="data.folder, data.manifest, data.array"):
+    with pytest.raises(ConfigError, match="where data lie, evaluation, logs"):
         checks.check_same_run(config(data=Data(dataset="digits")), ours, "runs/a")
     now = {"count": 20, "fingerprint": "x"}
     for stored in (None, now, {"count": 30, "fingerprint": None}):

@@ -34,7 +34,9 @@ FREE = {
     "consistency.every_epochs",
     "log.every_steps",
     "log.tensorboard",
+    "train.heartbeat_seconds",
     "train.init_from",  # the weights behind it are compared instead: tests/test_initial.py
+    "train.max_skipped",
     "train.microbatch_size",
     "train.steps_per_call",
 }

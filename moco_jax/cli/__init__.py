@@ -19,6 +19,7 @@ COMMANDS = {
     "prepare": "a data set of TFDS, downloaded and written once: moco-jax prepare dataset NAME",
     "compare": "a run's learning rate, loss and kNN beside a reference's, also while the run is going",
 }
+STATUS = "exit status: 0 done; 1 an error, in one line; 2 no such command; 130 Ctrl-C, 143 SIGTERM, after a checkpoint"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,11 +59,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"moco_jax {__version__}")
         return 0
     if not argv or argv[0] not in mains:
-        wanted = not argv or argv[0] in ("--help", "-h", "help")
+        if argv and argv[0] not in ("--help", "-h", "help"):
+            print(f"error: {unknown('command', argv[0], mains)}; moco-jax --help explains them", file=sys.stderr)
+            return 2
         lines = ["usage: moco-jax COMMAND [flags]   (moco-jax COMMAND --help)", ""]
         lines += [f"  {name:<14}{text}" for name, text in COMMANDS.items()]
-        if not wanted:
-            lines.insert(0, f"moco-jax: {unknown('command', argv[0], mains)}")
-        print("\n".join(lines), file=sys.stdout if wanted else sys.stderr)
-        return 0 if wanted else 2
+        print("\n".join([*lines, "", STATUS]))
+        return 0
     return mains[argv[0]](argv[1:])

@@ -99,7 +99,10 @@ def run(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None, *, 
 
 
 def prepare_environment() -> None:
-    """What must be in the environment before JAX is imported."""
+    """What must be in the environment before JAX is imported; raises ConfigError for what JAX could not be with."""
+    count = os.environ.get("JAX_NUM_CPU_DEVICES", "1")
+    if not re.fullmatch(r"-1|0*[1-9]\d*", count):
+        raise ConfigError(f"JAX_NUM_CPU_DEVICES must be a whole number above 0, not {count!r}")
     # Collectives of several CPU devices deadlock when XLA has as few pool threads as there are cores.
     os.environ.setdefault("NPROC", str(max(32, os.cpu_count() or 1)))
 
@@ -192,10 +195,12 @@ def _unknown_key(name: str, kinds: Mapping[str, Any], page: ConfigDict) -> Confi
 
 
 def _check_named(name: str, value: str | None, named: Mapping[str, tuple[Any, str]], keys: Mapping[str, Any]) -> None:
-    """Raises ConfigError for a flag that is not `named`, and a switch that is neither true nor false."""
+    """Raises ConfigError for a flag that is not `named` or is empty, and a switch that is neither true nor false."""
     switches = [n for n, (default, _) in named.items() if isinstance(default, bool)]
     if name not in named and name not in [f"no{n}" for n in switches]:
         raise config.unknown("flag", name, [*named, "config", *(f"config.{k}" for k in keys)])
+    if value == "":  # of an empty variable of a script; as a path it would be the folder one is in
+        raise ConfigError(f"--{name}= is empty: give a value, or leave the flag out")
     if name in switches and value is not None and not _fits(bool, value):
         raise ConfigError(f"--{name} must be true or false, not {value!r}")
 

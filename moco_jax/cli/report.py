@@ -102,7 +102,6 @@ def _images(
 ) -> tuple[list[curves.Picture], dict[str, str]]:
     """Pictures of a run's images, and {title: why} of those that cannot be made."""
     from moco_jax import assembly, gallery
-    from moco_jax.data import sources
     from moco_jax.evaluation import loading
 
     run, everything = shown.run, (gallery.VIEWS, gallery.NEIGHBOURS, gallery.MAP)
@@ -123,7 +122,7 @@ def _images(
         tasks = {}
     try:
         bank, queries = gallery.encoded(parts, loading.load(folder).trained, options.images)
-    except (ConfigError, OSError, sources.ReadError) as error:
+    except (ConfigError, OSError) as error:
         missing |= dict.fromkeys(everything[1:], " ".join(str(error).split()))
     else:
         tasks[gallery.NEIGHBOURS] = lambda: gallery.neighbours(parts, bank, queries, options, label)

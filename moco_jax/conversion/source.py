@@ -8,6 +8,7 @@ from moco_jax.checkpoints import moco_state, origin, reading, recognise, torch_n
 from moco_jax.checkpoints.store import Store
 from moco_jax.checkpoints.weights import Classifier, Encoder, Pixels, Portable
 from moco_jax.config import Config, ConfigError, read_stored
+from moco_jax.evaluation.loading import checkpoints_of, none_yet
 
 
 class Run(NamedTuple):
@@ -88,12 +89,10 @@ def _name(path: Path) -> str:
 
 
 def _of_run(path: Path) -> Source:
-    if not (path / "checkpoints").is_dir():
-        raise reading.neither(path)
-    with Store(path / "checkpoints", read_only=True) as store:
+    with Store(checkpoints_of(path), read_only=True) as store:
         step = store.latest()
         if step is None:
-            raise ConfigError(f"{path} holds no finished checkpoint yet; train writes one every few epochs")
+            raise none_yet(path)
         about, tree = store.about(step), store.tree(step)
     config = read_stored(about["config"])
     run = Run(step, about["total_steps"], tree, about, config)

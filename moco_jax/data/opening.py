@@ -171,7 +171,9 @@ def open_array(path: str, split: str) -> ArrayFile:
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from error
     except ValueError as error:
-        raise ConfigError(f"{path} is no whole .npy file of numbers ({str(error).splitlines()[0]})") from error
+        said = str(error).splitlines()[0]
+        reason = "" if "allow_pickle" in said else f" ({said})"  # what numpy advises for any other file, and is unsafe
+        raise ConfigError(f"{path} is no whole .npy file of numbers{reason}") from error
     if not isinstance(images, np.ndarray) or images.ndim not in (3, 4) or str(images.dtype) not in pixels.DTYPES:
         held = f"{images.dtype} {images.shape}" if isinstance(images, np.ndarray) else "several arrays"
         raise ConfigError(

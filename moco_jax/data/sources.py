@@ -10,7 +10,7 @@ from moco_jax.config import ConfigError
 from moco_jax.data.pixels import DTYPES
 
 
-class ReadError(RuntimeError):
+class ReadError(OSError):
     """A source failed to give one of its images; the message names the record."""
 
 

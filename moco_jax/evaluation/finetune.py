@@ -24,7 +24,7 @@ def run(
     """The result as text; made once, then read back from `workdir`.
 
     `load` makes an encoder of the path (None: of a run's folder or a file of weights, `loading.load`). Raises
-    ConfigError for what cannot be, before anything is trained, and for a folder of another evaluation; RuntimeError
+    ConfigError for what cannot be, before anything is trained, and for a folder of another evaluation, and
     where an encoder changed meanwhile (`kept.result`).
     """
     check(settings)
@@ -59,7 +59,7 @@ def run(
 
     stored = kept.result(about, workdir, make, network, loaded, checkpoint=checkpoint if load is None else None)
     where = f"{loaded.trained.label}, {_origin(settings, loaded, checkpoint)}"
-    return f"{text(stored)}\n{kept.origin(stored, workdir, where)}"
+    return kept.said(text, stored, workdir, where)
 
 
 def check(settings: protocols.Finetune) -> None:

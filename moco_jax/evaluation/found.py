@@ -40,11 +40,14 @@ def of(run: Path) -> tuple[list[Found], dict[str, str]]:
         if (stored and stored.get("format") != kept.FORMAT) or (tabled and tabled.get("format") != table.FORMAT):
             missing[folder.name] = "it was written in another form, by another version; evaluate again"
             continue
-        if stored is not None:
-            words = TEXTS[stored["about"]["settings"]["protocol"]](stored)
-            out.append(Found(folder.name, words, None, *_confusion(stored)))
-        if tabled is not None:
-            out.append(Found(folder.name, "", table.from_json(tabled), None, []))
+        try:
+            if stored is not None:
+                words = TEXTS[stored["about"]["settings"]["protocol"]](stored)
+                out.append(Found(folder.name, words, None, *_confusion(stored)))
+            if tabled is not None:
+                out.append(Found(folder.name, "", table.from_json(tabled), None, []))
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:  # edited by hand
+            missing[folder.name] = f"it is damaged ({type(error).__name__}: {error}); evaluate again"
     return out, missing
 
 

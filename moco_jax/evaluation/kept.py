@@ -38,9 +38,9 @@ def result(
 ) -> dict[str, Any]:
     """What `make` gives, with `about` beside it: kept in WORKDIR/result.json, and read back from there.
 
-    Raises ConfigError where the folder is that of a run or holds another evaluation, finished or begun, and
-    RuntimeError where `network` is not bit for bit what it was before, in memory and, if it was trained, in the
-    `checkpoint` (None: not compared).
+    Raises ConfigError where the folder is that of a run or holds another evaluation, finished or begun, and where
+    `network` is not bit for bit what it was before, in memory and, if it was trained, in the `checkpoint` (None: not
+    compared).
     """
     loading.check_no_run(workdir)
     folder = Path(workdir)
@@ -63,8 +63,10 @@ def _read(path: Path, about: dict[str, Any]) -> dict[str, Any] | None:
     stored = read_json(path)
     if stored is not None and stored.get("format") != FORMAT:
         raise ConfigError(f"{path} was written in another form, by another version: give another --workdir")
+    if stored is not None and not isinstance(stored.get("about"), dict):
+        raise _damaged(path, "it does not say of what it is")
     for found in (
-        stored and stored.get("about", {}),
+        stored and stored["about"],
         *map(read_json, sorted(path.parent.glob(f"*/{fitting.BEGUN}"))),
     ):
         if found is not None:
@@ -73,14 +75,17 @@ def _read(path: Path, about: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _unchanged(before: str, network: Network, loaded: loading.Loaded, checkpoint: str | Path | None) -> str:
-    """In words, where the network was found to be the one of that digest; RuntimeError where it is another."""
+    """In words, where the network was found to be the one of that digest; ConfigError where it is another."""
     after, how = {frozen.digest(network)}, "as before, in memory"
     if checkpoint is not None and network is loaded.trained.network:
         on_disk = loading.stored_digest(checkpoint, loaded.step, network)
         after |= set() if on_disk is None else {on_disk}
         how = f"{how} ({_gone(loaded)} since)" if on_disk is None else "as the checkpoint holds it"
     if after != {before}:
-        raise RuntimeError("the encoder changed while it was evaluated; the result is not kept")
+        raise ConfigError(
+            f"the encoder changed while it was evaluated; the result is not kept: evaluate again, while nobody "
+            f"writes to {checkpoint}"
+        )
     return how
 
 
@@ -88,6 +93,17 @@ def _gone(loaded: loading.Loaded) -> str:
     return "the file has gone" if loaded.step is None else "the run has removed that checkpoint"
 
 
-def origin(stored: dict[str, Any], workdir: str | Path, where: str) -> str:
-    """The last line of an evaluation: which encoder, that nothing moved, and the file of the numbers."""
-    return f"encoder {where}, bit for bit {stored['unchanged']}; numbers in {Path(workdir) / 'result.json'}"
+def said(text: Callable[[dict[str, Any]], str], stored: dict[str, Any], workdir: str | Path, where: str) -> str:
+    """An evaluation as `text` tells it, and in a last line which encoder, that nothing moved, and the file.
+
+    Raises ConfigError where the file lacks what is told, as one that was edited may.
+    """
+    path = Path(workdir) / "result.json"
+    try:
+        return f"{text(stored)}\nencoder {where}, bit for bit {stored['unchanged']}; numbers in {path}"
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise _damaged(path, f"{type(error).__name__}: {error}") from error
+
+
+def _damaged(path: Path, how: str) -> ConfigError:
+    return ConfigError(f"{path} is damaged ({how}): delete it to evaluate again, or give another --workdir")

@@ -28,8 +28,8 @@ def run(
 
     `load` makes an encoder of the path (None: of a run's folder or a file of weights, `loading.load`); `say` hears what
     it will take before anything but one batch is encoded, and that an encoder has no head. Raises ConfigError for a
-    number that cannot be, for more neighbours than train images, for what `labelled.open_pair` refuses and for a folder
-    of another evaluation; RuntimeError where the encoder changed meanwhile (`kept.result`).
+    number that cannot be, for more neighbours than train images, for what `labelled.open_pair` refuses for a folder
+    of another evaluation, and where the encoder changed meanwhile (`kept.result`).
     """
     check(settings)
     loaded = (load or loading.load)(checkpoint)
@@ -48,7 +48,7 @@ def run(
         return {"test": pair.test_is, **_measured(settings, loaded.trained, pair, say)}
 
     stored = kept.result(about, workdir, make, network, loaded, checkpoint=checkpoint if load is None else None)
-    return f"{text(stored)}\n{kept.origin(stored, workdir, loaded.named(checkpoint))}"
+    return kept.said(text, stored, workdir, loaded.named(checkpoint))
 
 
 def _with_features_of(settings: protocols.Knn, loaded: loading.Loaded, say: Callable[[str], None]) -> protocols.Knn:

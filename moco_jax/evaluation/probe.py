@@ -33,8 +33,8 @@ def run(
     """The result as text; made once, then read back from `workdir`.
 
     `load` makes an encoder of the path (None: of a run's folder or a file of weights, `loading.load`). Raises
-    ConfigError for what cannot be and for a folder of another evaluation, RuntimeError where an encoder changed
-    meanwhile (`kept.result`).
+    ConfigError for what cannot be, for a folder of another evaluation, and where an encoder changed meanwhile
+    (`kept.result`).
     """
     check(settings)
     how = settings.views
@@ -58,7 +58,7 @@ def run(
     stored = kept.result(
         about, workdir, make, loaded.trained.network, loaded, checkpoint=checkpoint if load is None else None
     )
-    return f"{text(stored)}\n{kept.origin(stored, workdir, loaded.named(checkpoint))}"
+    return kept.said(text, stored, workdir, loaded.named(checkpoint))
 
 
 def check(settings: protocols.Linear) -> None:

@@ -127,7 +127,7 @@ def pixels(question: Question, encoder: frozen.FrozenEncoder, source: sources.So
 def kept(row: Row, question: Question, folder: Path, *, number: str) -> dict[str, np.ndarray]:
     """{column: which test images are right (R, Q)} of a row; a draw that was made of the same is read back.
 
-    Raises RuntimeError where the row's encoder is not what it was.
+    Raises ConfigError where the row's encoder is not what it was.
     """
     path = folder / f"{file_of(row.name)}.json"
     stored = read_json(path) or {}
@@ -144,7 +144,9 @@ def kept(row: Row, question: Question, folder: Path, *, number: str) -> dict[str
             which = f"  {name}: {f'draw {draw + 1} of {len(column.draws)}, ' if len(column.draws) > 1 else ''}"
             found = column.right(draw, functools.partial(_hear, question, which))
             if row.network and frozen.digest(row.network.network) != before:
-                raise RuntimeError(f"the encoder {row.name} changed while it was evaluated; the draw is not kept")
+                raise ConfigError(
+                    f"the encoder {row.name} changed while it was evaluated; the draw is not kept: evaluate again"
+                )
             right[column.draws[draw]] = np.packbits(found).tobytes().hex()
             stored[name] = {"about": about, "right": right}
             fitting.keep(path, stored)

@@ -152,7 +152,7 @@ def test_a_result_of_an_encoder_that_changed_is_not_kept(bench, tmp_path, monkey
     if start == "scratch":
         assert "as before, in memory" in finetune.run(settings, "runs/a", tmp_path)
     else:
-        with pytest.raises(RuntimeError, match="the encoder changed while it was evaluated"):
+        with pytest.raises(ConfigError, match="the encoder changed while it was evaluated"):
             finetune.run(settings, "runs/a", tmp_path)
         assert not (tmp_path / "result.json").exists()
 

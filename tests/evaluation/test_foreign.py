@@ -228,7 +228,7 @@ def test_a_file_that_changed_meanwhile_has_no_result(file, images, tmp_path, mon
         return real(*given, **named)
 
     monkeypatch.setattr(neighbours, "extract", extract)
-    with pytest.raises(RuntimeError, match="the encoder changed while it was evaluated"):
+    with pytest.raises(ConfigError, match="the encoder changed while it was evaluated"):
         RUNS["knn"](NAMED, file, tmp_path / "out")
     assert not (tmp_path / "out/result.json").exists()
 

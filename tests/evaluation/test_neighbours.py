@@ -215,7 +215,7 @@ def test_what_was_compared_is_said(bench, tmp_path):
 def test_a_result_of_an_encoder_that_changed_is_not_kept(bench, tmp_path):
     """What the checkpoint holds afterwards is not what was evaluated."""
     bench.on_disk = "another digest"
-    with pytest.raises(RuntimeError, match="the encoder changed while it was evaluated"):
+    with pytest.raises(ConfigError, match="the encoder changed while it was evaluated"):
         run(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 

@@ -175,7 +175,7 @@ def test_an_equal_question_is_read_back(bench, tmp_path):
 def test_a_result_of_an_encoder_that_changed_is_not_kept(bench, tmp_path):
     """What the checkpoint holds afterwards is not what was evaluated."""
     bench.on_disk = "another digest"
-    with pytest.raises(RuntimeError, match="the encoder changed while it was evaluated"):
+    with pytest.raises(ConfigError, match="the encoder changed while it was evaluated"):
         probe.run(SETTINGS, "runs/a", tmp_path)
     assert not (tmp_path / "result.json").exists()
 

@@ -171,7 +171,7 @@ def test_a_changed_encoder_gives_no_column(bench, tmp_path, monkeypatch):
         return found if len(seen) < 3 else "another"  # once for its name, once before its columns
 
     monkeypatch.setattr(frozen, "digest", digest)
-    with pytest.raises(RuntimeError, match="the encoder a changed while it was evaluated"):
+    with pytest.raises(ConfigError, match="the encoder a changed while it was evaluated"):
         run(bench, tmp_path, FEATURES)
     assert not (tmp_path / "rows" / "a.json").exists()
 
