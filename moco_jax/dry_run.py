@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from moco_jax import config as schema
-from moco_jax import parallel, pretrain, run_folder
+from moco_jax import parallel, places, pretrain, run_folder
 from moco_jax.assembly import Parts, assemble, batches_of
 from moco_jax.config import Config
 from moco_jax.data import loader, order, sources
@@ -75,6 +75,7 @@ def report(
     Takes what `moco_jax.train` takes and raises ConfigError where that would. The state is thrown away, and neither
     `workdir` nor anything else is written. `say` receives a line as soon as it is known.
     """
+    workdir = places.at(workdir)
     with _digits_elsewhere(config) as config:
         parts = assemble(config, encoder=encoder, source=source, recipe=recipe, pairs=pairs)
         first_step = run_folder.check(parts, workdir)
@@ -82,7 +83,7 @@ def report(
         pretrain.default_evaluators(parts)  # labels asked for where there are none
         total = parts.config.train.epochs * parts.steps_per_epoch
         resolved, parameters = resolved_values(config, parts), count_parameters(parts)
-        known = about(parts, Path(workdir), first_step, total, resolved, parameters)
+        known = about(parts, workdir, first_step, total, resolved, parameters)
         for line in (*known, *start.lines, *(f"warning: {warning}" for warning in start.warnings)):
             say(line)
         host = batches_of(parts)

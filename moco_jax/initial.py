@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from moco_jax import parallel
+from moco_jax import parallel, places
 from moco_jax.checkpoints import origin, reading, weights
 from moco_jax.checkpoints.store import Store
 from moco_jax.config import Config, ConfigError, Model, read_stored
@@ -115,7 +115,7 @@ def read(path: str, *, step: int | None = None) -> Weights:
 
     Raises ConfigError where there are none.
     """
-    place = Path(path).expanduser()
+    place = places.at(path).expanduser()
     try:
         return _of_file(place, path) if reading.is_foreign(place) else _of_run(place, path, step)
     except ConfigError as error:

@@ -10,21 +10,23 @@ from typing import Any
 
 from tqdm import tqdm
 
+from moco_jax import places
+
 VERDICT = "verdict"  # the event that ends a run
 EVALUATED = "evaluated"  # the event that says that all evaluations that were due after a step are in the log
 
 
-def says(workdir: Path, event: str, step: int) -> bool:
-    """Whether the log of a run has an event of a step; lines that a kill cut short say nothing."""
+def says(workdir: Path, event: str, step: int) -> bool | None:
+    """Whether the log of a run has an event of a step; lines that a kill cut short say nothing. None: it has no log."""
     try:
-        lines = (workdir / "log.jsonl").read_text(errors="replace").splitlines()
+        lines = places.read_log(workdir).splitlines()
     except FileNotFoundError:
-        return False
+        return None
     return any(record.get("event") == event and record.get("step") == step for record in map(_object, lines))
 
 
 class RunLog:
-    """Appends records to `log.jsonl` and shows progress; a silent one (other processes) writes and shows nothing.
+    """Appends records to a folder's log and shows progress; a silent one (other processes) writes and shows nothing.
 
     What a silent one would have said, `hear` hears. A full disk stops nothing: lines wait until there is space.
     """
@@ -40,7 +42,7 @@ class RunLog:
         events: Any = None,  # an `events.Events`, which also gets every number
         hear: Callable[[str], None] | None = None,
     ):
-        self._file = None if silent else (workdir / "log.jsonl").open("ab", buffering=0)
+        self._file = None if silent else _opened(workdir)
         self._waiting = b""  # what could not be written yet
         self._events = None if silent else events
         self._hear = hear
@@ -86,7 +88,20 @@ class RunLog:
                 self._waiting = self._waiting[self._file.write(self._waiting) :]
         except OSError as error:
             if first:
-                self.say(f"warning: {self._file.name} cannot be written ({error.strerror}); training goes on")
+                self._cannot(error)
+
+    def _cannot(self, error: OSError) -> None:
+        name = None if self._file is None else self._file.name
+        self.say(f"warning: {name} cannot be written ({error.strerror or error}); training goes on")
+
+    def flush(self) -> None:
+        """Have every line so far where a reader finds it; one of a disk is there when it was written."""
+        if self._file is not None:
+            self._append("")
+            try:
+                self._file.flush()
+            except OSError as error:
+                self._cannot(error)
 
     def metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Metrics after `step` steps, with the images per second since the last call."""
@@ -118,9 +133,15 @@ class RunLog:
         if self._bar is not None:
             self._bar.close()
         if self._file is not None:
+            self.flush()
             self._file.close()
         if self._events is not None:
             self._events.close()
+
+
+def _opened(workdir: Path) -> Any:
+    log = places.log_of(workdir)
+    return places.Segments(log) if places.is_remote(workdir) else log.open("ab", buffering=0)
 
 
 def _short(metrics: Mapping[str, float], rate: float) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from moco_jax import checks, gallery, initial, parallel, run_folder, stopping
+from moco_jax import checks, gallery, initial, parallel, places, run_folder, stopping
 from moco_jax.assembly import Parts, assemble, batches_of
 from moco_jax.checkpoints.store import Store, describe
 from moco_jax.config import Config, flat, to_json
@@ -22,6 +22,7 @@ from moco_jax.reports import runs, verdict
 from moco_jax.reports.curves import Picture
 
 ANNOUNCED = ("queue.size", "memory_bank.size", "bn.group_size", "shuffle.block")  # said at the start of a run
+NO_LOCK = "a bucket has no lock: two runs in one folder are not noticed, and would spoil each other's checkpoints"
 
 
 class Result(NamedTuple):
@@ -50,12 +51,11 @@ def train(
     default: the config's kNN; leak alarm and key consistency stand beside them). Raises ConfigError for anything that
     cannot be run, before anything is compiled or written, and OSError where the last checkpoint could not be.
     """
-    started = time.perf_counter()
+    started, workdir = time.perf_counter(), places.at(workdir)
     if isinstance(config, Config) and config.log.tensorboard:
         check_installed()
     parts = assemble(config, encoder=encoder, source=source, recipe=recipe, pairs=pairs)
     start = begin(parts, workdir, run_folder.check(parts, workdir), given=encoder is not None)
-    workdir = Path(workdir)
     if evaluators is None:
         evaluators = default_evaluators(parts)
     cadence = _cadence(parts)
@@ -71,6 +71,7 @@ def train(
     ):
         found, lines = store.whole()
         step = found or 0
+        lines = [NO_LOCK] * places.is_remote(workdir) + lines
         start = start._replace(warnings=start.warnings + lines)
         if step < cadence.total or run_folder.lacks(workdir, VERDICT, step):
             _train(parts, workdir, store, about, data, start, step=step, cadence=cadence, evaluators=evaluators)
@@ -99,6 +100,7 @@ def _train(
 
     def save(step: int, state: Any, unlogged: Unlogged) -> None:
         parallel.check_identical(state)
+        log.flush()  # what the checkpoint takes for logged
         store.save(step, state, about | {"unlogged": unlogged}, warn=lambda text: log.warn(step, text))
 
     silent = not parallel.is_first_process()
@@ -139,6 +141,7 @@ def _train(
         if events is not None:
             _show(log, events, {"neighbours": lambda: _neighbours(parts, state)}, cadence.total)
         if not silent:
+            log.flush()
             found = verdict.of(runs.read(workdir))
             log.write({"event": VERDICT, "step": cadence.total, **found._asdict()})
             log.say(f"verdict: {found.text}")
@@ -207,7 +210,7 @@ def begin(parts: Parts, workdir: str | Path, step: int, *, given: bool = False) 
 
     Raises ConfigError for weights that cannot be read, do not fit, or are others than it began with.
     """
-    stored, _, hint = run_folder.stored(Path(workdir))
+    stored, _, hint = run_folder.stored(places.at(workdir))
     where = f"{workdir}{hint}"
     start = initial.begin(parts.config, parts.encoder, parts.values, stored=stored, step=step, where=where, given=given)
     return start._replace(origin=(stored or {}).get("origin"))

@@ -1,12 +1,11 @@
 """The folder of a run: whose it is, what it holds, and that nobody else is at work in it."""
 
 import contextlib
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from moco_jax import checks, parallel
+from moco_jax import checks, parallel, places
 from moco_jax.assembly import Parts
 from moco_jax.checkpoints.store import Store, exclusive, read_json, write_json
 from moco_jax.config import ConfigError, read_stored
@@ -27,39 +26,44 @@ def held(workdir: Path, about: dict[str, Any]) -> Iterator[None]:
         return
     with contextlib.ExitStack() as held:
         try:
-            made = not workdir.exists()
-            workdir.mkdir(parents=True, exist_ok=True)
-            empty = not any(workdir.iterdir())
-            held.enter_context(exclusive(workdir))
+            made, remote = not workdir.exists(), places.is_remote(workdir)
+            if not remote:
+                workdir.mkdir(parents=True, exist_ok=True)
+            empty = not places.listed(workdir)
+            if not remote:
+                held.enter_context(exclusive(workdir))
             write_json(workdir / "config.json", about)
         except OSError as error:
-            reason = "it is a file" if workdir.is_file() else error.strerror
+            reason = "it is a file" if workdir.is_file() else error.strerror or error
             raise ConfigError(f"cannot write to {workdir}: {reason}; give another --workdir") from None
         try:
             yield
         except ConfigError:
             if empty and not any((workdir / "checkpoints").glob("[0-9]*")):
-                for path in list(workdir.iterdir()):
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
-                if made:
+                for path in places.listed(workdir):
+                    places.remove(path)
+                if made and not remote:
                     workdir.rmdir()
             raise
 
 
 def check(parts: Parts, workdir: str | Path) -> int:
     """The newest checkpoint's step, 0 for none; raises ConfigError where the folder holds another run than `parts`."""
-    if "://" in str(workdir):
-        raise ConfigError(f"workdir {workdir} is no folder of this file system; mount the bucket and give its path")
+    workdir = places.at(workdir)
+    if places.is_remote(workdir) and parts.config.log.tensorboard:
+        raise ConfigError(
+            f"log.tensorboard=True writes to a disk, and {workdir} is none: set log.tensorboard=False; the numbers "
+            f"are in {places.log_of(workdir)} as well"
+        )
     data, labelled = parts.config.data, parts.config.eval
     own = data.folder and Path(data.folder).expanduser().resolve()
     judged = labelled.data and opening.folder_of(labelled.data, labelled.data_dir or data.data_dir)
     for key, folder in (("data.folder", own), ("eval.data", judged)):
-        if folder and Path(workdir).resolve().is_relative_to(folder):
+        if folder and not places.is_remote(workdir) and workdir.resolve().is_relative_to(folder):
             raise ConfigError(
                 f"--workdir={workdir} lies in {key} {folder}: its pictures would be taken for images; give a --workdir "
                 "outside of it"
             )
-    workdir = Path(workdir)
     about, step, hint = stored(workdir)
     if about is None:
         return 0
@@ -81,7 +85,7 @@ def check(parts: Parts, workdir: str | Path) -> int:
 def stored(workdir: Path) -> tuple[dict[str, Any] | None, int | None, str]:
     """What a folder says of its run, at which checkpoint, and what to do where it has none; None: it holds no run."""
     step, about = None, None
-    if (workdir / "checkpoints").is_dir():
+    if places.listed(workdir / "checkpoints"):
         with Store(workdir / "checkpoints", read_only=True) as store:
             step, about = store.described()
     if about is not None:
@@ -92,4 +96,4 @@ def stored(workdir: Path) -> tuple[dict[str, Any] | None, int | None, str]:
 
 def lacks(workdir: Path, event: str, step: int) -> bool:
     """Whether the log lacks an event of a step; one that is not there (of a run that was converted) lacks nothing."""
-    return parallel.first_says((workdir / "log.jsonl").exists() and not says(workdir, event, step))
+    return parallel.first_says(says(workdir, event, step) is False)

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Lowest first. A unit imports itself and lower layers alone, so units of one layer stay apart. "" is moco_jax itself.
 LAYERS = (
     ("schema",),
-    ("config", "protocols"),
+    ("config", "places", "protocols"),
     ("dictionary", "launchers", "pages", "reports", "state"),  # reports read files: nothing above config, so no JAX
     ("core",),
     ("checks", "data", "mechanisms", "models", "parallel", "views"),
@@ -37,6 +37,8 @@ HEIGHT = {unit: i for i, layer in enumerate(LAYERS) for unit in layer}
 DOORS = {
     "absl.flags": ("cli/",),
     "array_record": ("data/",),
+    "etils": ("places.py",),
+    "fsspec": ("places.py",),
     "grain": ("data/",),
     "importlib.import_module": (),  # a table from name to thing can be searched for, a string cannot
     "ml_collections.config_flags": ("cli/",),
@@ -90,13 +92,24 @@ LAZY = (
 )  # a second each, or optional: imported by the function that uses it
 
 # Flags are parsed before JAX is imported, and `import moco_jax` costs nothing.
-LIGHT_FILES = ("__init__.py", "__main__.py", "schema.py", "config.py", "protocols.py", "pages.py", "cli/", "reports/")
+LIGHT_FILES = (
+    "__init__.py",
+    "__main__.py",
+    "schema.py",
+    "config.py",
+    "places.py",
+    "protocols.py",
+    "pages.py",
+    "cli/",
+    "reports/",
+)
 LIGHT = (
     "absl",
     "ml_collections",
     "moco_jax.__version__",
     "moco_jax.config",
     "moco_jax.pages",
+    "moco_jax.places",
     "moco_jax.cli",
     "moco_jax.schema",
     "moco_jax.protocols",

@@ -70,6 +70,9 @@ class Disk:
         self.content += data[:7]
         return len(data[:7])
 
+    def flush(self):
+        pass
+
     def close(self):
         pass
 

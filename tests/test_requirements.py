@@ -65,7 +65,7 @@ def test_what_is_imported_is_declared_and_the_reverse():
     used -= {"moco_jax", *sys.stdlib_module_names}
     declared = {import_name(r) for r in PROJECT["dependencies"] if package(r) not in NEVER_IMPORTED}
     extras = PROJECT["optional-dependencies"]
-    asked = ("torch", "safetensors", "timm", "transformers", "tiff", "parquet", "tensorboard")
+    asked = ("torch", "safetensors", "timm", "transformers", "tiff", "parquet", "gcs", "tensorboard")
     extra = [r for name in asked for r in extras[name]]
     optional = {import_name(r) for r in extra if package(r) not in NEVER_IMPORTED}
     assert used - optional == declared

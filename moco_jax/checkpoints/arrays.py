@@ -15,7 +15,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging as absl_logging
 
+from moco_jax import places
+
 TEMPORARY = ".orbax-checkpoint-tmp"  # in the name of a folder that is being written
+FINISHED = "commit_success.txt"  # orbax writes it last, and judges by it where a rename is not atomic
 STATE, FILE = "state", "metadata"  # the item that holds the tree; the file of an item that is JSON
 FIRST = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0}, barrier_sync_key_prefix="first")
 
@@ -34,7 +37,7 @@ def write(folder: Path, tree: Any, beside: Mapping[str, Any]) -> None:
     args: dict[str, Any] = {name: ocp.args.JsonSave(content) for name, content in beside.items()}
     args[STATE] = ocp.args.PyTreeSave(tree)
     with ocp.Checkpointer(handler, multiprocessing_options=FIRST) as checkpointer:
-        checkpointer.save(folder.absolute(), args=ocp.args.Composite(**args))
+        checkpointer.save(places.absolute(folder), args=ocp.args.Composite(**args))
 
 
 def read_json(folder: Path, name: str) -> Any:
@@ -54,7 +57,7 @@ def read(folder: Path, names: Sequence[str]) -> dict[str, Any]:
     stored = {name: shapes[name] for name in names}
     how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored, is_leaf=_has_shape)
     args = ocp.args.PyTreeRestore(item=stored, restore_args=how, partial_restore=True)
-    found: dict[str, Any] = handler.restore((folder / STATE).absolute(), args=args)
+    found: dict[str, Any] = handler.restore(places.absolute(folder / STATE), args=args)
     return found
 
 
@@ -65,7 +68,7 @@ def _handler() -> Any:
 
 
 def _shapes(handler: Any, folder: Path) -> dict[str, Any]:
-    tree: dict[str, Any] = handler.metadata((folder / STATE).absolute()).tree
+    tree: dict[str, Any] = handler.metadata(places.absolute(folder / STATE)).tree
     return tree
 
 

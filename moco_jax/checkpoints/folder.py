@@ -1,12 +1,12 @@
 """The folder of a run's checkpoints on disk: what is in it, what comes, what goes, and what is moved away."""
 
 import contextlib
-import shutil
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from moco_jax import places
 from moco_jax.checkpoints import arrays, verified
 from moco_jax.config import ConfigError
 
@@ -15,9 +15,14 @@ DAMAGED, TRASH = "damaged", ".trash"  # beside the checkpoints: moved away for g
 
 def steps_of(folder: Path) -> list[int]:
     """The finished steps in a folder, oldest first."""
-    if not folder.is_dir():
-        return []
-    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdecimal() and p.is_dir())
+    return sorted(int(p.name) for p in places.listed(folder) if p.name.isdecimal() and _is_finished(p))
+
+
+def _is_finished(step: Path) -> bool:
+    """In a bucket, where a step grows under its own name, the mark that orbax writes last says so."""
+    if places.is_remote(step):
+        return any(p.name == arrays.FINISHED for p in places.listed(step))
+    return step.is_dir()
 
 
 class Writer:
@@ -29,7 +34,8 @@ class Writer:
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._pending: Future[None] | None = None
         self._failure: OSError | None = None
-        folder.mkdir(parents=True, exist_ok=True)
+        if not places.is_remote(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         self._clean()
 
     def start(self, step: int, state: Any, about: Mapping[str, Any]) -> None:
@@ -66,7 +72,7 @@ class Writer:
             raise OSError(f"checkpoint {self._folder}/{step} could not be written ({said}); {left}") from error
         try:
             for old in steps_of(self._folder)[: -self._keep]:
-                _moved(self._folder / str(old), self._folder / TRASH)
+                _dropped(self._folder / str(old))
             _empty(self._folder / TRASH)
         except OSError as error:
             raise OSError(f"checkpoint {self._folder}/{step} is written, but older ones stay ({error})") from error
@@ -74,8 +80,10 @@ class Writer:
     def _clean(self) -> None:
         with contextlib.suppress(OSError):  # whatever is in the way will be said by the next save
             _empty(self._folder / TRASH)
-            for path in self._folder.glob(f"*{arrays.TEMPORARY}*"):
-                shutil.rmtree(path)
+            for path in places.listed(self._folder):
+                half = places.is_remote(path) and path.name.isdecimal() and not _is_finished(path)
+                if half or arrays.TEMPORARY in path.name:
+                    places.remove(path)
 
 
 def newest_whole(folder: Path) -> tuple[int | None, dict[int, str]]:
@@ -114,9 +122,21 @@ def quarantined(folder: Path, step: int, fault: str) -> str:
     return f"checkpoint {folder}/{step} is damaged ({fault}) and was moved to {place}"
 
 
+def _dropped(step: Path) -> None:
+    """Have a step no longer listed, at once: a kill comes before that or after it. In a bucket it is then gone."""
+    if places.is_remote(step):
+        (step / arrays.FINISHED).unlink()
+        places.remove(step)
+    else:
+        _moved(step, step.parent / TRASH)
+
+
 def _moved(path: Path, into: Path) -> Path:
-    """Rename a folder into another one, under a name that is free there."""
-    into.mkdir(exist_ok=True)
+    """Rename a folder into another one, under a name that is free there; in a bucket file by file."""
+    if places.is_remote(into):
+        places.write(into / "README.txt", "Checkpoints that were found damaged.\n")  # a folder is what has a file
+    else:
+        into.mkdir(exist_ok=True)
     place, count = into / path.name, 0
     while place.exists():
         count += 1
@@ -125,6 +145,5 @@ def _moved(path: Path, into: Path) -> Path:
 
 
 def _empty(folder: Path) -> None:
-    if folder.is_dir():
-        for path in folder.iterdir():
-            shutil.rmtree(path)
+    for path in places.listed(folder):
+        places.remove(path)

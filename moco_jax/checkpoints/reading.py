@@ -4,6 +4,7 @@ import hashlib
 import re
 from pathlib import Path
 
+from moco_jax import places
 from moco_jax.checkpoints import folders, pytorch, recognise, safetensors_file, weights
 from moco_jax.checkpoints.huggingface_folders import read_huggingface
 from moco_jax.checkpoints.recognise import Found
@@ -16,6 +17,8 @@ READERS = {"timm": read_timm, "huggingface": read_huggingface}
 
 def is_foreign(path: Path) -> bool:
     """Whether a path is a file of weights, or a folder of timm or transformers, as against a run's folder."""
+    if places.is_remote(path):
+        return False  # files are read where they are mapped into memory
     if path.is_file():
         return True
     is_run = (path / "checkpoints").is_dir()

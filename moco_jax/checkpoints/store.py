@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from moco_jax import __version__, parallel
+from moco_jax import __version__, parallel, places
 from moco_jax.checkpoints import verified
 from moco_jax.checkpoints.folder import Writer, newest_whole, none_whole, quarantined, steps_of
 from moco_jax.config import ConfigError
@@ -249,12 +249,15 @@ def exclusive(folder: Path) -> Iterator[None]:
 
 def read_json(path: Path) -> dict[str, Any] | None:
     """A JSON file's content, or None where there is no file; raises ConfigError for one that is no JSON."""
-    if not path.exists():
+    if not places.is_remote(path) and not path.exists():
         return None
     try:
-        content = json.loads(path.read_text())
+        with places.reached(path):
+            content = json.loads(path.read_text())
         if not isinstance(content, dict) or not content:
             raise ValueError("no JSON object")
+    except FileNotFoundError:
+        return None
     except ValueError as error:  # also what is no JSON, or no text
         raise ConfigError(f"{path} is damaged ({error}); delete it, or use another workdir") from None
     return content
@@ -262,6 +265,4 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content, indent=2) + "\n")
-    part.replace(path)
+    places.write(path, json.dumps(content, indent=2) + "\n")

@@ -10,7 +10,9 @@ import jax
 from moco_jax.checkpoints import arrays, digests
 
 ABOUT, DIGESTS = "about", "digests"  # the JSON of a checkpoint
-PASSING = ("PERMISSION_DENIED", "RESOURCE_EXHAUSTED")  # in what orbax says where it may read another time
+# In what orbax says where it may read another time; and the packages whose errors are those of a connection.
+PASSING = ("PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "UNAUTHENTICATED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED")
+CONNECTIONS = ("gcsfs", "aiohttp", "google", "requests", "urllib3")
 
 
 class Fault(Exception):
@@ -74,10 +76,12 @@ def _faults(item: str) -> Iterator[None]:
     """What cannot be read is a fault, named: orbax names leaves, bytes or nothing. What may pass stays as it is."""
     try:
         yield
-    except (MemoryError, PermissionError):
+    except (MemoryError, PermissionError, ConnectionError, TimeoutError):
         raise
     except Exception as error:
-        if any(word in str(error) for word in PASSING):
+        if any(word in str(error) for word in PASSING) or type(error).__module__.split(".")[0] in CONNECTIONS:
+            raise
+        if type(error) is OSError and error.errno is None:  # gcsfs, of what is forbidden
             raise
         raise Fault(f"{item} cannot be read: {type(error).__name__}: {first_line(error)}") from error
 

@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from moco_jax import places
 from moco_jax.cli import flags
 from moco_jax.config import ConfigError
 from moco_jax.reports import compare, runs
@@ -41,7 +42,7 @@ def _compare(argv: Sequence[str]) -> int:
     if named["output"]:
         _check_output(Path(named["output"]), Path(folder), Path(path))
     reference = compare.read_reference(Path(path))
-    run = runs.read(Path(folder))
+    run = runs.read(places.at(folder))
     if not run.epochs:
         raise ConfigError(
             f"{folder} has done {run.step} of the {run.steps_per_epoch} steps of its first epoch: wait for it"

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from moco_jax import places
 from moco_jax.cli import compare, flags
 from moco_jax.config import ConfigError, unknown
 from moco_jax.reports import curves, page, pictures, runs, verdict
@@ -31,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _report(argv: Sequence[str]) -> int:
     given, named = flags.parse_without_page(argv, places=PLACES, named=NAMED, usage=USAGE, repeated=True)
-    folders = [Path(g) for g in given]
+    folders = [places.at(g) for g in given]
     if len({f.resolve() for f in folders}) < len(folders):
         raise ConfigError(f"a run is given twice: {' '.join(given)}")
     if named["map"] not in ("pca", "tsne"):
@@ -39,6 +40,8 @@ def _report(argv: Sequence[str]) -> int:
     if not (named["images"] >= 4 and named["images"] == int(named["images"])):
         raise ConfigError(f"--images must be a whole number, 4 or more, not {named['images']:g}")
     read = [runs.read(folder) for folder in folders]
+    if not named["output"] and len(folders) == 1 and places.is_remote(folders[0]):
+        raise ConfigError(f"{folders[0]} is in a bucket: give --output, a folder of this machine for the report")
     output = Path(named["output"]) if named["output"] else (folders[0] if len(folders) == 1 else Path()) / "report"
     if output.exists() and not output.is_dir():
         raise ConfigError(f"--output={output} is a file; give a folder")

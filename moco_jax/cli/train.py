@@ -11,7 +11,7 @@ USAGE = (
     "  moco-jax train --config=photos --config.data.folder=photos --workdir=runs/photos"
 )
 NAMED = {
-    "workdir": ("runs/digits", "folder of the run; the same command continues it"),
+    "workdir": ("runs/digits", "folder of the run, or gs://BUCKET/FOLDER; the same command continues it"),
     "dry_run": (False, "say what the run would take (memory, FLOPs, steps, hours), and write nothing"),
 }
 
@@ -26,7 +26,7 @@ def _train(argv: Sequence[str]) -> int:
     run_config = config.read(page)
     flags.prepare_environment()
 
-    from moco_jax import dry_run, parallel, pretrain
+    from moco_jax import dry_run, parallel, places, pretrain
 
     parallel.start(run_config.train.heartbeat_seconds)
     if named["dry_run"]:
@@ -37,7 +37,7 @@ def _train(argv: Sequence[str]) -> int:
     result = pretrain.train(run_config, named["workdir"])
     if parallel.is_first_process():
         state = "was complete already" if result.was_complete else f"done in {result.seconds:.0f} s"
-        log = result.workdir / "log.jsonl"  # a run that was converted after its last step has none
+        log = places.log_of(result.workdir)  # a run that was converted after its last step has none
         print(f"{state}: checkpoint {result.workdir}/checkpoints/{result.checkpoint}" + f", log {log}" * log.exists())
     return 0
 

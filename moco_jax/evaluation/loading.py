@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from moco_jax import parallel
+from moco_jax import parallel, places
 from moco_jax.checkpoints import reading
 from moco_jax.checkpoints.store import Store
 from moco_jax.checkpoints.weights import Classifier
@@ -102,7 +102,7 @@ def load(
     Raises ConfigError where there is neither, where the run trained a user's own encoder that is not given here, and
     where a file does not say how images are prepared and `preprocessing` is not given.
     """
-    path = Path(checkpoint).expanduser()
+    path = places.at(checkpoint).expanduser()
     if reading.is_foreign(path):
         if encoder is not None:
             raise ConfigError(f"{checkpoint} is a file of weights, whose encoder is known by its tensors: no encoder=")
@@ -184,6 +184,8 @@ def checkpoints_of(run: Path) -> Path:
 
 def check_no_run(workdir: str | Path) -> None:
     """Raises ConfigError where a result would go among the files of a run itself, begun or finished."""
+    if places.is_remote(workdir):
+        raise ConfigError(f"--workdir={workdir} is in a bucket; results of evaluations go to a folder of this machine")
     folder = Path(workdir)
     if (folder / "config.json").exists() or (folder / "checkpoints").exists():
         raise ConfigError(
@@ -202,7 +204,7 @@ def stored_digest(checkpoint: str | Path, step: int | None, like: Network) -> st
 
     `step` None: a file of weights.
     """
-    path = Path(checkpoint).expanduser()
+    path = places.at(checkpoint).expanduser()
     if step is None:
         return digest(foreign.placed(reading.read(path).online, like)) if path.exists() else None
     with Store(path / "checkpoints", read_only=True) as store:
@@ -211,6 +213,8 @@ def stored_digest(checkpoint: str | Path, step: int | None, like: Network) -> st
 
 def workdir_for(checkpoint: str | Path, name: str) -> str:
     """Where the result of evaluation `name` goes unless said: in a run's folder, and beside a file of weights."""
+    if places.is_remote(checkpoint):
+        raise ConfigError(f"{checkpoint} is in a bucket: give --workdir, a folder of this machine for the result")
     path = Path(checkpoint).expanduser()
     if not reading.is_foreign(path):
         return str(path / name)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from moco_jax import places
 from moco_jax.config import Config, ConfigError, read_stored
 
 LOGGED = 0.5  # share of an epoch's steps that must be in the log for a mean: a kill loses at most one line
@@ -46,14 +47,14 @@ class Span(NamedTuple):
 
 
 def read(folder: Path) -> Run:
-    """The run in a folder, by its config.json and log.jsonl; raises ConfigError where there is none."""
+    """The run in a folder, by its config.json and its log; raises ConfigError where there is none."""
     about = _about(folder)
     try:
         config, total = read_stored(about["config"]), int(about["total_steps"])
     except KeyError as error:
         raise ConfigError(f"{folder}/config.json lacks {error}: was it written by moco_jax?") from None
     per_epoch = total // config.train.epochs
-    records, unreadable = _records(folder / "log.jsonl")
+    records, unreadable = _records(folder)
     spans, series, step = _history(records)
     means = {epoch: _mean(spans, epoch, per_epoch) for epoch in range(1, step // per_epoch + 1)}
     loss = {epoch: mean for epoch, mean in means.items() if mean is not None}
@@ -79,17 +80,17 @@ def _about(folder: Path) -> dict[str, Any]:
     return about
 
 
-def _records(path: Path) -> tuple[list[dict[str, Any]], int]:
+def _records(folder: Path) -> tuple[list[dict[str, Any]], int]:
     """The JSON objects of a log, and how many lines are none: a kill may cut a line short.
 
     The last line is not counted while its end is missing: the run is still writing it.
     """
     try:
-        *lines, rest = path.read_text(errors="replace").split("\n")
+        *lines, rest = places.read_log(folder).split("\n")
     except FileNotFoundError:
-        raise ConfigError(f"{path} does not exist: the run has logged nothing yet") from None
+        raise ConfigError(f"{places.log_of(folder)} does not exist: the run has logged nothing yet") from None
     except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+        raise ConfigError(f"{places.log_of(folder)} cannot be read: {error.strerror or error}") from None
     read = [_object(line) for line in lines if line.strip()]
     whole = [r for r in [*read, _object(rest)] if r is not None]
     return whole, read.count(None)
