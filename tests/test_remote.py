@@ -36,7 +36,7 @@ def bucket():
 @pytest.fixture
 def workdir(bucket, request):
     """A folder of its own in the bucket, as text; nothing is refused after the test."""
-    yield f"gs://{fake_gcs.BUCKET}/{request.node.name}"
+    yield f"gs://{fake_gcs.BUCKET}/{request.node.originalname}_{len(bucket.requests)}"  # no parameter is in the name
     bucket.refused.clear()
 
 
