@@ -12,7 +12,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed: it writes and reads the files")
 
 from moco_jax.checkpoints import moco_state, pytorch, reading, torch_names, weights  # noqa: E402
-from moco_jax.checkpoints.store import leaves  # noqa: E402
+from moco_jax.checkpoints.verified import leaves  # noqa: E402
 from moco_jax.config import ConfigError, to_json  # noqa: E402
 from moco_jax.core.optimizers import sgd  # noqa: E402
 from moco_jax.core.queue import Queue  # noqa: E402
