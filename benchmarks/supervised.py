@@ -74,7 +74,7 @@ def disturbed(workdir: Path, epochs: int, every: tuple[float, float], rng: rando
         faults += [f"{step}: {fault}" for step, fault in kills.torn(workdir / "checkpoints").items()]
         if process.returncode == 0:
             break
-        if process.returncode not in (-signal.SIGKILL, 128 + signal.SIGTERM):
+        if process.returncode not in (-signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGTERM):
             raise RuntimeError(f"train.py ended with {process.returncode}: {said[-2000:]}")
         last, reached = number and number.name, max(map(int, re.findall(r"(?m)^step (\d+)/", said)), default=0)
     return {

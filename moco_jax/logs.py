@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -141,7 +142,14 @@ class RunLog:
 
 def _opened(workdir: Path) -> Any:
     log = places.log_of(workdir)
-    return places.Segments(log) if places.is_remote(workdir) else log.open("ab", buffering=0)
+    if places.is_remote(workdir):
+        return places.Segments(log)
+    file = log.open("a+b", buffering=0)
+    if file.seek(0, os.SEEK_END):
+        file.seek(-1, os.SEEK_END)
+        if file.read() != b"\n":  # a line that a kill or a full disk cut short: the next one is to be read
+            file.write(b"\n")
+    return file
 
 
 def _short(metrics: Mapping[str, float], rate: float) -> str:

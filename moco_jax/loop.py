@@ -65,9 +65,9 @@ def run(
     """Train from first_step to cadence.total and return the state; `batches` yields one host batch per step.
 
     Metrics are fetched one call late, so that nothing waits for the device between two logs. Raises FloatingPointError
-    at a loss that is not finite, before anything made from it is saved, and where `patience` steps in a row say that
-    they were "skipped" (`core.guard`); `rate` is what that says should be lower. Where `signals` ask for it, the step
-    at which all processes stop is saved, and Stopped raised; evaluations that were due are then owed.
+    at a loss that is not finite, before anything made from it is saved, and where `patience` steps in a row, or all up
+    to the end, say that they were "skipped" (`core.guard`); `rate` is what that says should be lower. Where `signals`
+    ask for it, the step at which all processes stop is saved, and Stopped raised; evaluations that were due are owed.
 
     unlogged: metrics of steps before first_step that no line of the log holds yet, as `save` was given them, so that
     lines are those of a run that was never stopped. owed: evaluations after first_step were not done, and are now.
@@ -93,12 +93,14 @@ def run(
             ready, pending = (step, pending), []
         evaluators = _due(evaluations, cadence, step)
         number = signals.asked()
-        keep = cadence.due(step, cadence.save) or number is not None
+        keep = number is not None or (cadence.due(step, cadence.save) and _may_save(step, cadence, metrics))
         if ready is not None and (evaluators or keep):
             watch.write(log, *ready)
             ready = None
         if keep:
             watch.check_loss(step, means(pending))  # before it is saved
+        if step == cadence.total:
+            watch.check_end(step, step - first_step)
         if evaluators or keep:
             parallel.wait(state)  # both would wait for it, and the steps in flight are training time
         pause = time.perf_counter()
@@ -114,6 +116,13 @@ def run(
             raise
         log.exclude(time.perf_counter() - pause)
     return state
+
+
+def _may_save(step: int, cadence: Cadence, metrics: Metrics) -> bool:
+    """Not after a skipped step before the end: where weights have diverged all are skipped, and good ones would go."""
+    if step == cadence.total or "skipped" not in metrics:
+        return True
+    return not parallel.host(metrics["skipped"])[-1]
 
 
 def _due(evaluations: Sequence[Evaluation], cadence: Cadence, step: int) -> list[Evaluator]:
@@ -154,10 +163,18 @@ class Watch:
         for skipped in _joined(calls)["skipped"]:
             self._in_a_row = self._in_a_row + 1 if skipped else 0
             if self._in_a_row >= self._patience:
-                raise FloatingPointError(
-                    f"loss, gradient or batch statistics were not finite in {self._in_a_row} steps in a row up to "
-                    f"{step} (train.max_skipped); such steps change nothing, so what was saved is good: {self._advice}"
-                )
+                raise self._stuck(step, "train.max_skipped")
+
+    def check_end(self, step: int, done: int) -> None:
+        """Raises FloatingPointError where of `done` steps up to the end all were skipped: a run that is stuck."""
+        if 1 < self._in_a_row >= done:
+            raise self._stuck(step, "all that were left")
+
+    def _stuck(self, step: int, why: str) -> FloatingPointError:
+        return FloatingPointError(
+            f"loss, gradient or batch statistics were not finite in {self._in_a_row} steps in a row up to {step} "
+            f"({why}); such steps change nothing, and the newest checkpoint is from before them: {self._advice}"
+        )
 
     def check_loss(self, step: int, found: dict[str, float]) -> None:
         """Raises FloatingPointError for a mean loss that is not finite, where steps are not skipped for it."""

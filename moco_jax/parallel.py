@@ -7,6 +7,8 @@ donated buffer is never shared.
 
 import hashlib
 import os
+import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -34,6 +36,9 @@ def start(heartbeat_seconds: int = 60) -> None:
 
     A process that gives no sign for heartbeat_seconds is dead: JAX then ends the others, which would wait for it.
     """
+    seconds: dict[str, Any] = dict.fromkeys(
+        ("heartbeat_timeout_seconds", "shutdown_timeout_seconds"), heartbeat_seconds
+    )
     names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
     given = {name: os.environ[name] for name in names if name in os.environ}
     if len(given) == len(names):
@@ -44,16 +49,14 @@ def start(heartbeat_seconds: int = 60) -> None:
             num_processes=int(count),
             process_id=int(index),
             local_device_ids=launchers.local_device_ids(),
-            heartbeat_timeout_seconds=heartbeat_seconds,
+            **seconds,
         )
     elif given:
         raise ConfigError(
             f"{', '.join(given)} without {', '.join(n for n in names if n not in given)}: set all or none"
         )
     elif launchers.several_processes():
-        jax.distributed.initialize(
-            local_device_ids=launchers.local_device_ids(), heartbeat_timeout_seconds=heartbeat_seconds
-        )
+        jax.distributed.initialize(local_device_ids=launchers.local_device_ids(), **seconds)
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:  # the latter for a known backend without hardware
@@ -62,6 +65,20 @@ def start(heartbeat_seconds: int = 60) -> None:
             f"JAX finds no device by JAX_PLATFORMS={asked!r}{f' ({said[0]})' if said else ''}: set it to what is here, "
             "such as cpu, or leave it out"
         ) from None
+
+
+def left(status: int, said: str = "") -> int:
+    """The status of a program that ends with an error; one process of several says what is left to say, and ends.
+
+    It would wait for the others to end, and they in a collective for it; so they are told, as of one that died.
+    """
+    if jax.distributed.is_initialized():
+        sys.stderr.write(said)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        time.sleep(jax.process_index() == 0)  # the others have its error as well, often, and their own status
+        os._exit(status)
+    return status
 
 
 def devices() -> list[jax.Device]:

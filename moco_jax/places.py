@@ -5,6 +5,7 @@ A bucket is reached by epath and gcsfs. Whatever cannot be known of it is an err
 
 import contextlib
 import importlib.util
+import logging
 import os
 import re
 import shutil
@@ -42,6 +43,7 @@ def at(path: str | Path) -> Path:
     if importlib.util.find_spec("gcsfs") is None:
         raise ConfigError(f"{text} needs gcsfs: pip install 'moco_jax[gcs]' (or gcsfs), or mount the bucket")
     os.environ.setdefault("EPATH_USE_TF", "0")  # where TensorFlow is installed, epath would go through it
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # what goes wrong is raised as well
     import fsspec
     from etils import epath
 

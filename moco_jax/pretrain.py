@@ -66,7 +66,7 @@ def train(
     parallel.barrier("checked")  # no process may find the folder half made by another
     with (
         stopping.ending(),
-        run_folder.held(workdir, about),
+        run_folder.held(workdir, about, parts),
         Store(workdir / "checkpoints", keep=parts.config.checkpoint.keep) as store,
     ):
         found, lines = store.whole()

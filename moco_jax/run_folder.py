@@ -14,8 +14,10 @@ from moco_jax.logs import says
 
 
 @contextlib.contextmanager
-def held(workdir: Path, about: dict[str, Any]) -> Iterator[None]:
+def held(workdir: Path, about: dict[str, Any], parts: Parts) -> Iterator[None]:
     """The run's folder, held by this run, with config.json; raises ConfigError where it cannot be written.
+
+    Or where it holds another run by now: it was looked at before, and images may have been read for minutes since.
 
     A new folder goes again where the run ends in a ConfigError before its first checkpoint, such as an image unlike
     the others that only turns up in training: what the error asks to change would make it another run. One that was
@@ -32,6 +34,7 @@ def held(workdir: Path, about: dict[str, Any]) -> Iterator[None]:
             empty = not places.listed(workdir)
             if not remote:
                 held.enter_context(exclusive(workdir))
+            check(parts, workdir)
             write_json(workdir / "config.json", about)
         except OSError as error:
             reason = "it is a file" if workdir.is_file() else error.strerror or error
@@ -55,6 +58,8 @@ def check(parts: Parts, workdir: str | Path) -> int:
             f"log.tensorboard=True writes to a disk, and {workdir} is none: set log.tensorboard=False; the numbers "
             f"are in {places.log_of(workdir)} as well"
         )
+    if any(f.name == "checkpoints" and (f.parent / "config.json").exists() for f in (workdir, workdir.parent)):
+        raise ConfigError(f"--workdir={workdir} lies among the checkpoints of a run; give the run's folder, or another")
     data, labelled = parts.config.data, parts.config.eval
     own = data.folder and Path(data.folder).expanduser().resolve()
     judged = labelled.data and opening.folder_of(labelled.data, labelled.data_dir or data.data_dir)

@@ -49,7 +49,8 @@ def start(monkeypatch, tmp_path):
             monkeypatch.setenv(name, str(value))
         parallel.start()
         assert len(told) <= 1
-        assert all(arguments.pop("heartbeat_timeout_seconds") == 60 for arguments in told)
+        for arguments in told:
+            assert arguments.pop("heartbeat_timeout_seconds") == arguments.pop("shutdown_timeout_seconds") == 60
         return told[0] if told else None
 
     return run

@@ -114,3 +114,14 @@ def test_a_warning_is_for_people_and_for_the_file(tmp_path, capsys):
         log.warn(4, "the disk is full")
     assert lines(tmp_path) == [{"event": "warning", "step": 4, "warning": "the disk is full"}]
     assert capsys.readouterr().out == "warning: the disk is full\n"
+
+
+def test_a_line_that_a_kill_cut_short_takes_no_other_with_it(tmp_path):
+    """The next start begins a line of its own; an empty log, and one that ends well, are gone on with as they are."""
+    for before, after in (('{"step": 1}\n{"ste', '{"step": 1}\n{"ste\n{"step": 2}\n'), ("", '{"step": 2}\n')):
+        for text in (before, after):
+            (tmp_path / "log.jsonl").write_text(text)
+            with logs.RunLog(tmp_path, total_steps=3, first_step=0, batch_size=1) as log:
+                log.write({"step": 2})
+            whole = after if text is before else after + '{"step": 2}\n'
+            assert (tmp_path / "log.jsonl").read_text() == whole

@@ -203,7 +203,7 @@ def test_skipped_steps_are_counted_said_and_left_out_of_means(tmp_path, capsys):
     _, events = go(tmp_path, cadence(), loss=loss, skips={3, 4}, patience=3)
     means = {r["step"]: (r["loss"], r["skipped"]) for r in lines(tmp_path)}
     assert means == {1: (1.0, 0), 4: (2.0, 2), 8: (6.5, 0), 10: (9.5, 0)}
-    assert [e for e in events if e[0] == "save"] == [("save", s) for s in (3, 6, 9, 10)]
+    assert [e for e in events if e[0] == "save"] == [("save", s) for s in (6, 9, 10)]  # not after 3
     assert "warning: 2 of the steps up to 4 were not finite and changed nothing" in capsys.readouterr().out
 
 
@@ -214,6 +214,16 @@ def test_so_many_in_a_row_stop_the_run(tmp_path, skips, stops):
         go(tmp_path, cadence(log=2), skips=skips, patience=3)
         return
     with pytest.raises(
-        FloatingPointError, match=r"not finite in 3 steps in a row .*train.max_skipped.* was saved is good"
+        FloatingPointError,
+        match=r"not finite in 3 steps in a row .*train.max_skipped.*newest checkpoint is from before",
     ):
         go(tmp_path, cadence(log=2), skips=skips, patience=3, loss=lambda s: float("nan") if s in skips else 1.0)
+
+
+def test_a_run_that_is_stuck_up_to_its_end_does_not_end_well(tmp_path):
+    """Fewer steps than patience were left: nothing is saved. A single bad one at the end costs nothing."""
+    for first, skips, stuck in ((7, {8, 9, 10}, True), (7, {9, 10}, False), (9, {10}, False)):
+        events = []
+        with pytest.raises(FloatingPointError, match="all that were left") if stuck else contextlib.nullcontext():
+            go(tmp_path, cadence(), first=first, skips=skips, patience=5, events=events)
+        assert [e for e in events if e == ("save", 10)] == [("save", 10)] * (not stuck)

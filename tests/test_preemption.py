@@ -13,6 +13,7 @@ import pytest
 from benchmarks import kills
 from moco_jax.checkpoints import verified
 from moco_jax.checkpoints.folder import steps_of
+from moco_jax.checkpoints.store import exclusive
 
 TOTAL = 24
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("interruptible")]
@@ -115,3 +116,13 @@ def test_a_dead_peer_ends_the_other(tmp_path):
     killed = time.monotonic()
     status, _ = ended(first, timeout=120)
     assert status == -signal.SIGABRT and time.monotonic() - killed < 60
+
+
+def test_an_error_of_one_process_ends_both(tmp_path):
+    """Said by the one that has it, with its own status; the other does not wait for it for ever."""
+    with exclusive(tmp_path):  # which the first process alone looks at
+        first, second = pair(tmp_path, "--config.train.heartbeat_seconds=10")
+        begun = time.monotonic()
+        status, said = ended(first, timeout=120)
+        assert status == 1 and "error: another process is at work in" in said
+        assert ended(second, timeout=60)[0] != 0 and time.monotonic() - begun < 90

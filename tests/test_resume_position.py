@@ -93,3 +93,31 @@ def test_an_error_of_the_users_leaves_a_folder_only_where_it_holds_a_checkpoint(
     with pytest.raises(RuntimeError, match="out of memory"):
         go(tmp_path / "crashed")
     assert (tmp_path / "crashed/log.jsonl").is_file()
+
+
+def test_a_folder_that_became_another_runs_meanwhile_is_refused(calls, tmp_path, monkeypatch):
+    """Between the first look and the lock images are read, perhaps for minutes."""
+    calls["saves"] = (4,)
+
+    def other(name):
+        if name == "checked" and not (tmp_path / "config.json").exists():
+            monkeypatch.undo()
+            monkeypatch.setattr(pretrain, "run", loop)
+            pretrain.train(
+                dataclasses.replace(CONFIG, seed=12), tmp_path, encoder=SMALL, source=ArraySource(tiny.images())
+            )
+
+    loop = pretrain.run
+    monkeypatch.setattr(parallel, "barrier", other)
+    with pytest.raises(ConfigError, match="holds another run: seed 12 -> 11"):
+        go(tmp_path)
+    assert len(calls["loops"]) == 1
+
+
+@pytest.mark.parametrize("place", ["checkpoints", "checkpoints/4"])
+def test_a_folder_among_the_checkpoints_of_a_run_is_no_workdir(calls, tmp_path, place):
+    """It would train there, and be listed as one."""
+    calls["saves"] = (4,)
+    go(tmp_path)
+    with pytest.raises(ConfigError, match="lies among the checkpoints of a run"):
+        go(tmp_path / place)

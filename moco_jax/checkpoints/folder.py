@@ -15,7 +15,12 @@ DAMAGED, TRASH = "damaged", ".trash"  # beside the checkpoints: moved away for g
 
 def steps_of(folder: Path) -> list[int]:
     """The finished steps in a folder, oldest first."""
-    return sorted(int(p.name) for p in places.listed(folder) if p.name.isdecimal() and _is_finished(p))
+    return sorted(int(p.name) for p in places.listed(folder) if _is_step(p.name) and _is_finished(p))
+
+
+def _is_step(name: str) -> bool:
+    """Whether a folder of this name is one of ours: 99, not 0099."""
+    return name.isdecimal() and name == str(int(name))
 
 
 def _is_finished(step: Path) -> bool:

@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+import traceback
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -92,10 +93,21 @@ def run(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None, *, 
         return 141
     except (ConfigError, FloatingPointError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return error_status
+        return _left(error_status)
     except KeyboardInterrupt as stop:
         print(f"stopped{f': {stop}' if str(stop) else ''}", file=sys.stderr)
         return 130
+    except Exception:
+        _left(1, traceback.format_exc())
+        raise
+
+
+def _left(status: int, said: str = "") -> int:
+    if "jax" not in sys.modules:
+        return status
+    from moco_jax import parallel
+
+    return parallel.left(status, said)
 
 
 def prepare_environment() -> None:

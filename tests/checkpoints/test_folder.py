@@ -188,3 +188,11 @@ def test_a_read_waits_for_what_is_being_written(tmp_path):
         assert store.about(1)["format"] == 1
         with pytest.raises(ConfigError, match="holds step 2 no more"):
             store.about(2)
+
+
+def test_steps_are_folders_of_our_own_names(tmp_path):
+    """A number as we write it, and a folder; what else lies there is somebody's."""
+    for name in ("8", "0099", "003", "-3", "5x", "\u00b2", "12.orbax-checkpoint-tmp"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "5").touch()
+    assert folder.steps_of(tmp_path) == [8]
