@@ -4,8 +4,9 @@
 
 After every kill each checkpoint that is listed is read as a whole and compared with what was saved. Where a kill landed
 is read off the disk: a folder that is half written, or one on its way out that is half removed. Two of three kills of
-the saving process come at a random moment; every third is aimed at a removal, which is short. A training run ends when
-it ends: its state must be that of a run that nobody disturbed, bit for bit.
+the saving process come at a random moment; every third is aimed at a removal, which is short. Of the kills of training
+runs every fourth comes before the first step, the others after it. A run ends when it ends: its state must be that of a
+run that nobody disturbed, bit for bit.
 """
 
 import collections
@@ -50,6 +51,7 @@ SETTINGS = {  # a run of 24 steps, saved every fourth, which starts in seconds
     "log.every_steps": 1,
 }
 LEAVES, MEBIBYTES = 40, 8  # of the state that is saved in a loop
+EPOCHS = 60  # of a training run that is killed: some seconds behind its start, a save after each
 
 
 def state_at(step: int) -> dict[str, Any]:
@@ -139,12 +141,18 @@ def of_store(folder: Path, times: int, rng: random.Random) -> dict[str, Any]:
     return {"kills": times, "landed": dict(where), "checkpoints read": read, "torn": faults, "last step": newest}
 
 
-def train(workdir: Path, environment: dict[str, str]) -> "subprocess.Popen[str]":
+def train(workdir: Path, environment: dict[str, str], epochs: int) -> "subprocess.Popen[str]":
     """Start `train.py` into a folder, or start it again."""
-    changes = [f"--config.{key}={value}" for key, value in SETTINGS.items()]
-    command = [sys.executable, str(ROOT / "train.py"), f"--workdir={workdir}", *changes]
+    changes = [f"--config.{key}={value}" for key, value in (SETTINGS | {"train.epochs": epochs}).items()]
+    command = [sys.executable, "-u", str(ROOT / "train.py"), f"--workdir={workdir}", *changes]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return subprocess.Popen(command, cwd=ROOT, env=os.environ | environment, **pipes)
+
+
+def trains(process: "subprocess.Popen[str]") -> bool:
+    """Wait until a run says its first step; False where it ends before."""
+    assert process.stdout is not None
+    return any(line.startswith("step ") for line in process.stdout)
 
 
 def finished(process: "subprocess.Popen[str]") -> None:
@@ -164,14 +172,17 @@ def state_hash(workdir: Path) -> str:
     return digests.of_json(verified.entries(folder))
 
 
-def of_training(folder: Path, times: int, rng: random.Random) -> dict[str, Any]:
-    """Kill training runs some times in all, and start each again until it ends."""
+def of_training(folder: Path, times: int, rng: random.Random, *, epochs: int = EPOCHS) -> dict[str, Any]:
+    """Kill training runs some times in all, and start each again until it ends; every fourth kill before it trains."""
     environment = {"JAX_PLATFORMS": "cpu", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     environment["JAX_COMPILATION_CACHE_DIR"] = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(folder / "cache"))
     for name in ("cold", "undisturbed"):  # the first one compiles; how long does one take that need not?
         begun = time.monotonic()
-        finished(train(folder / name, environment))
-        seconds = time.monotonic() - begun
+        process = train(folder / name, environment, epochs)
+        trains(process)
+        starting = time.monotonic() - begun
+        finished(process)
+        training = time.monotonic() - begun - starting
     wanted = state_hash(folder / "undisturbed")
     where, faults, ends, kills = collections.Counter[str](), [], [], 0
     if state_hash(folder / "cold") != wanted:
@@ -179,21 +190,24 @@ def of_training(folder: Path, times: int, rng: random.Random) -> dict[str, Any]:
     while kills < times:
         workdir = folder / f"run_{len(ends)}"
         while kills < times:
-            process = train(workdir, environment)
+            process = train(workdir, environment, epochs)
+            early = kills % 4 == 3
+            begun = not early and trains(process)
             try:
-                process.communicate(timeout=rng.uniform(0.4, 1.1) * seconds)
+                process.wait(timeout=rng.uniform(0, starting if early else training))
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGKILL)
                 process.communicate()
                 kills += 1
-                where[landed(workdir / "checkpoints")] += 1
+                where[landed(workdir / "checkpoints") if begun else "before the first step"] += 1
                 faults += [f"{workdir.name}/{s}: {fault}" for s, fault in torn(workdir / "checkpoints").items()]
                 continue
+            process.communicate()
             if process.returncode:
                 faults.append(f"{workdir.name}: ended with {process.returncode}")
             break
         else:
-            finished(train(workdir, environment))
+            finished(train(workdir, environment, epochs))
         ends.append(state_hash(workdir) == wanted)
     return {
         "kills": kills,
@@ -201,7 +215,7 @@ def of_training(folder: Path, times: int, rng: random.Random) -> dict[str, Any]:
         "torn": faults,
         "runs": len(ends),
         "runs that ended in the state of the undisturbed one": sum(ends),
-        "seconds of the undisturbed run": round(seconds, 1),
+        "seconds of the undisturbed run": {"before its first step": round(starting, 1), "after": round(training, 1)},
     }
 
 
