@@ -207,7 +207,9 @@ def test_skipped_steps_are_counted_said_and_left_out_of_means(tmp_path, capsys):
     assert "warning: 2 of the steps up to 4 were not finite and changed nothing" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("skips", "stops"), [({2, 3, 4}, True), ({2, 3, 5, 6}, False), ({3, 4, 5}, True)])
+@pytest.mark.parametrize(
+    ("skips", "stops"), [({2, 3, 4}, True), ({2, 3, 5, 6}, False), ({3, 4, 5}, True), ({1, 2}, False)]
+)
 def test_so_many_in_a_row_stop_the_run(tmp_path, skips, stops):
     """Counted over lines of the log; two in a row, twice, do not add up to three."""
     if not stops:

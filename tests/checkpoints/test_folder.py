@@ -196,3 +196,13 @@ def test_steps_are_folders_of_our_own_names(tmp_path):
         (tmp_path / name).mkdir()
     (tmp_path / "5").touch()
     assert folder.steps_of(tmp_path) == [8]
+
+
+def test_one_is_kept_where_one_is_asked_for_and_every_damaged_one(tmp_path):
+    """Under a name of its own, however often a step is damaged."""
+    assert write(tmp_path, 1, 2, 3, keep=1) is None
+    assert folder.steps_of(tmp_path) == [3]
+    for place in ("3", "3.1", "3.2"):
+        (tmp_path / "3").mkdir(exist_ok=True)
+        assert f"was moved to {tmp_path}/damaged/{place}" in folder.quarantined(tmp_path, 3, "cut")
+    assert names(tmp_path / "damaged") == ["3", "3.1", "3.2"]
