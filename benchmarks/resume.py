@@ -3,9 +3,9 @@
     python -m benchmarks.resume --output=benchmarks/results/resume.json
 
 `train.py` is stopped after each of its 24 steps in turn and called again, with 1 process of 4 devices, and after every
-fifth with 2 processes of 2, on resident and streamed images: is the state the same bit for bit, and every number of the log? Then it is begun
-with one of these and goes on with another: how far are the states apart, in double and in single precision, and how far
-are those of undisturbed runs, which differ by the order of sums alone?
+fifth with 2 processes of 2, on resident and streamed images: is the state the same bit for bit, and every number of the
+log? Then it is begun with one of these and goes on with another: how far are the states apart, in double and in single
+precision, and how far are those of undisturbed runs, which differ by the order of sums alone?
 """
 
 import contextlib
