@@ -15,7 +15,7 @@ from moco_jax.checkpoints import verified
 from moco_jax.checkpoints.folder import steps_of
 from moco_jax.checkpoints.store import exclusive
 
-TOTAL = 24
+TOTAL, EPOCHS = 200, 50  # long enough that a signal comes before the end on a busy machine as well
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("interruptible")]
 ENDS = {signal.SIGTERM: 143, signal.SIGINT: 130}
 PATHS = {path: f"--config.data.path={path}" for path in ("resident", "streamed")}
@@ -23,6 +23,7 @@ PATHS = {path: f"--config.data.path={path}" for path in ("resident", "streamed")
 
 def start(workdir, *flags, devices=4, **environment):
     changes = [f"--config.{key}={value}" for key, value in kills.SETTINGS.items()]
+    changes += [f"--config.train.epochs={EPOCHS}", "--config.checkpoint.every_epochs=10"]
     command = [sys.executable, "-u", "train.py", f"--workdir={workdir}", *changes, *flags]
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)} | environment
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
