@@ -15,7 +15,7 @@ from moco_jax.checkpoints import verified
 from moco_jax.checkpoints.folder import steps_of
 from moco_jax.checkpoints.store import exclusive
 
-TOTAL, EPOCHS = 200, 50  # long enough that a signal comes before the end on a busy machine as well
+TOTAL, EPOCHS = 100, 25  # long enough that a signal comes before the end on a busy machine as well
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("interruptible")]
 ENDS = {signal.SIGTERM: 143, signal.SIGINT: 130}
 PATHS = {path: f"--config.data.path={path}" for path in ("resident", "streamed")}
