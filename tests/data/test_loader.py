@@ -130,9 +130,9 @@ def test_what_is_behind_the_queue_is_spread_over_the_rows(path, monkeypatch):
 
 def test_errors_in_threads_name_the_record():
     """A record that cannot be read stops the iteration in the consumer, with source, record and reason."""
-    with pytest.raises(RuntimeError, match="arrays: record 13 cannot be read: OSError: image file is truncated"):
+    with pytest.raises(OSError, match="arrays: record 13 cannot be read: OSError: image file is truncated"):
         list(stream(0, 3, source=Broken(IMAGES)))
-    with pytest.raises(RuntimeError, match="record 13 cannot be read"):
+    with pytest.raises(OSError, match="record 13 cannot be read"):
         loader.resident(Broken([IMAGES[0]] * 23), 2)
     mixed = sources.ArraySource([*IMAGES[:22], IMAGES[22][..., :1]])
     with pytest.raises(ConfigError, match="record 22 has 1 channel and record 0 3 channels"):
@@ -144,7 +144,7 @@ def test_stopping_early_ends_the_threads():
     before = threading.enumerate()
     for use in (lambda i: (next(i), i.close()), list):
         use(stream(0, 100 if use is not list else 3))
-    with pytest.raises(RuntimeError):
+    with pytest.raises(sources.ReadError):
         list(stream(0, 3, source=Broken(IMAGES)))
     left = [t for t in threading.enumerate() if t not in before and t.name.startswith("grain-prefetch")]
     for thread in left:

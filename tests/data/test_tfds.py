@@ -210,7 +210,7 @@ def test_labels_come_without_decoding(prepare):
     source = reader.open_source("junk", "train", data_dir=prepare("junk", features, rows))
     np.testing.assert_array_equal(source.labels(), np.arange(len(rows)) % 7)
     assert source.labels().dtype == np.int64 and source.classes == 7
-    with pytest.raises(RuntimeError, match=r"junk/train: record 0 cannot be read: UnidentifiedImageError"):
+    with pytest.raises(OSError, match=r"junk/train: record 0 cannot be read: UnidentifiedImageError"):
         sources.read(source, 0)
 
 
