@@ -16,6 +16,7 @@ from moco_jax.checkpoints.folder import steps_of
 from moco_jax.checkpoints.store import exclusive
 
 TOTAL, EPOCHS = 100, 25  # long enough that a signal comes before the end on a busy machine as well
+PAIRED, PAIRED_EPOCHS = 48, 12  # ... of two processes, whose steps are slow
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("interruptible")]
 ENDS = {signal.SIGTERM: 143, signal.SIGINT: 130}
 PATHS = {path: f"--config.data.path={path}" for path in ("resident", "streamed")}
@@ -35,6 +36,7 @@ def pair(workdir, *flags):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         shared = {"JAX_COORDINATOR_ADDRESS": f"localhost:{free.getsockname()[1]}", "JAX_NUM_PROCESSES": "2"}
+    flags = (f"--config.train.epochs={PAIRED_EPOCHS}", *flags)
     return [start(workdir, *flags, devices=2, **shared, JAX_PROCESS_ID=str(i)) for i in range(2)]
 
 
@@ -97,12 +99,12 @@ def test_a_signal_costs_no_step(undisturbed, tmp_path, number, path):
 def test_a_signal_to_one_process_stops_all_at_one_step(undisturbed, tmp_path, told, path):
     """Whichever it is sent to: both end alike, having saved the step that they agreed on."""
     processes = pair(tmp_path, PATHS[path])
-    until(processes[0], f"step 6/{TOTAL}")
+    until(processes[0], f"step 6/{PAIRED}")
     processes[told].send_signal(signal.SIGTERM)
     outs = [ended(process) for process in processes]
     assert [status for status, _ in outs] == [143, 143], outs[told][1][-2000:]
     step = state_of(tmp_path)[1]
-    assert 6 <= step < TOTAL and max(lines_of(tmp_path)) == step
+    assert 6 <= step < PAIRED and max(lines_of(tmp_path)) == step
     assert [ended(process)[0] for process in pair(tmp_path, PATHS[path])] == [0, 0]
     assert state_of(tmp_path) == state_of(undisturbed / f"two_{path}")
     assert lines_of(tmp_path) == lines_of(undisturbed / f"two_{path}")
