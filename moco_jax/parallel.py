@@ -7,6 +7,7 @@ donated buffer is never shared.
 
 import hashlib
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -79,6 +80,18 @@ def left(status: int, said: str = "") -> int:
         time.sleep(jax.process_index() == 0)  # the others have its error as well, often, and their own status
         os._exit(status)
     return status
+
+
+def lost_peer(error: Exception) -> str | None:
+    """What to say where `error` is of a collective whose other processes are gone, before JAX itself noticed it."""
+    # Gloo between CPUs; NCCL calls it a "remote process exited or there was a network error".
+    lost = re.search(r"\bGloo\b|remote process exited|Connection (reset|closed|refused)", str(error))
+    if not (lost and isinstance(error, jax.errors.JaxRuntimeError) and jax.distributed.is_initialized()):
+        return None
+    return (
+        f"another process of this run has ended or is out of reach ({' '.join(str(error).split())}): see its output; "
+        "the same command in all processes goes on from the newest checkpoint"
+    )
 
 
 def devices() -> list[jax.Device]:

@@ -111,14 +111,15 @@ def test_a_signal_to_one_process_stops_all_at_one_step(undisturbed, tmp_path, to
 
 
 def test_a_dead_peer_ends_the_other(tmp_path):
-    """Within the heartbeat and what JAX takes to end, with a status that is not 0; it was said how to go on."""
+    """Within the heartbeat and what JAX takes to end: by JAX, or by us where a collective fails before JAX knows."""
     first, second = pair(tmp_path, "--config.train.heartbeat_seconds=10", "--config.train.epochs=2000")
     until(first, "a process that dies ends the others within 10 s")
     until(first, "step 6/")
     second.send_signal(signal.SIGKILL)
     killed = time.monotonic()
-    status, _ = ended(first, timeout=120)
-    assert status == -signal.SIGABRT and time.monotonic() - killed < 60
+    status, said = ended(first, timeout=120)
+    assert status in (-signal.SIGABRT, 134) and time.monotonic() - killed < 60
+    assert status != 134 or ("error: another process of this run has ended" in said and "Traceback" not in said)
 
 
 def test_an_error_of_one_process_ends_both(tmp_path):

@@ -14,6 +14,8 @@ from ml_collections import ConfigDict, config_flags
 from moco_jax import config, pages
 from moco_jax.config import ConfigError
 
+PEER_DIED = 134  # as of JAX, which aborts
+
 
 def parse(
     argv: Sequence[str], *, page: str, named: Mapping[str, tuple[Any, str]], usage: str
@@ -97,9 +99,20 @@ def run(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None, *, 
     except KeyboardInterrupt as stop:
         print(f"stopped{f': {stop}' if str(stop) else ''}", file=sys.stderr)
         return 130
-    except Exception:
+    except Exception as error:
+        lost = _lost_peer(error)
+        if lost is not None:
+            _left(PEER_DIED, f"error: {lost}\n")
         _left(1, traceback.format_exc())
         raise
+
+
+def _lost_peer(error: Exception) -> str | None:
+    if "jax" not in sys.modules:
+        return None
+    from moco_jax import parallel
+
+    return parallel.lost_peer(error)
 
 
 def _left(status: int, said: str = "") -> int:

@@ -1,7 +1,10 @@
 """Flags: pages by name or path, typed overrides, and one clear line for every slip."""
 
+import os
 import re
+import time
 
+import jax
 import pytest
 from ml_collections import ConfigDict
 
@@ -152,3 +155,32 @@ def test_an_error_of_the_users_is_one_line_and_status_one(capsys):
     captured = capsys.readouterr()
     assert captured.err.startswith("error: config key 'sed' is unknown; did you mean 'seed'")
     assert captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "begins"),
+    [
+        ("UNKNOWN: Gloo AllGather failed: Read error: Connection reset by peer", 134, "error: another process of this"),
+        (
+            "INTERNAL: ncclRemoteError: remote process exited or there was a network error",
+            134,
+            "error: another process",
+        ),
+        ("RESOURCE_EXHAUSTED: Out of memory allocating 4096 bytes", 1, "Traceback"),
+    ],
+)
+def test_a_collective_without_its_peer_ends_as_jax_does(monkeypatch, capsys, text, status, begins):
+    """One line and the status that means "start again"; anything else of XLA's stays a traceback."""
+
+    def command(_):
+        raise jax.errors.JaxRuntimeError(text)
+
+    def left(status):
+        raise SystemExit(status)
+
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(os, "_exit", left)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    with pytest.raises(SystemExit) as end:
+        flags.run(command, [])
+    assert end.value.code == status and capsys.readouterr().err.startswith(begins)
