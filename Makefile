@@ -19,7 +19,7 @@ endif
 VENV = .venv$(VERSION)$(EXTRA:%=-%)
 PY = $(VENV)/bin/python
 
-.PHONY: help train test check check-rest test-slow soak lint format sizes types lock docs env clean
+.PHONY: help train test check check-rest test-slow test-long soak lint format sizes types lock docs env clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -31,16 +31,19 @@ train: $(VENV)/.installed  ## pretrain on handwritten digits into runs/digits, e
 	$(PY) -m moco_jax report runs/digits
 
 test: $(VENV)/.dev  ## the tests to run while working
-	$(PY) -m pytest -n $(JOBS) --dist loadfile -m "not slow"
+	$(PY) -m pytest -n $(JOBS) --dist loadfile -m "not slow and not long"
 
-check: test check-rest  ## everything that must hold: all tests, lint, types
+check: test check-rest  ## everything that must hold before a change lands: tests, lint, types
 
 check-rest: lint types test-slow  ## what `make check` does beyond `make test`
 
-test-slow: $(VENV)/.dev  ## the tests that `make test` leaves out
+test-slow: $(VENV)/.dev  ## the tests of `make check` that `make test` leaves out
 	$(PY) -m pytest -n $(JOBS) --dist loadfile -m slow
 
-soak: $(VENV)/.dev  ## kill -9, signals, damage and stops, many times over (two hours); figures into benchmarks/results
+test-long: $(VENV)/.dev  ## the other cases of what slow tests show (half an hour)
+	$(PY) -m pytest -n $(JOBS) --dist loadfile -m long
+
+soak: test-long  ## those, and kill -9, signals, damage and stops, many times over (two hours); figures into benchmarks/results
 	$(PY) -m benchmarks.kills --store=200 --train=40 --output=benchmarks/results/kills.json
 	$(PY) -m benchmarks.flips --flips=2000 --output=benchmarks/results/flips.json
 	$(PY) -m benchmarks.resume --output=benchmarks/results/resume.json

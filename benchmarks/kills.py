@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import output
+from benchmarks import output, runs
 from moco_jax.cli import flags
 
 NAMED = {
@@ -34,22 +34,6 @@ NAMED = {
     "output": (None, "file for the JSON, besides stdout"),
 }
 USAGE = "usage: python -m benchmarks.kills [--store=N] [--train=N] [--seed=N] [--output=FILE]"
-ROOT = Path(__file__).resolve().parents[1]
-SETTINGS = {  # a run of 24 steps, saved every fourth, which starts in seconds
-    "train.epochs": 6,
-    "batch_size": 32,
-    "bn.group_size": 8,
-    "shuffle.block": 16,
-    "queue.size": 64,
-    "model.width": 4,
-    "model.dim": 8,
-    "data.split": "train[:128]",
-    "eval.every_epochs": 0,
-    "leak.every_epochs": 0,
-    "consistency.every_epochs": 0,
-    "checkpoint.every_epochs": 1,
-    "log.every_steps": 1,
-}
 LEAVES, MEBIBYTES = 40, 8  # of the state that is saved in a loop
 EPOCHS = 60  # of a training run that is killed: some seconds behind its start, a save after each
 
@@ -141,56 +125,35 @@ def of_store(folder: Path, times: int, rng: random.Random) -> dict[str, Any]:
     return {"kills": times, "landed": dict(where), "checkpoints read": read, "torn": faults, "last step": newest}
 
 
-def train(workdir: Path, environment: dict[str, str], epochs: int) -> "subprocess.Popen[str]":
-    """Start `train.py` into a folder, or start it again."""
-    changes = [f"--config.{key}={value}" for key, value in (SETTINGS | {"train.epochs": epochs}).items()]
-    command = [sys.executable, "-u", str(ROOT / "train.py"), f"--workdir={workdir}", *changes]
-    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command, cwd=ROOT, env=os.environ | environment, **pipes)
-
-
 def trains(process: "subprocess.Popen[str]") -> bool:
     """Wait until a run says its first step; False where it ends before."""
     assert process.stdout is not None
     return any(line.startswith("step ") for line in process.stdout)
 
 
-def finished(process: "subprocess.Popen[str]") -> None:
-    """Wait for a run to end well."""
-    said, _ = process.communicate(timeout=3600)
-    if process.returncode:
-        raise RuntimeError(f"train.py ended with {process.returncode}: {said[-2000:]}")
-
-
-def state_hash(workdir: Path) -> str:
-    """SHA-256 over every leaf of the last checkpoint of a run that has ended, read as a whole."""
-    from moco_jax.checkpoints import digests, verified
-    from moco_jax.checkpoints.folder import steps_of
-
-    folder = workdir / "checkpoints" / str(steps_of(workdir / "checkpoints")[-1])
-    verified.check(folder)
-    return digests.of_json(verified.entries(folder))
-
-
 def of_training(folder: Path, times: int, rng: random.Random, *, epochs: int = EPOCHS) -> dict[str, Any]:
     """Kill training runs some times in all, and start each again until it ends; every fourth kill before it trains."""
-    environment = {"JAX_PLATFORMS": "cpu", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    environment["JAX_COMPILATION_CACHE_DIR"] = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(folder / "cache"))
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder / "cache"))
+
+    def train(workdir: Path) -> "subprocess.Popen[str]":
+        return runs.start(workdir, {"train.epochs": epochs})[0]
+
     for name in ("cold", "undisturbed"):  # the first one compiles; how long does one take that need not?
         begun = time.monotonic()
-        process = train(folder / name, environment, epochs)
+        process = train(folder / name)
         trains(process)
         starting = time.monotonic() - begun
-        finished(process)
+        runs.finished([process])
         training = time.monotonic() - begun - starting
-    wanted = state_hash(folder / "undisturbed")
+    wanted = runs.state(folder / "undisturbed")
     where, faults, ends, kills = collections.Counter[str](), [], [], 0
-    if state_hash(folder / "cold") != wanted:
+    if runs.state(folder / "cold") != wanted:
         faults.append("two undisturbed runs differ")
     while kills < times:
         workdir = folder / f"run_{len(ends)}"
         while kills < times:
-            process = train(workdir, environment, epochs)
+            process = train(workdir)
             early = kills % 4 == 3
             begun = not early and trains(process)
             try:
@@ -207,8 +170,8 @@ def of_training(folder: Path, times: int, rng: random.Random, *, epochs: int = E
                 faults.append(f"{workdir.name}: ended with {process.returncode}")
             break
         else:
-            finished(train(workdir, environment, epochs))
-        ends.append(state_hash(workdir) == wanted)
+            runs.finished([train(workdir)])
+        ends.append(runs.state(workdir) == wanted)
     return {
         "kills": kills,
         "landed": dict(where),

@@ -12,8 +12,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -22,8 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks import output
-from benchmarks.kills import ROOT, SETTINGS, state_hash
+from benchmarks import output, runs
 from moco_jax.cli import flags
 
 NAMED = {"output": (None, "file for the JSON, besides stdout")}
@@ -54,25 +51,8 @@ HERE, ELSEWHERE = (Layout(1, 4), Layout(2, 2)), (Layout(1, 1), Layout(1, 2), Lay
 
 def walk(layout: Layout, legs: Iterable[Leg], *changes: str, **environment: str) -> None:
     """Do some calls of `train.py` one after another, in the same processes; raises RuntimeError where one fails."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    environment = os.environ | environment | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(layout.devices)}
-    if layout.processes > 1:
-        environment |= {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(layout.processes)}
-    settings = [f"--config.{key}={value}" for key, value in SETTINGS.items()]
-    command = [sys.executable, "-m", "benchmarks.resume", "legs", json.dumps([*legs]), *settings, *changes]
-    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    running = [
-        subprocess.Popen(command, cwd=ROOT, env=environment | {"JAX_PROCESS_ID": str(i)}, **pipes)
-        if layout.processes > 1
-        else subprocess.Popen(command, cwd=ROOT, env=environment, **pipes)
-        for i in range(layout.processes)
-    ]
-    ends = [(process.communicate(timeout=3600)[0], process.returncode) for process in running]
-    for said, status in ends:
-        if status:
-            raise RuntimeError(f"train.py on {layout} ended with {status}: {said[-3000:]}")
+    command = ["-m", "benchmarks.resume", "legs", json.dumps([*legs]), *runs.overrides({}), *changes]
+    runs.finished(runs.launch(command, environment, layout.devices, layout.processes))
 
 
 def _legs(argv: Sequence[str]) -> int:
@@ -102,12 +82,6 @@ def _legs(argv: Sequence[str]) -> int:
     return 0
 
 
-def lines(workdir: Path) -> list[dict[str, Any]]:
-    """The numbers of a run's log but for the clock."""
-    records = [json.loads(line) for line in (workdir / "log.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in r.items() if k != "images_per_second"} for r in records if "event" not in r]
-
-
 def exact(folder: Path, layout: Layout, path: str, stops: Sequence[int]) -> dict[str, Any]:
     """How many runs that stop once, after each of these steps, end in the state and the log of one that did not."""
     legs = [Leg(str(folder / "straight"), None)]
@@ -115,13 +89,13 @@ def exact(folder: Path, layout: Layout, path: str, stops: Sequence[int]) -> dict
         legs += [Leg(str(folder / f"stopped_{stop}"), stop), Leg(str(folder / f"stopped_{stop}"), None)]
     walk(layout, legs, f"--config.data.path={path}")
     straight = folder / "straight"
-    runs = [folder / f"stopped_{stop}" for stop in stops]
+    stopped = [folder / f"stopped_{stop}" for stop in stops]
     return {
         "layout": str(layout),
         "data.path": path,
         "stops": len(stops),
-        "same state": sum(state_hash(run) == state_hash(straight) for run in runs),
-        "same log": sum(lines(run) == lines(straight) for run in runs),
+        "same state": sum(runs.state(run) == runs.state(straight) for run in stopped),
+        "same log": sum(runs.lines(run) == runs.lines(straight) for run in stopped),
     }
 
 

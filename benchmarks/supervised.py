@@ -8,7 +8,6 @@ every number of the log as well.
 """
 
 import collections
-import json
 import os
 import random
 import re
@@ -20,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks import kills, output
+from benchmarks import kills, output, runs
 from moco_jax.cli import flags
 
 NAMED = {
@@ -31,25 +30,11 @@ NAMED = {
 }
 USAGE = "usage: python -m benchmarks.supervised [--minutes=M] [--every=FROM,TO] [--seed=N] [--output=FILE]"
 SETTINGS = {"log.every_steps": 20, "checkpoint.every_epochs": 100, "data.path": "streamed"}
-EPOCH = 4  # steps
 
 
 def start(workdir: Path, epochs: int) -> "subprocess.Popen[str]":
     """`train.py` for so many epochs into a folder, or on in it."""
-    changes = kills.SETTINGS | SETTINGS | {"train.epochs": epochs}
-    command = [sys.executable, str(kills.ROOT / "train.py"), f"--workdir={workdir}"]
-    command += [f"--config.{key}={value}" for key, value in changes.items()]
-    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command, cwd=kills.ROOT, env=os.environ | {"JAX_PLATFORMS": "cpu"}, **pipes)
-
-
-def lines(workdir: Path) -> dict[int, dict[str, float]]:
-    """{step: the numbers of its line but for the clock}, the last try of each; a line that a kill cut short is none."""
-    found = {}
-    for line in (workdir / "log.jsonl").read_text().splitlines():
-        if line.endswith("}") and "event" not in (record := json.loads(line)):
-            found[record["step"]] = {k: v for k, v in record.items() if k != "images_per_second"}
-    return found
+    return runs.start(workdir, SETTINGS | {"train.epochs": epochs})[0]
 
 
 def disturbed(workdir: Path, epochs: int, every: tuple[float, float], rng: random.Random) -> dict[str, Any]:
@@ -90,24 +75,24 @@ def measure(folder: Path, *, minutes: float, every: tuple[float, float], seed: i
     """A run of about so many minutes, undisturbed and disturbed."""
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder / "cache"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-    kills.finished(start(folder / "cold", 100))
+    runs.finished([start(folder / "cold", 100)])
     speed = []
     for epochs in (100, 500):
         begun = time.monotonic()
-        kills.finished(start(folder / f"speed_{epochs}", epochs))
+        runs.finished([start(folder / f"speed_{epochs}", epochs)])
         speed.append(time.monotonic() - begun)
     epochs = max(500, round(60 * minutes / 2 / max(speed[1] - speed[0], 1e-3) * 400))  # half of the time is starting
     begun = time.monotonic()
-    kills.finished(start(folder / "undisturbed", epochs))
+    runs.finished([start(folder / "undisturbed", epochs)])
     undisturbed = time.monotonic() - begun
     found = disturbed(folder / "disturbed", epochs, every, random.Random(seed))
     ends = [folder / name for name in ("undisturbed", "disturbed")]
     return {
-        "steps": EPOCH * epochs,
+        "steps": runs.STEPS_OF_EPOCH * epochs,
         "minutes of the undisturbed run": round(undisturbed / 60, 1),
         "disturbed": found,
-        "same state": kills.state_hash(ends[0]) == kills.state_hash(ends[1]),
-        "same log": lines(ends[0]) == lines(ends[1]),
+        "same state": runs.state(ends[0]) == runs.state(ends[1]),
+        "same log": runs.last_lines(ends[0]) == runs.last_lines(ends[1]),
     }
 
 

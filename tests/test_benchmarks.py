@@ -28,7 +28,7 @@ def test_step_time_measures_every_figure():
     assert figures["augmentation_share"] < 1 and figures["batch_size"] == 64
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_drift_begins_with_rounding(tmp_path, monkeypatch):
     """Two devices and micro-batches leave one device by rounding: not by nothing, and by little after three steps."""
     from benchmarks import drift

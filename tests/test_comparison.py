@@ -117,7 +117,7 @@ def test_the_digest_of_a_run_is_what_its_numbers_follow_from(monkeypatch):
     assert mechanisms.digest(run) != before
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_says_what_came_of_it(tmp_path, monkeypatch):
     """Shrunken, on digits: kNN, loss, consistency by age, the gradient on hard negatives; again it is read back."""
     small = {"batch_size": 64, "bn.group_size": 8, "model.width": 4, "model.dim": 8, "train.epochs": 2}

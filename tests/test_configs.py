@@ -245,8 +245,17 @@ def shrunken(c, *, batch_size, epochs):
     )
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in TRAINING if name not in OWN_IMAGES])
+OF_EACH_KIND = ("digits", "moco_v2_r50", "end_to_end_r50", "memory_bank_r50")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in OF_EACH_KIND else pytest.mark.long)
+        for name in TRAINING
+        if name not in OWN_IMAGES
+    ],
+)
 def test_every_page_runs_a_shrunken_step(name):
     """Its own mechanism, recipe, schedule and head, on tiny images, net, batch and queue."""
     c = page(name)

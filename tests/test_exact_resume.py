@@ -5,7 +5,7 @@ import pytest
 from benchmarks import resume
 from benchmarks.resume import HERE, Layout
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 def test_a_run_that_stops_ends_as_one_that_does_not(tmp_path):

@@ -81,18 +81,24 @@ def test_two_devices_and_micro_batches_equal_one(float64):
     assert one.metrics["own_keys"] == pytest.approx(np.isin(last["queue_ids"], last["ids"]).sum() / 16)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "counts"),
     [
-        ("groups and blocks inside a device", (2, 4, 8)),
-        ("everything on", (2, 4, 8)),
-        ("one group over all devices", (4,)),
-        ("nce", (4,)),
-        ("end to end", (2, 4)),
-        ("end to end, everything on", (2, 4, 8)),
-        ("bank", (2, 4)),
-        ("bank, nce", (4,)),
+        pytest.param("everything on", (8,), marks=pytest.mark.slow),
+        pytest.param("end to end, everything on", (4,), marks=pytest.mark.slow),
+        pytest.param("bank, nce", (4,), marks=pytest.mark.slow),
+        *(
+            pytest.param(case, counts, marks=pytest.mark.long)
+            for case, counts in {
+                "groups and blocks inside a device": (2, 4, 8),
+                "everything on": (2, 4),
+                "one group over all devices": (4,),
+                "nce": (4,),
+                "end to end": (2, 4),
+                "end to end, everything on": (2, 8),
+                "bank": (2, 4),
+            }.items()
+        ),
     ],
 )
 def test_device_count_does_not_matter(case, counts, float64):
@@ -104,7 +110,7 @@ def test_device_count_does_not_matter(case, counts, float64):
         assert_same(state_of(case, devices), state_of(case, 1))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_device_count_does_not_matter_to_streamed_rows(float64):
     """Everything on, raw views cut on the host: 1 = 2 = 4 = 8 devices.
 
@@ -114,14 +120,13 @@ def test_device_count_does_not_matter_to_streamed_rows(float64):
         assert_same(state_of("everything on", devices, streamed=True), state_of("everything on", 1, streamed=True))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "devices", "scan"),
     [
-        ("groups and blocks inside a device", 1, False),
-        ("groups and blocks inside a device", 1, True),
-        ("symmetric", 2, False),
-        ("bank", 2, False),
+        pytest.param("groups and blocks inside a device", 1, False, marks=pytest.mark.long),
+        pytest.param("groups and blocks inside a device", 1, True, marks=pytest.mark.slow),
+        pytest.param("symmetric", 2, False, marks=pytest.mark.long),
+        pytest.param("bank", 2, False, marks=pytest.mark.long),
     ],
 )
 def test_micro_batches_do_not_matter(case, devices, scan, float64):
@@ -132,14 +137,14 @@ def test_micro_batches_do_not_matter(case, devices, scan, float64):
     assert_same(state_of(case, devices, microbatch=4, scan=scan), state_of(case, 1))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_micro_batches_do_not_matter_to_streamed_rows(float64):
     """Raw views cut on the host, two devices in two parts each."""
     one = state_of("groups and blocks inside a device", 1, streamed=True)
     assert_same(state_of("groups and blocks inside a device", 2, microbatch=4, streamed=True), one)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_seed_step_and_shuffle_do_matter(float64):
     """The property is no accident of constants: another seed, or no shuffle, leaves another state."""
     one = state_of("groups and blocks inside a device", 1)
@@ -163,7 +168,7 @@ def by_shard_map(step, over):
     return jax.jit(jax.shard_map(flat, mesh=mesh, check_vma=False, **specs), donate_argnums=0)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_shard_map_gives_the_same_bits_as_pmap():
     """Four devices, groups and blocks over two each."""
     stored = tiny.images()
@@ -173,7 +178,7 @@ def test_shard_map_gives_the_same_bits_as_pmap():
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_vmap_on_one_device_equals_pmap(float64):
     """Groups and blocks that lie inside a device need no hardware at all."""
     c = tiny.double(CASES["groups and blocks inside a device"])
@@ -215,8 +220,7 @@ def test_without_shuffle_key_groups_are_query_groups(float64):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("channels", [1, 3, 13])
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize(("channels", "dtype"), [(1, np.uint16), (3, np.uint8), (13, np.float32)])
 def test_a_step_runs_on_any_channel_count_and_storage_dtype(channels, dtype):
     """Photos, X-rays, satellite bands: on two devices, finite, and each channel moves the first convolution."""
     stored = tiny.images(channels, dtype)

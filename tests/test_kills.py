@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from benchmarks import kills
+from benchmarks import kills, runs
 
 
 @pytest.mark.slow
@@ -59,10 +59,9 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 @pytest.mark.slow
 def test_a_run_without_space_trains_on_says_so_and_ends_with_an_error(tmp_path):
     """No file of more than 30 kB can be written: `train.py` reaches its last step, exits with 1, and goes on later."""
-    changes = [f"--config.{key}={value}" for key, value in kills.SETTINGS.items()]
-    command = ["train.py", f"--workdir={tmp_path / 'run'}", *changes]
+    command = [*runs.TRAIN, f"--workdir={tmp_path / 'run'}", *runs.overrides({})]
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
-    pipes = {"cwd": kills.ROOT, "env": environment, "text": True, "capture_output": True, "check": False}
+    pipes = {"cwd": runs.ROOT, "env": environment, "text": True, "capture_output": True, "check": False}
     ran = subprocess.run([sys.executable, "-c", LIMITED, *command], **pipes)
     assert ran.returncode == 1, ran.stderr[-2000:]
     assert "step 24/24" in ran.stdout and ran.stdout.count("could not be written") == 5  # the sixth is the error

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import kills
+from benchmarks import runs
 from moco_jax import parallel, places, pretrain
 from moco_jax.checkpoints import folder, verified
 from moco_jax.cli import report
@@ -19,9 +19,9 @@ from moco_jax.config import ConfigError, Log, Queue
 from moco_jax.data.sources import ArraySource
 from moco_jax.evaluation import loading
 from moco_jax.logs import EVALUATED
-from moco_jax.reports import runs
+from moco_jax.reports.runs import read
 from tests import fake_gcs, tiny
-from tests.test_preemption import ENDS, ended, start, state_of, until
+from tests.test_preemption import ENDS, ended, until
 from tests.test_resume_position import CONFIG, SMALL, TOTAL
 
 
@@ -92,7 +92,7 @@ def test_a_run_goes_on_from_what_the_bucket_holds(bucket, workdir, loop, capsys,
     assert [r["step"] for r in found if "loss" in r] == [4, 8, 9, 12, TOTAL]
     assert [r["step"] for r in found if r.get("event") == "start"] == [0, 9]
     assert sum(pretrain.NO_LOCK in r["warnings"] for r in found if r.get("event") == "start") == 2
-    assert runs.read(places.at(workdir)).step == TOTAL and str(result.workdir) == workdir
+    assert read(places.at(workdir)).step == TOTAL and str(result.workdir) == workdir
     assert go(workdir).was_complete and len(loop["begun"]) == 2
     assert report.main([workdir, f"--output={tmp_path}"]) == 0 and (tmp_path / "report.html").is_file()
     assert capsys.readouterr().out.count(f"warning: {pretrain.NO_LOCK}") == 2
@@ -244,41 +244,41 @@ def test_results_of_evaluations_stay_here(bucket, workdir, loop, capsys):
         loading.check_no_run(workdir)
 
 
-SHORT = ("--config.train.epochs=12", "--config.checkpoint.every_epochs=1")  # 48 steps
+SHORT = {"train.epochs": 12}  # 48 steps
+
+
+def start(workdir):
+    return runs.start(workdir, SHORT)[0]
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     """The state of a run on a disk, and its log."""
     workdir = tmp_path_factory.mktemp("undisturbed")
-    assert ended(start(workdir, *SHORT, devices=1))[0] == 0
-    return state_of(workdir), losses(workdir)
+    assert ended(start(workdir))[0] == 0
+    return runs.state(workdir), runs.last_lines(workdir)
 
 
-def losses(workdir):
-    """The numbers of every line of the log but for the clock, the last try of each step."""
-    found = map(json.loads, places.read_log(workdir).splitlines())
-    return {r["step"]: {k: v for k, v in r.items() if k != "images_per_second"} for r in found if "loss" in r}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number",
+    [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), pytest.param(signal.SIGKILL, marks=pytest.mark.long)],
+)
 def test_a_stopped_run_ends_in_the_state_of_one_on_a_disk(bucket, undisturbed, tmp_path, number):
     """train.py stopped and killed, and started again: bit for bit, and the same log; then kNN reads it."""
     text = f"gs://{fake_gcs.BUCKET}/train{int(number)}"
-    process = start(text, *SHORT, devices=1)
+    process = start(text)
     until(process, "step 10/")
     process.send_signal(number)
     status, out = ended(process)
     assert status == ENDS.get(number, -number), out[-2000:]
     workdir = places.at(text)
-    _, step = state_of(workdir)
+    step, _ = runs.state(workdir)
     assert step >= 10 if number in ENDS else step % 4 == 0
-    status, out = ended(start(text, *SHORT, devices=1))
+    status, out = ended(start(text))
     assert status == 0 and f"continuing at step {step}" in out and f"log {text}/log" in out, out[-2000:]
-    assert (state_of(workdir), losses(workdir)) == undisturbed
+    assert (runs.state(workdir), runs.last_lines(workdir)) == undisturbed
     if number == signal.SIGTERM:
         command = [sys.executable, "-m", "moco_jax", "knn", f"--checkpoint={text}", f"--workdir={tmp_path}"]
-        asked = subprocess.run(command, cwd=kills.ROOT, text=True, capture_output=True, check=False)
+        asked = subprocess.run(command, cwd=runs.ROOT, text=True, capture_output=True, check=False)
         assert asked.returncode == 0 and f"step 48 of 48 of {text}" in asked.stdout, asked.stderr[-2000:]
         assert np.isfinite(json.loads((tmp_path / "result.json").read_text())["format"])

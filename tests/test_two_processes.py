@@ -29,7 +29,7 @@ def finished(process):
     return out
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_equal_one(tmp_path, float64):
     """Symmetric, own keys left out, groups over two devices of one process, a block over all four, eight steps.
 

@@ -101,6 +101,7 @@ def _run(*command, cwd):
     """What a command prints; its errors where it fails. Nothing of the clone is on its path."""
     kept = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "XLA_FLAGS", "JAX_NUM_CPU_DEVICES")}
     env = {**kept, "TFDS_DATA_DIR": str(Path(cwd, "tfds")), "JAX_PLATFORMS": "cpu"}
+    env["XLA_FLAGS"] = "--xla_backend_optimization_level=1"  # as in conftest: much is compiled and little run
     env |= {"JAX_COMPILATION_CACHE_DIR": str(Path(cwd, ".jax"))}  # runs of one shape compile once
     done = subprocess.run([str(c) for c in command], cwd=cwd, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

@@ -22,7 +22,8 @@ from tests.parity.step_cases import CASES, distance, images, initial, permutatio
 
 TOLERANCE = 1e-11  # max|a - b| / max|b| per tensor, in float64; measured: 3e-14
 TINY = [name for name, case in CASES.items() if case.whole]
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in CASES if name not in TINY]
+MARKS = {"v1_resnet18": pytest.mark.slow, "v2_resnet50": pytest.mark.long}
+LARGE = [pytest.param(name, marks=mark) for name, mark in MARKS.items()]
 
 
 @functools.cache  # a compile costs seconds
@@ -84,7 +85,7 @@ def _kind(name):
     return f"{side} statistics" if "running_" in name else f"{side} params"
 
 
-@pytest.mark.parametrize("name", [*TINY, *SLOW])
+@pytest.mark.parametrize("name", [*TINY, *LARGE])
 def test_every_step_equals_the_reference(name, float64):
     """Loss, logits, queue, pointer, both parameter trees, both statistics and momentum, after each step."""
     for s, worst in enumerate(differences(name), 1):
@@ -93,7 +94,7 @@ def test_every_step_equals_the_reference(name, float64):
             assert difference <= (0 if kind == "queue_ptr" else TOLERANCE), f"step {s}, {tensor}: {difference:.1e}"
 
 
-@pytest.mark.parametrize("name", [*TINY, *SLOW])
+@pytest.mark.parametrize("name", [*TINY, *LARGE])
 def test_the_reference_still_gives_the_stored_values(name):
     """Where torch is installed: what is stored is what the reference computes."""
     pytest.importorskip("torch")
