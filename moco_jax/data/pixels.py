@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from moco_jax.config import ConfigError
+from moco_jax.data import jpeg
 
 DTYPES = ("uint8", "uint16", "float32")  # storage dtypes that the views understand
 EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # Pillow modes that convert without clipping
@@ -63,6 +64,8 @@ def decode(encoded: bytes, where: str, *, channels: int | None = None) -> np.nda
     without `channels`, and for what is not one image; a damaged image raises what its decoder raises.
     """
     kind = format_of(encoded)
+    if kind == "JPEG" and (found := jpeg.decode(encoded, channels)) is not None:
+        return _checked(found, where, channels)
     if kind == "npy":
         return _checked(_npy(encoded, where), where, channels)
     if kind == "TIFF":

@@ -1,0 +1,216 @@
+"""How many images a second the host makes ready, beside direct loops over libraries, as JSON.
+
+    python -m benchmarks.input_pipeline FOLDER --output=benchmarks/results/input_pipeline.json
+
+FOLDER is a tree of JPEG files. Every loop reads files, and takes the same ones in turn within each repeat, on one core
+(the process is bound to it) and, ours, on two; ratios are of loops of one repeat, and their medians are kept. None of
+the loops before "ours" has anything of this project in it:
+
+- `pillow_v2`: what the original does: Pillow decodes, two views with all of v2's transforms as torchvision has them on
+  Pillow's images, to normalised floats
+- `decode`: OpenCV's JPEG decoder and nothing else: the floor
+- `decode_and_crop`: the same, and two random resized crops by Pillow
+- `ours`: `data.loader.batches` as training calls it, from a folder, ready for `put_batch`
+"""
+
+import functools
+import os
+import random
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image, ImageEnhance, ImageFilter, ImageOps
+
+from benchmarks import output
+from moco_jax.cli import flags
+
+NAMED = {
+    "repeats": ("9", "of each loop; medians count"),
+    "images": ("256", "per repeat"),
+    "batch_size": ("64", "of ours"),
+    "size": ("224", "of a view, in pixels"),
+    "output": (None, "file for the JSON, besides stdout"),
+}
+USAGE = "usage: python -m benchmarks.input_pipeline FOLDER [--repeats=N] [--images=N] [--size=S] [--output=FILE]"
+MEAN, STD = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
+SUFFIXES = (".jpg", ".jpeg")
+
+
+def random_box(height: int, width: int, rng: random.Random) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom of torchvision's RandomResizedCrop of scale 0.2 to 1."""
+    for _ in range(10):
+        area, ratio = height * width * rng.uniform(0.2, 1), np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
+        w, h = round((area * ratio) ** 0.5), round((area / ratio) ** 0.5)
+        if w <= width and h <= height:
+            left, top = rng.randint(0, width - w), rng.randint(0, height - h)
+            return left, top, left + w, top + h
+    side = min(height, width)
+    left, top = (width - side) // 2, (height - side) // 2
+    return left, top, left + side, top + side
+
+
+def jitter(image: Image.Image, rng: random.Random) -> Image.Image:
+    """torchvision's ColorJitter(0.4, 0.4, 0.4, 0.1) on a Pillow image."""
+
+    def hue(image: Image.Image) -> Image.Image:
+        h, s, v = image.convert("HSV").split()
+        shifted = np.asarray(h, np.uint8) + np.uint8(int(rng.uniform(-0.1, 0.1) * 255) % 256)
+        return Image.merge("HSV", (Image.fromarray(shifted), s, v)).convert("RGB")
+
+    steps: list[Callable[[Image.Image], Image.Image]] = [hue]
+    for kind in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
+        steps.append(lambda image, kind=kind: kind(image).enhance(rng.uniform(0.6, 1.4)))
+    rng.shuffle(steps)
+    return functools.reduce(lambda image, step: step(image), steps, image)
+
+
+def pillow_v2(path: Path, size: int, rng: random.Random) -> list[np.ndarray]:
+    """Two views (3, size, size) of float32, as the original makes them."""
+    with path.open("rb") as file:
+        image = Image.open(file).convert("RGB")
+    views = []
+    for _ in range(2):
+        view = image.crop(random_box(image.height, image.width, rng)).resize((size, size), Image.Resampling.BILINEAR)
+        if rng.random() < 0.8:
+            view = jitter(view, rng)
+        if rng.random() < 0.2:
+            view = ImageOps.grayscale(view).convert("RGB")
+        if rng.random() < 0.5:
+            view = view.filter(ImageFilter.GaussianBlur(rng.uniform(0.1, 2.0)))
+        if rng.random() < 0.5:
+            view = ImageOps.mirror(view)
+        views.append((((np.asarray(view, np.float32) / 255) - MEAN) / STD).transpose(2, 0, 1).copy())
+    return views
+
+
+def decode(path: Path) -> np.ndarray:
+    """The pixels of a JPEG file, and nothing else."""
+    return cv2.imdecode(
+        np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    )
+
+
+def decode_and_crop(path: Path, size: int, rng: random.Random) -> list[np.ndarray]:
+    """Two random resized crops (size, size, 3), uint8, of one decoding."""
+    image = decode(path)
+    crops = []
+    for _ in range(2):
+        left, top, right, bottom = random_box(*image.shape[:2], rng)
+        cut = Image.fromarray(np.ascontiguousarray(image[top:bottom, left:right]))
+        crops.append(np.asarray(cut.resize((size, size), Image.Resampling.BILINEAR)))
+    return crops
+
+
+def ours(folder: str, size: int, batch_size: int, images: int, workers: int) -> Callable[[], int]:
+    """A call makes some batches ready, each repeat the next ones; how many images that were."""
+    from moco_jax import config
+    from moco_jax.data import loader, opening, order
+    from moco_jax.views.recipes import RECIPES
+
+    source = opening.open_split(config.Data(dataset=None, folder=folder, channels=3), "train")
+    recipe = RECIPES["moco_v2"]
+    steps = max(1, images // batch_size)
+    done = 0
+
+    def go() -> int:
+        nonlocal done
+        found = loader.batches(
+            source,
+            [view.crop for view in recipe],
+            path="streamed",
+            seed=0,
+            batch_size=batch_size,
+            positions=np.arange(batch_size),
+            first_step=done,
+            last_step=done + steps,
+            size=size,
+            workers=workers,
+            pairs=order.same_record,
+        )
+        count = sum(len(batch["raw"][0]) for batch in found)
+        done += steps
+        return count
+
+    return go
+
+
+def over(paths: Sequence[Path], images: int, one: Callable[[Path], object]) -> Callable[[], int]:
+    """A call takes the next `images` files of an endless round, one by one."""
+    at = 0
+
+    def go() -> int:
+        nonlocal at
+        for i in range(at, at + images):
+            one(paths[i % len(paths)])
+        at += images
+        return images
+
+    return go
+
+
+def timed(go: Callable[[], int], cores: set[int]) -> float:
+    """Images a second on some cores."""
+    os.sched_setaffinity(0, cores)
+    cv2.setNumThreads(1)
+    begun = time.perf_counter()
+    return go() / (time.perf_counter() - begun)
+
+
+def measure(folder: str, *, repeats: int, images: int, batch_size: int, size: int) -> dict[str, Any]:
+    """All loops, in turn, some times."""
+    paths = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in SUFFIXES)
+    allowed = sorted(os.sched_getaffinity(0))
+    one, two = {allowed[0]}, set(allowed[:2])
+    rng = random.Random(0)
+    loops: dict[str, tuple[Callable[[], int], set[int]]] = {
+        "pillow_v2": (over(paths, images // 4, lambda p: pillow_v2(p, size, rng)), one),
+        "decode": (over(paths, images, decode), one),
+        "decode_and_crop": (over(paths, images, lambda p: decode_and_crop(p, size, rng)), one),
+        "ours": (ours(folder, size, batch_size, images, 1), one),
+    }
+    if len(two) == 2:
+        loops["ours_on_two_cores"] = (ours(folder, size, batch_size, images, 2), two)
+    found: dict[str, list[float]] = {name: [] for name in loops}
+    for repeat in range(repeats + 1):  # the first one fills caches
+        for name, (go, cores) in loops.items():
+            speed = timed(go, cores)
+            if repeat:
+                found[name].append(speed)
+    os.sched_setaffinity(0, allowed)
+
+    def ratio(a: str, b: str) -> dict[str, float]:
+        each = sorted(x / y for x, y in zip(found[a], found[b], strict=True))
+        return {"median": round(statistics.median(each), 3), "low": round(each[0], 3), "high": round(each[-1], 3)}
+
+    pairs = [("pillow_v2", "decode"), ("decode_and_crop", "decode"), ("ours", "decode"), ("ours", "decode_and_crop")]
+    pairs += [("ours", "pillow_v2")] + [("ours_on_two_cores", "ours")] * (len(two) == 2)
+    return {
+        "files": len(paths),
+        "mean_bytes": round(statistics.mean(p.stat().st_size for p in paths)),
+        "size": size,
+        "batch_size": batch_size,
+        "images_per_second": {name: round(statistics.median(speeds), 1) for name, speeds in found.items()},
+        "ratios": {f"{a} / {b}": ratio(a, b) for a, b in pairs},
+    }
+
+
+def main() -> int:
+    """Measure as the flags say."""
+    return flags.run(_run, sys.argv[1:])
+
+
+def _run(argv: list[str]) -> int:
+    places, named = flags.parse_without_page(argv, places={"FOLDER": "a tree of JPEG files"}, named=NAMED, usage=USAGE)
+    numbers = {name: int(named[name]) for name in ("repeats", "images", "batch_size", "size")}
+    output.keep(measure(places[0], **numbers), named["output"])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
