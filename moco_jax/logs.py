@@ -16,6 +16,9 @@ from moco_jax import places
 VERDICT = "verdict"  # the event that ends a run
 EVALUATED = "evaluated"  # the event that says that all evaluations that were due after a step are in the log
 
+MUCH, LONG = 0.1, 3.0  # share of the time, and seconds between two lines: to wait longer is worth a warning
+CLOCK = ("images_per_second", "waiting")  # of a line: another machine, other numbers
+
 
 def says(workdir: Path, event: str, step: int) -> bool | None:
     """Whether the log of a run has an event of a step; lines that a kill cut short say nothing. None: it has no log."""
@@ -42,12 +45,14 @@ class RunLog:
         silent: bool = False,
         events: Any = None,  # an `events.Events`, which also gets every number
         hear: Callable[[str], None] | None = None,
+        advice: str = "",  # what to do where training waits for images, to end a sentence
     ):
         self._file = None if silent else _opened(workdir)
         self._waiting = b""  # what could not be written yet
         self._events = None if silent else events
         self._hear = hear
         self._total, self._batch_size = total_steps, batch_size
+        self._waited, self._told, self._advice = 0.0, False, advice
         self._last = (first_step, time.perf_counter())
         interactive = sys.stderr.isatty() and not silent
         self._bar = (
@@ -105,22 +110,38 @@ class RunLog:
                 self._cannot(error)
 
     def metrics(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Metrics after `step` steps, with the images per second since the last call."""
+        """Metrics after `step` steps, with the images per second, and the share of waiting for them, since the last.
+
+        The first time that much was waited there is a warning, which says how fast host and device are apart.
+        """
         now = time.perf_counter()
         done = (step - self._last[0]) * self._batch_size
-        rate = done / max(now - self._last[1], 1e-9) if done else math.nan
+        seconds = max(now - self._last[1], 1e-9)
+        waited, self._waited = self._waited, 0.0
+        rate, share = (done / seconds, min(waited / seconds, 1.0)) if done else (math.nan, math.nan)
         self._last = (step, now)
-        self.write({"step": step, **metrics, "images_per_second": rate})
+        self.write({"step": step, **metrics, "images_per_second": rate, "waiting": share})
         if self._bar is not None:
             self._bar.update(step - self._bar.n)
-            self._bar.set_postfix_str(_short(metrics, rate))
+            self._bar.set_postfix_str(_short(metrics, rate, share))
         else:
             left = f"  {clock((self._total - step) * self._batch_size / rate)} left" if done else ""
-            self.say(f"step {step}/{self._total}  {_short(metrics, rate)}{left}")
+            self.say(f"step {step}/{self._total}  {_short(metrics, rate, share)}{left}")
+        if share > MUCH and waited >= LONG and not self._told:
+            self._told = True
+            self.warn(
+                step,
+                f"{share:.0%} of the time went by waiting for images: the host makes {rate:,.0f} images/s ready, and "
+                f"the device could take {rate / max(1 - share, 1e-3):,.0f}{self._advice}",
+            )
+
+    def waited(self, seconds: float) -> None:
+        """Training had nothing to do for so long, as the next batch was not there yet."""
+        self._waited += seconds
 
     def restart(self, step: int) -> None:
         """Form the next rate from now and `step` on."""
-        self._last = (step, time.perf_counter())
+        self._last, self._waited = (step, time.perf_counter()), 0.0
 
     def exclude(self, seconds: float) -> None:
         """Take `seconds` (an evaluation, a first compile) out of the time that the next rate is formed over."""
@@ -152,12 +173,14 @@ def _opened(workdir: Path) -> Any:
     return file
 
 
-def _short(metrics: Mapping[str, float], rate: float) -> str:
+def _short(metrics: Mapping[str, float], rate: float, share: float) -> str:
     parts = [f"loss {metrics['loss']:.3f}"] if "loss" in metrics else []
     if "pretext_accuracy" in metrics:
         parts.append(f"pretext {metrics['pretext_accuracy']:.1%}")
     if math.isfinite(rate):
         parts.append(f"{rate:,.0f} images/s")
+    if share > MUCH:
+        parts.append(f"waits {share:.0%}")
     return "  ".join(parts)
 
 

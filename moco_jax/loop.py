@@ -64,10 +64,11 @@ def run(
 ) -> Any:
     """Train from first_step to cadence.total and return the state; `batches` yields one host batch per step.
 
-    Metrics are fetched one call late, so that nothing waits for the device between two logs. Raises FloatingPointError
-    at a loss that is not finite, before anything made from it is saved, and where `patience` steps in a row, or all up
-    to the end, say that they were "skipped" (`core.guard`); `rate` is what that says should be lower. Where `signals`
-    ask for it, the step at which all processes stop is saved, and Stopped raised; evaluations that were due are owed.
+    Metrics are fetched one call late, and one call is dispatched ahead, so that the device does not wait. Raises
+    FloatingPointError at a loss that is not finite, before anything made from it is saved, and where `patience` steps
+    in a row, or all up to the end, say that they were "skipped" (`core.guard`); `rate` is what that says should be
+    lower. Where `signals` ask for it, the step at which all processes stop is saved, and Stopped raised; evaluations
+    that were due are owed.
 
     unlogged: metrics of steps before first_step that no line of the log holds yet, as `save` was given them, so that
     lines are those of a run that was never stopped. owed: evaluations after first_step were not done, and are now.
@@ -75,12 +76,15 @@ def run(
     step, watch, signals = first_step, Watch(rate, patience), signals or Signals()
     pending: list[Metrics] = [{k: np.asarray(v) for k, v in unlogged.items()}] if unlogged else []
     ready: tuple[int, list[Metrics]] | None = None
+    dispatched: Metrics = {}  # what the call before gave
     if owed:
         _evaluate(log, step, state, _due(evaluations, cadence, step), signals)
     while step < cadence.total:
         count = cadence.next_call(step, (e.every for e in evaluations))
-        batch = parallel.put_batch(jax.tree.map(_stack, *(next(batches) for _ in range(count))))
+        batch = parallel.put_batch(_next(batches, count, log))
         state, metrics = step_fn(state, batch, data)
+        parallel.wait(dispatched)  # one call runs and one stands behind it: more would hold the batches of all
+        dispatched = metrics
         first = step == 0  # the first of all gets a line of its own, as it took long
         if step == first_step:
             log.restart(step + count)  # compiling is no training
@@ -118,6 +122,14 @@ def run(
     return state
 
 
+def _next(batches: Iterator[Any], count: int, log: RunLog) -> Any:
+    """The next batches, stacked: (count, ...)."""
+    begun = time.perf_counter()
+    found = [next(batches) for _ in range(count)]
+    log.waited(time.perf_counter() - begun)
+    return jax.tree.map(_stack, *found)
+
+
 def _may_save(step: int, cadence: Cadence, metrics: Metrics) -> bool:
     """Not after a skipped step before the end: where weights have diverged all are skipped, and good ones would go."""
     if step == cadence.total or "skipped" not in metrics:
@@ -141,7 +153,7 @@ def _evaluate(log: RunLog, step: int, state: Any, evaluators: Sequence[Evaluator
 
 
 def _stack(*leaves: np.ndarray) -> np.ndarray:
-    return np.stack(leaves)  # (steps, rows, ...)
+    return np.stack(leaves) if len(leaves) > 1 else leaves[0][None]  # (steps, rows, ...)
 
 
 class Watch:

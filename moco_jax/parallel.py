@@ -109,6 +109,11 @@ def process_count() -> int:
     return jax.process_count()
 
 
+def host_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def memory_stats() -> dict[str, int]:
     """What the first device of this process says of its memory, such as bytes_limit; empty where it does not."""
     return jax.local_devices()[0].memory_stats() or {}

@@ -106,7 +106,13 @@ def _train(
     silent = not parallel.is_first_process()
     events = Events(workdir / "tensorboard", first_step=step) if config.log.tensorboard and not silent else None
     with RunLog(
-        workdir, total_steps=cadence.total, first_step=step, batch_size=config.batch_size, silent=silent, events=events
+        workdir,
+        total_steps=cadence.total,
+        first_step=step,
+        batch_size=config.batch_size,
+        silent=silent,
+        events=events,
+        advice=_to_feed(config),
     ) as log:
         _announce(log, parts, start, step, cadence)
         if events is not None:
@@ -145,6 +151,16 @@ def _train(
             found = verdict.of(runs.read(workdir))
             log.write({"event": VERDICT, "step": cadence.total, **found._asdict()})
             log.say(f"verdict: {found.text}")
+
+
+def _to_feed(config: Config) -> str:
+    """What to do where training waits for its images."""
+    if config.data.path == "resident":
+        return ""
+    workers, cores = config.data.workers, parallel.host_cores()
+    more = f"raise data.workers ({workers}; this process may use {cores} cores)" if workers < cores else ""
+    smaller = "store images smaller (moco-jax prepare shrink)"
+    return f": {' or '.join(part for part in (more, smaller) if part)}, or use data.path='resident' if they fit"
 
 
 def _evaluations(

@@ -125,3 +125,28 @@ def test_a_line_that_a_kill_cut_short_takes_no_other_with_it(tmp_path):
                 log.write({"step": 2})
             whole = after if text is before else after + '{"step": 2}\n'
             assert (tmp_path / "log.jsonl").read_text() == whole
+
+
+def test_waiting_for_images_is_said_once_with_what_to_do(tmp_path, capsys, monkeypatch):
+    """A share of the time in every line; above a tenth a warning with both speeds, in words and in the file, once."""
+    now = [100.0]
+    monkeypatch.setattr(logs.time, "perf_counter", lambda: now[0])
+    with logs.RunLog(tmp_path, total_steps=40, first_step=0, batch_size=8, advice=": raise data.workers") as log:
+        for step, waited in ((10, 2.9), (20, 5.0), (30, 4.0)):
+            log.waited(waited / 2)
+            log.waited(waited / 2)
+            now[0] += 10.0
+            log.metrics(step, {"loss": 1.0})
+        log.waited(3.0)
+        log.restart(30)  # a compile, say
+        now[0] += 10.0
+        log.metrics(40, {"loss": 1.0})
+    found = lines(tmp_path)
+    assert [r["waiting"] for r in found if "loss" in r] == pytest.approx([0.29, 0.5, 0.4, 0.0])
+    warnings = [r["warning"] for r in found if r.get("event") == "warning"]
+    assert warnings == [
+        "50% of the time went by waiting for images: the host makes 8 images/s ready, and the device could take 16: "
+        "raise data.workers"
+    ]
+    said = capsys.readouterr().out
+    assert said.count("warning: ") == 1 and "8 images/s  waits 50%" in said

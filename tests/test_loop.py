@@ -229,3 +229,32 @@ def test_a_run_that_is_stuck_up_to_its_end_does_not_end_well(tmp_path):
         with pytest.raises(FloatingPointError, match="all that were left") if stuck else contextlib.nullcontext():
             go(tmp_path, cadence(), first=first, skips=skips, patience=5, events=events)
         assert [e for e in events if e == ("save", 10)] == [("save", 10)] * (not stuck)
+
+
+def test_what_the_loop_waits_for_images_is_in_the_log(tmp_path, monkeypatch):
+    """Time within `next` alone, of every step but the first, which compiles."""
+    clock = [0.0]
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: clock[0])
+    slow = loop._next
+
+    def batches(all_of):
+        for batch in all_of:
+            clock[0] += 3.0
+            yield batch
+
+    monkeypatch.setattr(loop, "_next", lambda found, count, log: slow(batches(found), count, log))
+
+    def loss(step):
+        clock[0] += 1.0  # what the step takes
+        return 1.0
+
+    go(tmp_path, cadence(save=100, total=9), loss=loss)
+    assert [r["waiting"] for r in lines(tmp_path) if "loss" in r][1:] == pytest.approx([0.75] * 3)
+
+
+def test_one_call_is_dispatched_ahead_and_no_more(tmp_path, monkeypatch):
+    """Before the batch of a call is made, all calls but the last one are done."""
+    waited = []
+    monkeypatch.setattr(loop.parallel, "wait", lambda tree: waited.append(tree))
+    go(tmp_path, cadence(save=0, log=0), loss=float)
+    assert [float(tree["loss"][0]) for tree in waited if tree] == list(range(1, 10))
