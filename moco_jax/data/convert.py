@@ -101,10 +101,10 @@ def _is_finished(shard: Shard) -> bool:
 def _count(path: Path) -> int:
     try:
         reader = array_record_module.ArrayRecordReader(str(path))
+        count: int = reader.num_records()
+        reader.close()  # the first to say that a file is no such one: until then it holds no records
     except (RuntimeError, ValueError):
         return -1
-    count: int = reader.num_records()
-    reader.close()
     return count
 
 

@@ -27,7 +27,7 @@ class Shard:
 class Plan:
     """A data set as TFRecord, and where it goes as array_record."""
 
-    name: str  # name/version or name/config/version
+    name: str  # NAME or NAME/CONFIG
     source: Path
     target: Path
     shards: list[Shard]
@@ -40,10 +40,10 @@ class Plan:
 
 def planned(source: str, data_dir: str | None) -> Plan:
     """What would be converted into what; reads no record. Raises ConfigError for what cannot be."""
-    folder, root = Path(source).expanduser(), Path(prepare.folder_of(data_dir))
-    for path in (source, str(root)):
+    for path in (source, prepare.folder_of(data_dir)):
         if "://" in path:
             raise ConfigError(f"{path} is no folder on a disk; copy the data set to one first")
+    folder, root = Path(source).expanduser(), Path(prepare.folder_of(data_dir))
     info = _info(folder)
     try:
         parts = [info["name"], *([info["configName"]] if info.get("configName") else []), info["version"]]
@@ -51,6 +51,8 @@ def planned(source: str, data_dir: str | None) -> Plan:
         shards = [shard for split in info["splits"] for shard in _shards(info["name"], split, folder, target)]
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"{folder / INFO} is none of TFDS ({type(error).__name__}: {error})") from error
+    if not shards:
+        raise ConfigError(f"{folder / INFO} names no files of records: nothing to convert")
     names = [*parts, *(os.path.relpath(shard.target, target) for shard in shards)]
     if strange := [name for name in names if name.startswith((".", "/")) or ".." in name]:
         raise ConfigError(f"{folder / INFO} leads out of its folder: {strange[0]!r}")
@@ -60,7 +62,7 @@ def planned(source: str, data_dir: str | None) -> Plan:
         raise ConfigError(f"{len(missing)} of {len(shards)} files are missing in {folder}, such as {missing[0]}")
     written = {key: value for key, value in info.items() if key != "alternativeFileFormats"}
     written["fileFormat"] = "array_record"
-    return Plan("/".join(parts), folder, target, shards, json.dumps(written, indent=2))
+    return Plan("/".join(parts[:-1]), folder, target, shards, json.dumps(written, indent=2))
 
 
 def _info(folder: Path) -> dict[str, Any]:
@@ -93,4 +95,4 @@ def _shards(name: str, split: dict[str, Any], folder: Path, target: Path) -> lis
         naming.ShardedFileTemplate(where, pattern, name, split["name"], suffix).sharded_filepaths(len(lengths))
         for where, suffix in ((folder, "tfrecord"), (target, "array_record"))
     )
-    return [Shard(*map(Path, paths), length) for *paths, length in zip(there, to_be, lengths, strict=True)]
+    return [Shard(Path(a), Path(b), length) for a, b, length in zip(there, to_be, lengths, strict=True)]
