@@ -235,7 +235,7 @@ def _records(builder: Any, dataset: str, split: str, folder: str) -> Sequence[by
 
 
 def _open_many(builder: Any, dataset: str) -> None:
-    """Let this process open a file for every shard: ImageNet has 1,088, and Linux allows 1,024 unless it is asked."""
+    """Let this process open a file for every shard: ImageNet has over 1,024, and Linux allows so many unasked."""
     files = sum(info.num_shards for info in builder.info.splits.values())
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = FILES if hard == resource.RLIM_INFINITY else min(hard, FILES)
