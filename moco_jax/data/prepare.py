@@ -47,8 +47,8 @@ def formats(name: str, folder: str) -> tuple[str, list[str]]:
 
 
 def formats_of(builder: Any) -> list[str]:
-    """File formats of a data set that is there, an old one being TFRecord without saying so."""
-    return sorted(form.value for form in builder.info.available_file_formats()) or ["tfrecord"]
+    """File formats of a data set that is there; TFDS takes an old one, which does not say, for TFRecord."""
+    return sorted(form.value for form in builder.info.available_file_formats())
 
 
 def other_format(name: str, folder: str, path: str, there: list[str]) -> ConfigError:

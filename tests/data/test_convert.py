@@ -94,6 +94,26 @@ def test_finished_shards_stay_and_others_are_made_again(source, out, monkeypatch
     assert tfds.open_source("small", "train", data_dir=str(out)).labels().tolist() == [0, 1, 2, 0, 1, 2, 0, 1]
 
 
+def test_stopped_at_the_last_rename(source, out, monkeypatch):
+    """With everything there but dataset_info.json it is no data set; the next call has nothing but that to do."""
+    replace = convert.os.replace
+
+    def stops(path, to):
+        if to.name == convert.INFO:
+            raise Stopped
+        replace(path, to)
+
+    monkeypatch.setattr(convert.os, "replace", stops)
+    with pytest.raises(Stopped):
+        convert.convert(str(source), str(out), workers=1)
+    assert (out / "small" / "1.0.0" / "features.json").exists() and tfds.found(str(out)) == {"digits"}
+    with pytest.raises(OSError, match="Could not read dataset info"):
+        tfds.open_source("small", "train", data_dir=str(out))
+    monkeypatch.undo()
+    assert convert.convert(str(source), str(out), workers=1)[1]
+    assert len(tfds.open_source("small", "train", data_dir=str(out)).labels()) == 8
+
+
 def test_a_finished_shard_that_was_cut_off_is_made_again(source, out, monkeypatch):
     """Between two calls a disk may lose something: the number of records of what is kept is looked at."""
     monkeypatch.setattr(convert, "_complete", lambda plan: None)

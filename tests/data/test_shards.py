@@ -57,6 +57,7 @@ def test_a_config_is_a_folder_and_all_else_stays(tfrecords, tmp_path):
         ({"splits": [{"name": "train", "numShards": "3"}]}, "is none of TFDS .KeyError: 'shardLengths'"),
         ({"splits": []}, "names no files of records"),
         ({"name": "../up"}, "leads out of its folder: '../up'"),
+        ({"version": "1/../../up"}, "leads out of its folder: '1/../../up'"),
         ({"version": "/etc"}, "leads out of its folder: '/etc'"),
         ({"splits": [{"name": "a", "shardLengths": ["1"], "filepathTemplate": "../{SPLIT}"}]}, "leads out of"),
         ({"splits": [{"name": "a", "shardLengths": ["1", "2"]}]}, "2 of 2 files are missing .*small-a.tfrecord-00000-"),
