@@ -138,6 +138,9 @@ def digest(run: Run) -> str:
     """What the numbers of a run follow from, in twelve digits: its config, but for what changes none of them."""
     settings = config.flat(config.read(page_of(run, None)))
     none = ("data.workers", "consistency.", "train.max_skipped", "train.heartbeat_seconds")
+    none += tuple(
+        f"{of}.{what}_feature" for of in ("data", "eval") for what in ("image", "label")
+    )  # CIFAR-10's only ones
     kept = {key: value for key, value in settings.items() if not key.startswith(none)}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
 

@@ -11,6 +11,7 @@ from moco_jax.config import SECTIONS, Config, ConfigError, flat, unknown
 
 FREE = (
     "data.data_dir",
+    "data.label_feature",  # labels are for watching alone
     "data.folder",
     "data.manifest",
     "data.array",

@@ -27,6 +27,8 @@ class Data:
     manifest: str | None = None  # a CSV file with a column path, and perhaps label, group, split
     array: str | None = None  # an .npy file of images (N, H, W, C) or (N, H, W)
     data_dir: str | None = None  # TFDS data directory (None: TFDS's own default)
+    image_feature: str = "image"  # of `data.dataset`: where its images are; nested ones as frames/rgb
+    label_feature: str = "label"  # of `data.dataset`: where its labels are, if it has any
     split: str = "train"  # images to train on, in TFDS's split language
     channels: int | None = None  # None: as stored; 3 or 1 convert 8-bit images as Pillow does
     range: tuple[float, float] | None = None  # stored values mapped to 0..1, not clipped (None: 0..255, for uint8 only)
@@ -144,6 +146,8 @@ class Eval:
     every_epochs: int = 10  # 0: never
     data: str | None = None  # labelled data: a TFDS name, or a path to a folder, .csv or .npy (None: as trained on)
     data_dir: str | None = None  # TFDS data directory of `eval.data` (None: as data.data_dir)
+    image_feature: str | None = None  # of `eval.data` (None: as trained on; "image" in another TFDS data set)
+    label_feature: str | None = None  # of `eval.data` (None: data.label_feature; "label" in another TFDS data set)
     bank_split: str = "train"  # labelled neighbours
     split: str = "test"  # images to classify
     k: int = 200  # neighbours

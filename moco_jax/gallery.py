@@ -6,9 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from moco_jax.assembly import Parts, batches_of
-from moco_jax.config import Config, ConfigError
-from moco_jax.data import opening, sources
-from moco_jax.evaluation import samples
+from moco_jax.config import ConfigError
+from moco_jax.evaluation import monitor, samples
 from moco_jax.evaluation.encoder import FrozenEncoder, forward_of, freeze, preprocessing_of
 from moco_jax.reports import pictures
 from moco_jax.reports.curves import Picture
@@ -51,20 +50,15 @@ def encoded(parts: Parts, encoder: FrozenEncoder, images: int) -> tuple[samples.
     if parts.objects["source"] and config.eval.data is None:
         return samples.encode(encoder, config, parts.source, images), None
     if config.eval.every_epochs:
-        bank, held_out = (open_split(config, split) for split in (config.eval.bank_split, config.eval.split))
+        bank, held_out = (monitor.open_split(config, split) for split in (config.eval.bank_split, config.eval.split))
     else:
         bank = parts.source
         try:
-            held_out = open_split(config, config.eval.split)
+            held_out = monitor.open_split(config, config.eval.split)
         except ConfigError:  # no such split, and nobody asked for one
             return samples.encode(encoder, config, bank, images), None
     count = min(QUERIES, images)
     return samples.encode(encoder, config, bank, images), samples.encode(encoder, config, held_out, count)
-
-
-def open_split(config: Config, split: str) -> sources.Source:
-    """A split of the images that the run's kNN looks at."""
-    return opening.open_split(config.data, split, name=config.eval.data, data_dir=config.eval.data_dir)
 
 
 def neighbours(

@@ -15,6 +15,8 @@ class Labelled:
 
     dataset: str | None = None  # a TFDS name, or a path to a folder or .csv (None: as the encoder was trained on)
     data_dir: str | None = None  # TFDS data directory of `dataset` (None: that of the training data)
+    image_feature: str | None = None  # of a TFDS data set (None: as trained on; "image" in another data set)
+    label_feature: str | None = None  # of a TFDS data set (None: data.label_feature of the run; "label" in another)
     train_split: str = "train"  # images it is fitted to, in TFDS's split language
     test_split: str | None = "test"  # images it is judged on; None: whole groups of train_split, set apart by seed
     test_share: float = 0.2  # share of train_split that is set apart where test_split is None

@@ -39,6 +39,7 @@ DOORS = {
     "array_record": ("data/",),
     "etils": ("places.py",),
     "fsspec": ("places.py",),
+    "google_crc32c": ("data/tfrecord.py",),
     "grain": ("data/",),
     "importlib.import_module": (),  # a table from name to thing can be searched for, a string cannot
     "ml_collections.config_flags": ("cli/",),
@@ -80,6 +81,7 @@ DEVICE_WORDS |= {"devices", "local_devices", "device_count", "local_device_count
 
 LAZY = (
     "cv2",
+    "google_crc32c",
     "matplotlib",
     "pyarrow",
     "safetensors",

@@ -20,7 +20,7 @@ WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 
 IMPORT_NAMES = {"orbax-checkpoint": "orbax", "absl-py": "absl", "pillow": "PIL", "scikit-learn": "sklearn"}
 IMPORT_NAMES |= {"opencv-python-headless": "cv2", "tensorboardx": "tensorboardX"}
-NEVER_IMPORTED = {"array-record", "imagecodecs"}  # TFDS and tifffile ask for them, and do not install them
+NEVER_IMPORTED = {"imagecodecs"}  # tifffile asks for it, and does not install it
 PINNED = re.compile(r"uses: [\w.-]+/[\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$")
 
 
@@ -65,7 +65,7 @@ def test_what_is_imported_is_declared_and_the_reverse():
     used -= {"moco_jax", *sys.stdlib_module_names}
     declared = {import_name(r) for r in PROJECT["dependencies"] if package(r) not in NEVER_IMPORTED}
     extras = PROJECT["optional-dependencies"]
-    asked = ("torch", "safetensors", "timm", "transformers", "tiff", "parquet", "gcs", "tensorboard")
+    asked = ("torch", "safetensors", "timm", "transformers", "tiff", "parquet", "gcs", "tensorboard", "tfrecord")
     extra = [r for name in asked for r in extras[name]]
     optional = {import_name(r) for r in extra if package(r) not in NEVER_IMPORTED}
     assert used - optional == declared

@@ -103,19 +103,31 @@ class ArrayFile:
         return sources.Origin(os.path.realpath(os.path.expanduser(self.path)), self.places.tolist())
 
 
-def open_split(data: Data, split: str, *, name: str | None = None, data_dir: str | None = None) -> sources.Source:
+def open_split(
+    data: Data,
+    split: str,
+    *,
+    name: str | None = None,
+    data_dir: str | None = None,
+    features: tuple[str | None, str | None] = (None, None),
+) -> sources.Source:
     """`split`, in TFDS's split language, of the data that `name` says, or of a run's own `data` where that is None.
 
     `name` is a path to a folder, a .csv or an .npy file, or else a TFDS data set in `data_dir` (None: data.data_dir).
-    Images are converted as `data.channels` says. Splits of files are those of `files`, an array is the split `train`;
-    a slice of files, such as train[:90%], takes them in an order that is random but for ever the same (`chosen`).
+    `features` of image and label of such a one: None are those of `data` in its own data set, else "image" and "label".
+    Images are converted as `data.channels` says. Splits of files are those of `files`, an array is the split `train`; a
+    slice of files, such as train[:90%], takes them in an order that is random but for ever the same (`chosen`).
     Raises ConfigError for what is not there, holds no such split, or is named twice.
     """
     kind, where = _origin(data) if name is None else _kind(name, data_dir or data.data_dir)
     if data.channels not in CHANNELS and kind != "array":
         raise ConfigError(f"data.channels {data.channels} is no conversion; use 1 (gray), 3 (RGB) or None (as stored)")
     if kind == "dataset":
-        return tfds.open_source(where, split, data_dir=data_dir or data.data_dir, channels=data.channels)
+        same = data.dataset is not None and _base(data.dataset) == _base(where)
+        own = (data.image_feature, data.label_feature) if same else (tfds.IMAGE, tfds.LABEL)
+        image, label = (asked or known for asked, known in zip(features, own, strict=True))
+        folder = data_dir or data.data_dir
+        return tfds.open_source(where, split, data_dir=folder, channels=data.channels, image=image, label=label)
     if kind == "array":
         return open_array(where, split)
     listing = files.list_folder(where) if kind == "folder" else files.list_manifest(where)
@@ -254,9 +266,14 @@ def _may_share(data: Data, name: str, data_dir: str | None) -> bool:
     (kind, own), (other_kind, other) = _origin(data), _kind(name, data_dir or data.data_dir)
     if "dataset" not in (kind, other_kind):
         return True
-    bases = {re.split("[/:]", text)[0] for text in (own, other)}
+    bases = {_base(text) for text in (own, other)}
     folders = {os.path.realpath(tfds.data_folder(folder)) for folder in (data.data_dir, data_dir or data.data_dir)}
     return len(bases) == len(folders) == 1
+
+
+def _base(dataset: str) -> str:
+    """A TFDS name without config and version."""
+    return re.split("[/:]", dataset)[0]
 
 
 def _kind(name: str, data_dir: str | None) -> tuple[str, str]:

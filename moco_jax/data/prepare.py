@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+from typing import Any
 
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import constants, read_only_builder
@@ -36,13 +37,28 @@ def folder_of(data_dir: str | None) -> str:
     return os.path.expanduser(data_dir or constants.DATA_DIR)
 
 
-def formats(name: str, folder: str) -> list[str]:
-    """File formats in which the data set is there, [] where it is not."""
+def formats(name: str, folder: str) -> tuple[str, list[str]]:
+    """Where the data set lies and in which file formats; no format where it is not there."""
     try:
         builder = read_only_builder.builder_from_files(name, data_dir=folder)
     except ValueError:  # not found there, or no name at all
-        return []
+        return "", []
+    return str(builder.data_path), formats_of(builder)
+
+
+def formats_of(builder: Any) -> list[str]:
+    """File formats of a data set that is there; TFDS takes an old one, which does not say, for TFRecord."""
     return sorted(form.value for form in builder.info.available_file_formats())
+
+
+def other_format(name: str, folder: str, path: str, there: list[str]) -> ConfigError:
+    """The error for a data set at `path` that is not there as array_record, with the way to get it."""
+    how = f"prepare it into another folder: moco-jax prepare dataset {name} --data_dir=FOLDER"
+    if "tfrecord" in there:
+        how = f"convert it once: moco-jax prepare convert {path} --data_dir=FOLDER"
+    return ConfigError(
+        f"data set {name!r} is prepared in {folder} as {', '.join(there)}, and array_record is needed; {how}"
+    )
 
 
 def dataset(name: str, data_dir: str | None) -> bool:
@@ -58,14 +74,11 @@ def dataset(name: str, data_dir: str | None) -> bool:
         near = difflib.get_close_matches(base, known, 1, 0.5)
         hint = f"did you mean {near[0]!r}?" if near else "its catalogue: https://www.tensorflow.org/datasets"
         raise ConfigError(f"TFDS has no data set {name!r}; {hint}")
-    there = formats(name, folder)
+    path, there = formats(name, folder)
     if "array_record" in there:
         return False
     if there:
-        raise ConfigError(
-            f"data set {name!r} is prepared in {folder} as {', '.join(there)}, and array_record is needed; "
-            "prepare it into another folder: --data_dir=DIR"
-        )
+        raise other_format(name, folder, path, there)
     if base == "digits":
         digits.prepare(folder)
         return True

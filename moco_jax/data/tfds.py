@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import itertools
 import os
+import resource
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,9 +14,12 @@ from tensorflow_datasets.core import constants, read_only_builder
 
 from moco_jax import config
 from moco_jax.config import ConfigError
-from moco_jax.data import digits, pixels, sources
+from moco_jax.data import digits, pixels, prepare, sources
 
+IMAGE, LABEL = "image", "label"  # the features that most data sets of images have
 CHUNK = 1024  # records read at once for their labels
+FILES = 1 << 16  # that this process may open at once, where the system lets it and a data set has many
+SPARE, OPEN = 256, 4  # files beside those of a data set; how often its splits may be open at once
 PREPARE = "moco-jax prepare dataset {} --data_dir={}"
 
 
@@ -31,6 +35,8 @@ class TfdsSource:
     class_names: list[str] | None = None
     whole: str = ""  # the folder of the data set
     places: tuple[range, ...] = ()  # as `_places`
+    image_feature: str = IMAGE  # nested ones as frames/rgb
+    label_feature: str = LABEL
 
     def __len__(self) -> int:
         return len(self.records)
@@ -42,16 +48,16 @@ class TfdsSource:
         return sources.same_kind(self._decoded(index), self._first, self, index)
 
     def labels(self) -> np.ndarray | None:
-        """(len,) int64, without decoding an image; None where the data set has no integer feature "label"."""
-        label = _feature(self.features, "label")
-        if label is None or label.shape != () or not np.issubdtype(label.np_dtype, np.integer):
+        """(len,) int64, without decoding an image; None where the data set has no integer feature of that name."""
+        label = _feature(self.features, self.label_feature)
+        if not _is_label(label):
             return None
-        parse = tfds.features.FeaturesDict({"label": label}).deserialize_example_np
+        parse = _alone(self.label_feature, label).deserialize_example_np
         found = np.empty(len(self), np.int64)
         for start in range(0, len(self), CHUNK):
             keys = list(range(start, min(start + CHUNK, len(self))))
             records = self.records.__getitems__(keys)  # type: ignore[attr-defined]
-            found[start : start + CHUNK] = [parse(record)["label"] for record in records]
+            found[start : start + CHUNK] = [_leaf(parse(record), self.label_feature) for record in records]
         return found
 
     def origin(self) -> sources.Origin | None:
@@ -63,44 +69,60 @@ class TfdsSource:
 
     @functools.cached_property
     def _image(self) -> Any:
-        return tfds.features.FeaturesDict({"image": self.features["image"]})
+        return _alone(self.image_feature, _feature(self.features, self.image_feature))
 
     def _decoded(self, index: int) -> np.ndarray:
-        feature, record = self._image["image"], self.records[index]
+        name, feature, record = self.image_feature, _feature(self.features, self.image_feature), self.records[index]
         if not isinstance(feature, tfds.features.Image):  # a tensor, stored as numbers
-            return self._image.deserialize_example_np(record)["image"]
-        skip = {"image": tfds.decode.SkipDecoding()}
-        encoded = self._image.deserialize_example_np(record, decoders=skip)["image"]
+            return _leaf(self._image.deserialize_example_np(record), name)
+        skip = _nested(name, tfds.decode.SkipDecoding())
+        encoded = _leaf(self._image.deserialize_example_np(record, decoders=skip), name)
         found = pixels.decode(encoded, f"{self.name}: record {index}", channels=self.channels)
         return found.view(np.float32) if feature.np_dtype == np.float32 else found  # stored as RGBA, a byte each
 
 
-def open_source(dataset: str, split: str, *, data_dir: str | None = None, channels: int | None = None) -> TfdsSource:
+def open_source(
+    dataset: str,
+    split: str,
+    *,
+    data_dir: str | None = None,
+    channels: int | None = None,
+    image: str = IMAGE,
+    label: str = LABEL,
+) -> TfdsSource:
     """Open `split` of a data set that TFDS has prepared as array_record in `data_dir` (None: TFDS's own default).
 
-    "digits" is prepared on first use. `channels` 1 or 3 converts 8-bit images as Pillow does. Raises ConfigError for a
-    data set or split that is not there, another file format, no images, and a conversion that is not one of these.
+    `image` and `label` are features, nested ones as frames/rgb. "digits" is prepared on first use. `channels` 1 or 3
+    converts 8-bit images as Pillow does. Raises ConfigError for a data set, split or feature that is not there, another
+    file format, more files than may be open at once, and a conversion that is not one of these.
     """
     folder = data_folder(data_dir)
     if dataset == "digits":
         digits.prepare(folder)
     builder = _builder(dataset, folder)
     features = builder.info.features
-    image = _feature(features, "image")
-    if image is None or len(image.shape) != 3:
+    picture, number = _feature(features, image), _feature(features, label)
+    if not _is_image(picture):
         raise ConfigError(
-            f"data set {dataset!r} has no feature 'image' of shape (H, W, C), only {', '.join(features.keys())};"
-            " pass a source of your own, an object with the methods of moco_jax.data.sources.Source"
+            f"data set {dataset!r} has no feature {image!r} of shape (H, W, C), only {_listed(features)}; name "
+            "another as data.image_feature, or pass an object with the methods of moco_jax.data.sources.Source"
+        )
+    if label != LABEL and not _is_label(number):
+        raise ConfigError(
+            f"data set {dataset!r} has no feature {label!r} of one whole number, only {_listed(features)}; "
+            "name another as data.label_feature"
         )
     if channels not in (None, 1, 3):
         raise ConfigError(f"data.channels {channels} is no conversion; use 1 (gray), 3 (RGB) or None (as stored)")
-    if channels is not None and not (isinstance(image, tfds.features.Image) and image.np_dtype == np.uint8):
-        raise ConfigError(f"data.channels converts 8-bit pictures and {dataset!r} holds {image.np_dtype}; leave it out")
-    label = _feature(features, "label")
-    classes, names = getattr(label, "num_classes", None), getattr(label, "names", None)
+    if channels is not None and not (isinstance(picture, tfds.features.Image) and picture.np_dtype == np.uint8):
+        raise ConfigError(
+            f"data.channels converts 8-bit pictures and {dataset!r} holds {picture.np_dtype}; leave it out"
+        )
+    classes, names = getattr(number, "num_classes", None), getattr(number, "names", None)
     records = _records(builder, dataset, split, folder)
     whole, places = os.path.realpath(builder.data_path), _places(builder, split)
-    return TfdsSource(f"{dataset}/{split}", classes, records, features, channels, names, whole, places)
+    name = f"{dataset}/{split}"
+    return TfdsSource(name, classes, records, features, channels, names, whole, places, image, label)
 
 
 def is_known(dataset: str, folder: str) -> bool:
@@ -116,7 +138,54 @@ def data_folder(data_dir: str | None) -> str:
 
 
 def _feature(features: Any, name: str) -> Any:
-    return features[name] if name in features else None  # noqa: SIM401 (a FeaturesDict has no get)
+    """The feature of a name such as frames/rgb; None where there is none, or several of it in a record."""
+    for part in name.split("/"):
+        if not isinstance(features, tfds.features.FeaturesDict) or part not in features:
+            return None
+        features = features[part]
+    return features
+
+
+def _is_image(feature: Any) -> bool:
+    return not isinstance(feature, tfds.features.FeaturesDict | None) and len(feature.shape) == 3
+
+
+def _is_label(feature: Any) -> bool:
+    if isinstance(feature, tfds.features.FeaturesDict | None):
+        return False
+    return feature.shape == () and np.issubdtype(feature.np_dtype, np.integer)
+
+
+def _nested(name: str, leaf: Any) -> Any:
+    """{"frames": {"rgb": leaf}} for frames/rgb, as TFDS nests what belongs to a feature."""
+    for part in reversed(name.split("/")):
+        leaf = {part: leaf}
+    return leaf
+
+
+def _leaf(tree: Any, name: str) -> Any:
+    for part in name.split("/"):
+        tree = tree[part]
+    return tree
+
+
+def _alone(name: str, feature: Any) -> Any:
+    """A FeaturesDict of one feature: what else a record holds is not parsed."""
+    return tfds.features.FeaturesDict(_nested(name, feature))
+
+
+def _listed(features: Any, before: str = "") -> str:
+    """Names of all features, nested ones as frames/rgb, with the shapes that are not one value."""
+    parts = []
+    for name, feature in features.items():
+        if isinstance(feature, tfds.features.FeaturesDict):
+            parts.append(_listed(feature, f"{before}{name}/"))
+        elif isinstance(feature.shape, tuple):
+            shape = ", ".join("?" if side is None else str(side) for side in feature.shape)
+            parts.append(f"{before}{name}" + (f" ({shape})" if shape else ""))
+        else:
+            parts.append(f"{before}{name} (several in a record)")
+    return ", ".join(parts)
 
 
 def _builder(dataset: str, folder: str) -> Any:
@@ -124,6 +193,9 @@ def _builder(dataset: str, folder: str) -> Any:
     base = dataset.split("/")[0].split(":")[0]
     try:
         return read_only_builder.builder_from_files(dataset, data_dir=folder)
+    except ImportError as error:  # TFDS's videos and sounds
+        how = f"needs a package that is not installed ({error}); {prepare.EXTRA}"
+        raise ConfigError(f"data set {dataset!r} has a feature that TFDS {how}") from error
     except ValueError as error:  # not found there, or no name at all
         known = base != "digits" and base in tfds.list_builders(with_community_datasets=False)
         how = PREPARE.format(dataset if known else "NAME", folder)
@@ -147,12 +219,10 @@ def found(folder: str) -> set[str]:
 
 
 def _records(builder: Any, dataset: str, split: str, folder: str) -> Sequence[bytes]:
-    formats = {form.value for form in builder.info.available_file_formats()}
+    formats = prepare.formats_of(builder)
     if "array_record" not in formats:
-        raise ConfigError(
-            f"data set {dataset!r} is prepared in {folder} as {', '.join(sorted(formats))}, and array_record is needed;"
-            f" prepare it into another folder: {PREPARE.format(dataset, 'FOLDER')}"
-        )
+        raise prepare.other_format(dataset, folder, str(builder.data_path), formats)
+    _open_many(builder, dataset)
     raw = tfds.decode.DeserializeMethod.RAW_BYTES
     try:
         records = builder.as_data_source(split=split, deserialize_method=raw, file_format="array_record")
@@ -162,6 +232,20 @@ def _records(builder: Any, dataset: str, split: str, folder: str) -> Sequence[by
         splits = ", ".join(f"{name} ({info.num_examples} images)" for name, info in builder.info.splits.items())
         reason = str(error).split("\n")[0]
         raise ConfigError(f"split {split!r} of {dataset!r} holds no images ({reason}); its splits: {splits}") from error
+
+
+def _open_many(builder: Any, dataset: str) -> None:
+    """Let this process open a file for every shard: ImageNet has over 1,024, and Linux allows so many unasked."""
+    files = sum(info.num_shards for info in builder.info.splits.values())
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = FILES if hard == resource.RLIM_INFINITY else min(hard, FILES)
+    if soft < min(most, SPARE + OPEN * files):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    if max(soft, most) < SPARE + files:
+        raise ConfigError(
+            f"data set {dataset!r} has {files} files and this process may open {hard}; raise that limit, as by "
+            f"`ulimit -n {SPARE + OPEN * files}`"
+        )
 
 
 def _places(builder: Any, split: str) -> tuple[range, ...]:

@@ -93,12 +93,18 @@ def open_pair(
 
 
 def _open(data: protocols.Labelled, run: Data, split: str) -> Split:
-    source = opening.open_split(run, split, name=data.dataset, data_dir=data.data_dir)
+    source = opening.open_split(
+        run,
+        split,
+        name=data.dataset,
+        data_dir=data.data_dir,
+        features=(data.image_feature, data.label_feature),
+    )
     labels = source.labels()
     if labels is None:
         raise ConfigError(
             f"{source.name} has no labels; an evaluation needs some: --config.data.dataset names a data set, a folder "
-            "of class folders, or a .csv with a column label"
+            "of class folders, or a .csv with a column label, and --config.data.label_feature another feature of TFDS's"
         )
     if len(source) == 0:
         raise ConfigError(f"{source.name} holds no images")

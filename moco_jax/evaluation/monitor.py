@@ -59,11 +59,23 @@ def knn_monitor(config: Config, encoder: Encoder, values: Values, own_source: st
     return evaluate
 
 
+def open_split(config: Config, split: str) -> sources.Source:
+    """A split of the images that a run's kNN looks at; raises ConfigError where there is none."""
+    section = config.eval
+    return opening.open_split(
+        config.data,
+        split,
+        name=section.data,
+        data_dir=section.data_dir,
+        features=(section.image_feature, section.label_feature),
+    )
+
+
 def _labelled(config: Config, key: str) -> tuple[sources.Source, np.ndarray]:
     """The split of the labelled images that a key of `eval` names, and its labels."""
     section = config.eval
     try:
-        source = opening.open_split(config.data, getattr(section, key), name=section.data, data_dir=section.data_dir)
+        source = open_split(config, getattr(section, key))
     except ConfigError as error:
         raise ConfigError(
             f"{error}; --config.eval.{key} names another, --config.eval.every_epochs=0 watches none"

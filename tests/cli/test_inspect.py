@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from moco_jax import assembly, cli, config, gallery, pages, pretrain
+from moco_jax import assembly, cli, config, pages, pretrain
 from moco_jax.data import files
+from moco_jax.evaluation import monitor
 
 RNG = np.random.default_rng(0)
 
@@ -97,7 +98,7 @@ def evaluators(page):
     c = config.read(pages.load(str(page)))
     parts = assembly.assemble(c)
     opened = (
-        [gallery.open_split(c, split) for split in (c.eval.bank_split, c.eval.split)] if c.eval.every_epochs else []
+        [monitor.open_split(c, split) for split in (c.eval.bank_split, c.eval.split)] if c.eval.every_epochs else []
     )
     return opened, pretrain.default_evaluators(parts)
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from moco_jax.config import ConfigError, Data
-from moco_jax.data import files, loader, measured, opening, sources
+from moco_jax.data import files, loader, measured, opening, sources, tfds
 
 RNG = np.random.default_rng(0)
 
@@ -257,6 +257,28 @@ def test_a_file_is_the_same_by_whatever_way_it_was_opened(photos, tmp_path, monk
     np.save(tmp_path / "x.npy", np.zeros((9, 4, 4), np.uint8))
     tail, head = opening.open_array("x.npy", "train[5:]"), opening.open_array(str(tmp_path / "x.npy"), "train[:7]")
     assert sources.shared(tail, head).tolist() == [0, 1]
+
+
+def test_features_are_those_of_the_data_set_that_has_them(monkeypatch, tmp_path):
+    """A run's own in its own data set, by any of its names; "image" and "label" in another; else what is asked for."""
+    opened = []
+
+    def open_source(dataset, split, *, data_dir, channels, image, label):
+        opened.append((dataset, image, label))
+
+    monkeypatch.setattr(tfds, "open_source", open_source)
+    monkeypatch.setattr(tfds, "is_known", lambda name, folder: True)
+    run = Data(dataset="clips/big", image_feature="frames/rgb", label_feature="kind")
+    for asked in ({}, {"name": "clips/big:1.0.0"}, {"name": "clips"}, {"name": "cifar10"}):
+        opening.open_split(run, "train", **asked)
+    opening.open_split(run, "train", name="cifar10", features=("picture", None))
+    opening.open_split(run, "train", features=(None, "age"))
+    opening.open_split(dataclasses.replace(run, dataset=None, folder=str(tmp_path)), "train", name="cifar10")
+    own, other = ("frames/rgb", "kind"), ("image", "label")
+    assert opened == [
+        *(("clips/big", *own), ("clips/big:1.0.0", *own), ("clips", *own), ("cifar10", *other)),
+        *(("cifar10", "picture", "label"), ("clips/big", "frames/rgb", "age"), ("cifar10", *other)),
+    ]
 
 
 def test_a_runs_own_images_are_opened_where_others_may_be_among_them(photos, tmp_path, digits_dir):

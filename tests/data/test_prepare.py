@@ -31,7 +31,8 @@ def test_tfds_itself_writes_array_record(other_process, tmp_path):
     folder = str(tmp_path / "sets")
     ours.in_a_process_of_its_own("digits", folder)
     assert len(ours_tfds.open_source("digits", "train", data_dir=folder)) == 1500
-    assert ours.formats("digits", folder) == ["array_record"] and not ours.dataset("digits", folder)
+    there = f"{folder}/digits/1.0.0"
+    assert ours.formats("digits", folder) == (there, ["array_record"]) and not ours.dataset("digits", folder)
 
 
 STUB = """
@@ -92,5 +93,11 @@ def test_what_cannot_be_prepared(tmp_path, prepare, other_process):
     with pytest.raises(ConfigError, match="/file/sets' cannot be written .*; name another"):
         ours.dataset("cifar10", str(tmp_path / "file" / "sets"))
     folder = prepare("mnist", {"x": tfds.features.Text()}, [{"x": "a"}], file_format="parquet")
-    with pytest.raises(ConfigError, match=r"'mnist' is prepared in .* as parquet.*--data_dir=DIR"):
+    with pytest.raises(
+        ConfigError, match=r"'mnist' is prepared in .* as parquet.*prepare dataset mnist --data_dir=FOL"
+    ):
+        ours.dataset("mnist", folder)
+    info = pathlib.Path(folder, "mnist", "1.0.0", "dataset_info.json")
+    info.write_text(info.read_text().replace('"parquet"', '"tfrecord"'))
+    with pytest.raises(ConfigError, match=rf"as tfrecord.*: moco-jax prepare convert {info.parent} --data_dir=FOLDER$"):
         ours.dataset("mnist", folder)

@@ -109,9 +109,12 @@ def test_another_file_format_is_refused(prepare, encoded):
     with pytest.raises(ConfigError, match=r"prepared in .* as parquet, and array_record is needed"):
         reader.open_source("other", "train", data_dir=folder)
     info = pathlib.Path(folder, "other", "1.0.0", "dataset_info.json")
-    info.write_text(json.dumps({**json.loads(info.read_text()), "fileFormat": "tfrecord"}))
-    with pytest.raises(ConfigError, match=r"prepared in .* as tfrecord"):
-        reader.open_source("other", "train", data_dir=folder)
+    held = json.loads(info.read_text())
+    for written in ({**held, "fileFormat": "tfrecord"}, {k: v for k, v in held.items() if k != "fileFormat"}):
+        info.write_text(json.dumps(written))
+        how = f"convert it once: moco-jax prepare convert {info.parent} --data_dir=FOLDER"
+        with pytest.raises(ConfigError, match=rf"'other' is prepared in .* as tfrecord, and array_record .*; {how}$"):
+            reader.open_source("other", "train", data_dir=folder)
 
 
 def test_dataset_without_images_is_refused(prepare):
@@ -123,6 +126,89 @@ def test_dataset_without_images_is_refused(prepare):
     folder = prepare("flat", flat, [{"image": np.zeros((4, 4), np.float32)}])
     with pytest.raises(ConfigError, match="'flat' has no feature 'image' of shape"):
         reader.open_source("flat", "train", data_dir=folder)
+
+
+PEOPLE = {"image": tfds.features.Image(), "label": tfds.features.ClassLabel(num_classes=2)}
+NESTED = {
+    "frames": {"rgb": tfds.features.Image(), "depth": tfds.features.Tensor(shape=(2, 3, 1), dtype=np.float32)},
+    "objects": tfds.features.Sequence(PEOPLE),
+    "attributes": {"smiling": tfds.features.ClassLabel(names=["no", "yes"]), "age": np.float32},
+    "id": tfds.features.Text(),
+}
+
+
+@pytest.fixture
+def nested(prepare, encoded):
+    """A data set whose images and labels lie deeper; the depth of row i is i throughout."""
+    rows = [
+        {
+            "frames": {"rgb": encoded(RGB + i), "depth": np.full((2, 3, 1), i, np.float32)},
+            "objects": {"image": [encoded(GRAY)] * 2, "label": [0, 1]},
+            "attributes": {"smiling": i % 2, "age": 1.5},
+            "id": str(i),
+        }
+        for i in range(3)
+    ]
+    return prepare("nested", NESTED, rows)
+
+
+def test_nested_and_other_features(nested):
+    """Images and labels by TFDS's nested names: pictures, tensors, names of classes."""
+    source = reader.open_source("nested", "train", data_dir=nested, image="frames/rgb", label="attributes/smiling")
+    np.testing.assert_array_equal(np.stack(list(source)), [RGB, RGB + 1, RGB + 2])
+    assert source.labels().tolist() == [0, 1, 0]
+    assert (source.classes, source.class_names) == (2, ["no", "yes"])
+    gray = reader.open_source("nested", "train", data_dir=nested, image="frames/rgb", channels=1)
+    assert gray[1].shape == (5, 7, 1) and gray.labels() is None and gray.classes is None
+    depth = reader.open_source("nested", "train[1:]", data_dir=nested, image="frames/depth")
+    assert [image[0, 0, 0] for image in depth] == [1, 2] and depth[0].dtype == np.float32
+
+
+def test_features_that_are_not_there_list_those_that_are(nested):
+    """On one line, with their shapes; one of which a record holds several is called so."""
+    parts = ["frames/rgb (?, ?, 3)", "frames/depth (2, 3, 1)", "objects (several in a record)", "attributes/age"]
+    for name in ("image", "frames", "frames/x", "frames/rgb/x", "objects/image", "objects", "id", ""):
+        with pytest.raises(ConfigError, match=rf"'nested' has no feature '{name}' of shape \(H, W, C\)") as said:
+            reader.open_source("nested", "train", data_dir=nested, image=name)
+        assert all(part in str(said.value) for part in parts) and "\n" not in str(said.value)
+    for name in ("x", "attributes", "attributes/age", "objects/label", "frames/rgb", "id"):
+        with pytest.raises(ConfigError, match=rf"no feature '{name}' of one whole number, only .*data\.label_feature$"):
+            reader.open_source("nested", "train", data_dir=nested, image="frames/rgb", label=name)
+
+
+def test_a_feature_that_needs_tensorflow_is_one_line(monkeypatch, tmp_path):
+    """TFDS opens a data set with videos only where TensorFlow is installed."""
+
+    def fails(*_, **__):
+        raise ModuleNotFoundError("No module named 'tensorflow'")
+
+    monkeypatch.setattr(reader.read_only_builder, "builder_from_files", fails)
+    with pytest.raises(ConfigError, match=r"'clips' has a feature .* .No module named 'tensorflow'.; pip install"):
+        reader.open_source("clips", "train", data_dir=str(tmp_path))
+
+
+def test_as_many_files_may_be_open_as_a_data_set_has(prepare, monkeypatch, encoded):
+    """The soft limit is raised for a data set of many files, where the hard one allows it; else one line says how."""
+    folder = prepare("gray", PICTURES, [{"image": encoded(GRAY)}])
+    asked = []
+    monkeypatch.setattr(reader.resource, "setrlimit", lambda kind, limits: asked.append((kind, limits)))
+    for limits, raised in (
+        ((1024, 4096), []),  # enough for one file
+        ((259, 4096), [(4096, 4096)]),
+        ((259, 1 << 20), [(reader.FILES, 1 << 20)]),
+        ((259, reader.resource.RLIM_INFINITY), [(reader.FILES, reader.resource.RLIM_INFINITY)]),
+        ((259, 259), []),
+        ((1 << 20, 1 << 20), []),
+    ):
+        asked.clear()
+        monkeypatch.setattr(reader.resource, "getrlimit", lambda kind, limits=limits: limits)
+        reader.open_source("gray", "train", data_dir=folder)
+        assert asked == [(reader.resource.RLIMIT_NOFILE, x) for x in raised]
+    monkeypatch.setattr(reader.resource, "getrlimit", lambda kind: (200, 200))
+    with pytest.raises(
+        ConfigError, match=r"'gray' has 1 files and this process may open 200; raise that limit, .*ulimit -n 260"
+    ):
+        reader.open_source("gray", "train", data_dir=folder)
 
 
 def test_images_as_stored(prepare, encoded):

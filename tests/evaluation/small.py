@@ -52,7 +52,7 @@ class Bench:
         monkeypatch.setattr(loading, "load", self.load)
         monkeypatch.setattr(loading, "stored_digest", lambda *_: self.on_disk or frozen.digest(placed(self.trained)))
 
-    def open_split(self, data, split, *, name=None, data_dir=None):
+    def open_split(self, data, split, *, name=None, data_dir=None, features=(None, None)):
         self.opened.append((name or data.dataset, split, data_dir or data.data_dir))
         return self.splits[split]
 

@@ -48,7 +48,7 @@ def images(monkeypatch):
     """Labelled images under every name; what was asked for."""
     splits, asked = {"train": small.source(60, 0, "train"), "test": small.source(30, 1, "test")}, []
 
-    def open_split(data, split, *, name=None, data_dir=None):
+    def open_split(data, split, *, name=None, data_dir=None, features=(None, None)):
         asked.append((name, split))
         return splits[split]
 

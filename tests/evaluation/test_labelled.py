@@ -117,6 +117,21 @@ def test_images_that_were_pretrained_on_are_counted(digits_dir, tmp_path):
     assert words("gone", **half) == "split train[1200:]"
 
 
+def test_features_that_the_page_names(splits, monkeypatch):
+    """The page's own features are asked for in train and test; those of the run stand where it names none."""
+    asked, open_split = [], opening.open_split
+
+    def watched(run, split, **named):
+        asked.append((split, named.pop("features")))
+        return open_split(run, split, **named)
+
+    monkeypatch.setattr(opening, "open_split", watched)
+    open_pair(image_feature="frames/rgb", label_feature="kind")
+    open_pair()
+    named, none = ("frames/rgb", "kind"), (None, None)
+    assert asked == [("train", named), ("test", named), ("train", none), ("test", none)]
+
+
 def test_what_cannot_be_judged_is_refused(splits):
     """No labels on either side, one class, a class without train images, another kind of images, own images unnamed."""
     train, test = splits["train"], splits["test"]

@@ -76,8 +76,8 @@ def opened(monkeypatch):
         "calls": [],
     }
 
-    def open_split(data, split, *, name=None, data_dir=None):
-        splits["calls"].append((name or data.dataset, split, data_dir or data.data_dir, data.channels))
+    def open_split(data, split, *, name=None, data_dir=None, features=(None, None)):
+        splits["calls"].append((name or data.dataset, split, data_dir or data.data_dir, data.channels, *features))
         return splits[split]
 
     monkeypatch.setattr(opening, "open_split", open_split)
@@ -114,14 +114,16 @@ def test_without_resize_the_whole_image_is_the_view(opened):
 
 
 def test_images_are_those_of_eval_data_or_of_the_training_data(opened):
-    """Bank and queries, from the data set and folder that are named, converted as the training images are."""
+    """Bank and queries, from the data set, folder and features that are named, converted as the training images are."""
     knn_monitor(config(), ENCODER, VALUES, "")
-    assert opened["calls"] == [("mine", "bank", "here", None), ("mine", "queries", "here", None)]
+    none = (None, None)
+    assert opened["calls"] == [("mine", "bank", "here", None, *none), ("mine", "queries", "here", None, *none)]
     opened["calls"].clear()
-    c = config(data="labelled", data_dir="there")
+    named = ("frames/rgb", "kind")
+    c = config(data="labelled", data_dir="there", image_feature=named[0], label_feature=named[1])
     c = dataclasses.replace(c, data=dataclasses.replace(c.data, channels=1))
     knn_monitor(c, ENCODER, VALUES, "own images")
-    assert opened["calls"] == [("labelled", "bank", "there", 1), ("labelled", "queries", "there", 1)]
+    assert opened["calls"] == [("labelled", "bank", "there", 1, *named), ("labelled", "queries", "there", 1, *named)]
 
 
 def test_a_source_of_ones_own_needs_eval_data(opened):
