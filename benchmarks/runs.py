@@ -73,10 +73,11 @@ def finished(processes: "Sequence[subprocess.Popen[str]]") -> None:
 def lines(workdir: Path) -> list[dict[str, float]]:
     """The numbers of a run's log but for the clock, line by line; a line that a kill cut short is none."""
     from moco_jax import places
+    from moco_jax.logs import CLOCK
 
     whole = (line for line in places.read_log(workdir).splitlines() if line.endswith("}"))
     records = (json.loads(line) for line in whole)
-    return [{k: v for k, v in record.items() if k != "images_per_second"} for record in records if "loss" in record]
+    return [{k: v for k, v in record.items() if k not in CLOCK} for record in records if "loss" in record]
 
 
 def last_lines(workdir: Path) -> dict[float, dict[str, float]]:
