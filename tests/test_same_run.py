@@ -18,6 +18,7 @@ FREE = {
     "data.data_dir",
     "data.folder",
     "data.manifest",
+    "data.max_bad_fraction",
     "data.workers",
     "eval.batch_size",
     "eval.bank_split",
