@@ -41,14 +41,11 @@ class Told:
     def _tell(self, files: list[Bad], which: str) -> None:
         if not files:
             return
-        count, images = len(self._source.bad), len(self._source)
-        text = (
-            f"bad files: {count:,} of {images:,} images cannot be read, and others are shown in their place; {which}: "
-            + ", ".join(map(str, files))
-        )
+        text = self._source.said(files, which)
         if not parallel.is_first_process():
             sys.stderr.write(f"warning: {text}\n")
             return
         self._log.say(f"warning: {text}")
+        counts = {"count": len(self._source.bad), "images": len(self._source)}
         listed = [one._asdict() for one in files]
-        self._log.write({"event": EVENT, "step": self._step, "count": count, "images": images, which: listed})
+        self._log.write({"event": EVENT, "step": self._step, **counts, which: listed})

@@ -89,6 +89,27 @@ def test_too_many_stop_the_run_before_anything_is_written(folder, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_stand_in_keeps_to_the_group_where_pairs_do(folder, tmp_path):
+    """data.pairs="same_group" on folders of four: the nearest in the folder of a bad file; else any image."""
+    for i in range(40):
+        (folder / f"{i // 4}").mkdir(exist_ok=True)
+        (folder / f"{i}.png").rename(folder / f"{i // 4}/{i}.png")
+    for pairs, stands_in in (
+        ("same_group", 2),
+        ("same_image", next(i for i in order.stand_ins(3, 40) if i not in (3, 4, 11))),
+    ):
+        c = made(folder, 0.1)
+        c = dataclasses.replace(c, data=dataclasses.replace(c.data, pairs=pairs))
+        assert assembly.assemble(c, encoder=tiny.small_encoder(c, 3)).source[3][0, 0, 0] == stands_in
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5])
+def test_a_share_is_a_share(folder, share):
+    """Anything else is refused."""
+    with pytest.raises(ConfigError, match=r"data.max_bad_fraction must lie in 0\.\.1"):
+        assembly.assemble(made(folder, share))
+
+
 def test_files_that_go_in_a_run_stop_it_and_its_log_has_the_list(folder, tmp_path, monkeypatch):
     """After a checkpoint the folder stays; the same command goes on when the files are back."""
     c = made(folder, 0.1, train=config.Train(epochs=20))

@@ -97,6 +97,13 @@ class Replacing:
             self._told = len(self._bad)
         return new
 
+    def said(self, files: list[Bad], which: str) -> str:
+        """One line on how many there are of how many images, and these by name."""
+        return (
+            f"bad files: {len(self.bad):,} of {len(self):,} images cannot be read, and others are shown in their place"
+            f"; {which}: {', '.join(map(str, files))}"
+        )
+
     def _note(self, record: int, error: Unreadable) -> None:
         names = sources.names_of(self.source)
         with self._lock:  # another thread may have found it meanwhile

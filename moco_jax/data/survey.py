@@ -145,8 +145,8 @@ def look_at_file(path: Path, name: str) -> Look:
     if stored is not None and stored.dtype == np.uint8 and stored.shape[2] == 3:
         rgb = stored
     elif stored is None or stored.dtype == np.uint8:  # what is refused as stored may be a palette or YCbCr
-        rgb, other, bad = _read(path, name, 3)
-        problem = other if bad else problem
+        rgb, other, also = _read(path, name, 3)
+        problem, bad = other if also else problem, bad or also
     shown = stored if stored is not None else rgb
     if shown is None:
         return Look(name, problem=problem, bad=bad)

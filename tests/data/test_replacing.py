@@ -189,6 +189,19 @@ def test_above_the_share_every_read_says_so_with_the_list(tmp_path, limit, bad, 
         stream(shown)
 
 
+def test_the_share_is_compared_as_it_is_written():
+    """29 of 100 are not more than 0.29, though 0.29 * 100 is less than 29."""
+
+    class Damaged(sources.ArraySource):
+        def __getitem__(self, index):
+            if index < 29:
+                raise pixels.Unreadable("cut")
+            return super().__getitem__(index)
+
+    shown = replacing.Replacing(Damaged(np.zeros((100, 2, 2, 1), np.uint8)), 0.29)
+    assert len(list(shown)) == 100 and len(shown.bad) == 29
+
+
 def test_a_long_list_names_ten(tmp_path):
     """And how many more there are."""
     shown = replacing.Replacing(numbered(tmp_path, range(15), 16), 0.75)

@@ -99,6 +99,15 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_counted(tmp_path):
     assert "finite" in next(one.problem for one in found.unfit if one.name == "nan.npy")
 
 
+def test_damage_as_stored_is_damage_whatever_a_conversion_says(tmp_path):
+    """Four bands, cut: as RGB they would be refused for their number."""
+    tifffile = pytest.importorskip("tifffile", reason="tifffile is an extra")
+    tifffile.imwrite(tmp_path / "a.tif", RNG.integers(0, 256, (30, 30, 4), np.uint8), photometric="minisblack")
+    (tmp_path / "a.tif").write_bytes((tmp_path / "a.tif").read_bytes()[:-500])
+    (one,) = look(tmp_path).looks
+    assert one.bad and "a.tif cannot be read" in one.problem
+
+
 def test_what_the_disk_does_not_give_is_no_bad_file(tmp_path, monkeypatch):
     """It is named, left out of a page, and not counted among the files that training replaces."""
     written(tmp_path, {"a.png": np.zeros((4, 4), np.uint8), "b.png": np.ones((4, 4), np.uint8)})
