@@ -64,6 +64,7 @@ def test_a_run_goes_on_and_its_log_names_each_bad_file_once_and_all_at_the_end(f
     assert pretrain.train(c, tmp_path / "run", encoder=small).checkpoint == 4
     events = [r for r in log_of(tmp_path / "run") if r.get("event") == bad_files.EVENT]
     assert {(e["count"] <= 3, e["images"]) for e in events} == {(True, 40)}
+    assert events[0]["step"] == 0  # found when the run was put together
     new = [one for e in events for one in e.get("new", [])]
     assert sorted(one["name"] for one in new) == sorted(BAD) == sorted(one["name"] for one in events[-1]["all"])
     assert {one["record"]: one["why"] for one in new}[3] == "is empty"
@@ -87,6 +88,31 @@ def test_too_many_stop_the_run_before_anything_is_written(folder, tmp_path):
     ):
         pretrain.train(made(folder, 0.05), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+class Damaged(ArraySource):
+    """Images of which some are bad files."""
+
+    def __init__(self, images, bad, **given):
+        super().__init__(images, **given)
+        self.bad = bad
+
+    def __getitem__(self, index):
+        if index in self.bad:
+            raise pixels.Unreadable("cut", "is cut")
+        return super().__getitem__(index)
+
+
+def test_what_turns_up_in_training_is_said_at_the_next_line_of_the_log(folder, tmp_path, shown):
+    """A record that was not among those looked at before."""
+    sampled = np.unique(np.linspace(0, 99, 64).astype(int))
+    bad = int(np.setdiff1d(np.arange(100), sampled)[0])
+    c = made(folder, 0.1)
+    images = np.random.default_rng(0).integers(0, 256, (100, 9, 9, 3), np.uint8)
+    pretrain.train(c, tmp_path / "run", encoder=tiny.small_encoder(c, 3), source=Damaged(images, [bad], name="mine"))
+    first, last = (r for r in log_of(tmp_path / "run") if r.get("event") == bad_files.EVENT)
+    assert first["new"] == last["all"] == [{"record": bad, "name": f"record {bad}", "why": "is cut"}]
+    assert first["step"] < last["step"] == 12
 
 
 def test_a_stand_in_keeps_to_the_group_where_pairs_do(folder, tmp_path):
@@ -151,13 +177,7 @@ def test_the_program_ends_with_status_1_and_one_line(folder, tmp_path, capsys, m
 def test_other_processes_tell_their_stderr(tmp_path, monkeypatch, capsys):
     """Their log is silent, and each reads images that the first process does not see."""
 
-    class Damaged(ArraySource):
-        def __getitem__(self, index):
-            if index in (1, 5):
-                raise pixels.Unreadable("cut", "is cut")
-            return super().__getitem__(index)
-
-    source = replacing.Replacing(Damaged(np.zeros((9, 2, 2, 1), np.uint8)), 0.5)
+    source = replacing.Replacing(Damaged(np.zeros((9, 2, 2, 1), np.uint8), (1, 5)), 0.5)
     monkeypatch.setattr(parallel, "is_first_process", lambda: False)
     with RunLog(tmp_path, total_steps=9, first_step=0, batch_size=1, silent=True) as log:  # noqa: SIM117
         with bad_files.Told(log, source, step=0, every=3) as told:

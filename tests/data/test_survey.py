@@ -102,7 +102,9 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_counted(tmp_path):
 def test_damage_as_stored_is_damage_whatever_a_conversion_says(tmp_path):
     """Four bands, cut: as RGB they would be refused for their number."""
     tifffile = pytest.importorskip("tifffile", reason="tifffile is an extra")
-    tifffile.imwrite(tmp_path / "a.tif", RNG.integers(0, 256, (30, 30, 4), np.uint8), photometric="minisblack")
+    tifffile.imwrite(
+        tmp_path / "a.tif", RNG.integers(0, 256, (30, 30, 4), np.uint8), photometric="minisblack", planarconfig="contig"
+    )
     (tmp_path / "a.tif").write_bytes((tmp_path / "a.tif").read_bytes()[:-500])
     (one,) = look(tmp_path).looks
     assert one.bad and "a.tif cannot be read" in one.problem
