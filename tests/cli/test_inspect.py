@@ -146,7 +146,7 @@ def test_what_training_stops_at_is_told_from_what_it_replaces(tmp_path, capsys):
     """A film of several frames is whole; the page leaves both out."""
     for i in range(16):
         image(tmp_path / f"p/{i}.png")
-    frames = [Image.new("RGB", (9, 9), (i, 0, 0)) for i in range(3)]
+    frames = [Image.new("RGB", (9, 9), (i * 100, 0, 0)) for i in range(3)]
     frames[0].save(tmp_path / "p/film.webp", save_all=True, append_images=frames[1:])
     (tmp_path / "p/empty.png").write_bytes(b"")
     assert cli.main(["inspect", str(tmp_path / "p"), f"--write={tmp_path}/mine.py"]) == 0
