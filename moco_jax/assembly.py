@@ -11,7 +11,7 @@ from moco_jax import checks, dictionary, parallel, views
 from moco_jax.config import Config, ConfigError
 from moco_jax.core import schedules
 from moco_jax.core.optimizers import sgd
-from moco_jax.data import loader, measured, opening, order, sources, tfds
+from moco_jax.data import loader, measured, opening, order, replacing, sources, tfds
 from moco_jax.evaluation import encoder as frozen
 from moco_jax.mechanisms import MECHANISMS, VIEWS
 from moco_jax.models import encoder as encoders
@@ -29,7 +29,7 @@ class Parts(NamedTuple):
     recipe: Any
     views: views.Views
     pairs: order.PairRule
-    source: sources.Source
+    source: replacing.Replacing  # the training images, whose bad files are replaced
     values: frozen.Values
     steps_per_epoch: int
     warnings: list[str]
@@ -52,7 +52,10 @@ def assemble(
     images = source
     if images is None:
         images = opening.open_split(config.data, config.data.split)
-    facts = measured.measure(images, config.data)
+    paired = pairs is not None or config.data.pairs != "same_image"
+    groups = sources.groups_of(images) if paired else None  # a stand-in from the same group keeps a pair a pair
+    whole = replacing.Replacing(images, config.data.max_bad_fraction, groups)
+    facts = measured.measure(whole, config.data)
     objects = _labels(source, pairs)
     rule, warnings = (pairs, []) if pairs is not None else _pair_rule(config, images)
     config, more = _resolved(config, images, facts)
@@ -82,7 +85,7 @@ def assemble(
     mechanism = make(config)
     _check_bank_fits(config, mechanism)
     mapped = parallel.map_step(mechanism.step, steps_per_call=config.train.steps_per_call)
-    records = {"count": facts.records, "fingerprint": _fingerprint(images, facts, config, pairs)}
+    records = {"count": facts.records, "fingerprint": _fingerprint(images, facts, config, paired)}
     return Parts(
         config,
         make,
@@ -92,7 +95,7 @@ def assemble(
         recipe,
         made,
         rule,
-        images,
+        whole,
         values,
         steps_per_epoch,
         more + warnings,
@@ -150,11 +153,11 @@ def _check_bank_fits(config: Config, mechanism: Mechanism) -> None:
         )
 
 
-def _fingerprint(images: sources.Source, facts: measured.Measured, config: Config, pairs: Any) -> str | None:
+def _fingerprint(images: sources.Source, facts: measured.Measured, config: Config, paired: bool) -> str | None:
     """What may not change under the numbers of the records within a run, though the path to them may."""
     if config.data.array is not None and isinstance(images, opening.ArrayFile):
         return f"{facts.dtype} {images.images.shape}"
-    return sources.fingerprint(images, pairs=pairs is not None or config.data.pairs != "same_image")
+    return sources.fingerprint(images, pairs=paired)
 
 
 def _pair_rule(config: Config, source: sources.Source) -> tuple[order.PairRule, list[str]]:

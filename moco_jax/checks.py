@@ -16,6 +16,7 @@ FREE = (
     "data.manifest",
     "data.array",
     "data.workers",
+    "data.max_bad_fraction",  # how many bad files are too many; which image stands in for one does not depend on it
     "eval.",
     "leak.",
     "consistency.",
@@ -39,6 +40,7 @@ POSITIVE += ("eval.batch_size", "checkpoint.every_epochs", "checkpoint.keep", "l
 AT_LEAST_ZERO: tuple[str, ...] = ("bn.group_size", "shuffle.block", "eval.every_epochs")
 AT_LEAST_ZERO += ("optimizer.learning_rate", "optimizer.weight_decay", "leak.every_epochs", "consistency.every_epochs")
 SHARES: tuple[str, ...] = ("moco.momentum", "memory_bank.momentum", "optimizer.momentum", "leak.margin")
+SHARES += ("data.max_bad_fraction",)
 
 
 def resolve(config: Config, records: int) -> Config:

@@ -100,8 +100,11 @@ def report(
             pace = measure(parts, call, host, begin)
         hours = None if pace is None else (total - first_step) * pace.seconds / 3600
         say(_time_line(pace, hours, total - first_step, compile_seconds))
+    bad = [parts.source.said(found, "so far")] if (found := parts.source.bad) else []
+    for line in bad:
+        say(f"warning: {line}")
     return Plan(
-        parallel.describe(), parts.encoder.label, parameters, first_step, total, resolved, parts.warnings,
+        parallel.describe(), parts.encoder.label, parameters, first_step, total, resolved, parts.warnings + bad,
         memory, flops, compile_seconds, pace, hours,
     )  # fmt: skip
 

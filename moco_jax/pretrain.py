@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from moco_jax import checks, gallery, initial, parallel, places, run_folder, stopping
 from moco_jax.assembly import Parts, assemble, batches_of
+from moco_jax.bad_files import Told
 from moco_jax.checkpoints.store import Store, describe
 from moco_jax.config import Config, flat, to_json
 from moco_jax.data import loader, order, sources
@@ -117,12 +118,13 @@ def _train(
         _announce(log, parts, start, step, cadence)
         if events is not None:
             _show(log, events, {"view_pairs": lambda: gallery.views(parts, step, gallery.Options(), "")}, step)
-        with stopping.Signals() as signals:
+        told = Told(log, parts.source, step=step, every=config.log.every_steps)
+        with told, stopping.Signals() as signals:
             try:
                 state = run(
                     parts.mapped,
                     state,
-                    batches(first_step=step, last_step=cadence.total),
+                    told.batches(batches(first_step=step, last_step=cadence.total)),
                     placed,
                     first_step=step,
                     cadence=cadence,

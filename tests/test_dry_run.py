@@ -10,6 +10,7 @@ import pytest
 
 from moco_jax import assembly, checks, cli, config, dry_run, parallel, pretrain, run_folder
 from moco_jax.checkpoints.store import Store, describe
+from moco_jax.data import pixels, replacing
 from moco_jax.data.sources import ArraySource
 from moco_jax.models import encoder as encoders
 from moco_jax.models import heads
@@ -130,12 +131,12 @@ def planned(arguments, output, alias, temporary):
 def report(monkeypatch):
     """A dry run of the small config, where compiling gives `call` and every step takes an hour: (plan, its lines)."""
 
-    def run(workdir, call):
+    def run(workdir, call, **given):
         monkeypatch.setattr(dry_run, "compile_call", lambda *a: (call, 1.0))
         monkeypatch.setattr(dry_run, "flops_per_image", lambda *a: None)
         monkeypatch.setattr(dry_run, "measure", lambda *a: dry_run.Pace(3600.0, 0.5, 10))
         said = []
-        return dry_run.report(small(), workdir, **objects(small()), say=said.append), "\n".join(said)
+        return dry_run.report(small(), workdir, **objects(small()) | given, say=said.append), "\n".join(said)
 
     return run
 
@@ -146,6 +147,21 @@ def test_what_a_backend_does_not_tell_is_not_known(report, tmp_path):
     assert plan.memory is None and plan.flops_per_image is None and plan.hours == 20
     assert "memory: not known" in said and "compute: not known per image" in said
     assert "50% of it waiting for images" in said and "images come too slowly, see data.workers" in said
+
+
+def test_bad_files_that_it_meets_are_said(report, tmp_path, monkeypatch):
+    """Those of the images that it looked at, by name."""
+
+    class Damaged(ArraySource):
+        def __getitem__(self, index):
+            if index == 7:
+                raise pixels.Unreadable("cut", "is cut")
+            return super().__getitem__(index)
+
+    monkeypatch.setattr(replacing.Replacing, "_check", lambda _: None)
+    call = SimpleNamespace(memory_analysis=lambda: None)
+    plan, said = report(tmp_path / "none", call, source=Damaged(tiny.images(), name="mine"))
+    assert "warning: bad files: 1 of 64 images" in said and plan.warnings[-1].endswith("so far: record 7 (is cut)")
 
 
 def test_the_peak_counts_a_donated_buffer_once(report, tmp_path, monkeypatch):

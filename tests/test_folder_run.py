@@ -127,10 +127,12 @@ def test_a_run_may_not_lie_among_the_images_that_it_reads(photos, tmp_path):
 
 
 def test_a_file_that_cannot_be_read_says_how_to_go_on_without_it(photos, tmp_path):
-    """The file by its name, and the command that finds all such files."""
+    """One of 20 is more than 1 %: the file by its name, and the command that finds all such files."""
     (photos / "train/dark/0.png").write_bytes(b"")
     with pytest.raises(
-        ConfigError, match=r"train/dark/0.png is no image .*; moco-jax inspect PATH --write=PAGE.py finds"
+        ConfigError,
+        match=r"^1 of the 20 images of .*photos \(train\) cannot be read, more than data.max_bad_fraction 0.01 allows: "
+        r"train/dark/0.png \(is empty\); .* moco-jax inspect PATH --write=PAGE.py finds",
     ):
         pretrain.train(page(photos), tmp_path / "run")
     assert not (tmp_path / "run").exists()

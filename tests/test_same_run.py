@@ -19,6 +19,7 @@ FREE = {
     "data.folder",
     "data.label_feature",
     "data.manifest",
+    "data.max_bad_fraction",
     "data.workers",
     "eval.batch_size",
     "eval.bank_split",

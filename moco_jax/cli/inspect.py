@@ -80,10 +80,12 @@ def look(path: str, workers: int) -> "tuple[Listing, Survey]":
         found = survey.survey(listing.paths, look_at, workers=workers, seen=bar.update)
     if not found.good:
         raise ConfigError(
-            f"none of the {len(found.bad)} images of {path} can be read; the first: {found.bad[0].problem}"
+            f"none of the {len(found.looks)} images of {path} can be read; the first: {found.looks[0].problem}"
         )
-    if found.bad and _kind(path) == "array":
-        raise ConfigError(f"{len(found.bad)} images of {path} cannot be trained on; the first: {found.bad[0].problem}")
+    if found.unfit and _kind(path) == "array":
+        raise ConfigError(
+            f"{len(found.unfit)} images of {path} cannot be trained on; the first: {found.unfit[0].problem}"
+        )
     return listing, found
 
 
@@ -107,8 +109,12 @@ def describe(path: str, listing: "Listing", found: "Survey") -> Iterator[str]:
     yield from _counted("sizes", Counter(dict(survey.sizes(found))))
     yield from _counted("stored as", found.kinds)
     if found.bad:
-        yield f"unreadable  {len(found.bad)} images:"
-        yield from _some([look.problem for look in found.bad])
+        share = len(found.bad) / len(found.looks)
+        yield f"bad files   {len(found.bad)} images ({share:.2%}), which training replaces up to data.max_bad_fraction:"
+        yield from (f"  {look.problem}" for look in found.bad)
+    if found.unfit:
+        yield f"unfit       {len(found.unfit)} images, at which training stops:"
+        yield from _some([look.problem for look in found.unfit])
     untaught = usable(listing, found)[1]
     if untaught:
         yield f"left out    {untaught.total()} images of classes without a readable training image:"
@@ -186,7 +192,7 @@ def images_of(path: str, listing: "Listing", found: "Survey") -> tuple[Any, list
         grouped=_grouped(listing),
         workers=os.cpu_count() or 1,
     )
-    return images, good if found.bad else None
+    return images, good if found.bad or found.unfit else None
 
 
 def _all_labelled(listing: "Listing", split: str) -> bool:

@@ -35,13 +35,7 @@ def measure(source: sources.Source, data: config.Data) -> Measured:
     value per channel, 16-bit or float images without `data.range` (naming the range measured), and a `data.range` that
     nearly every value lies outside of, whatever lies on its ends.
     """
-    if not isinstance(source, sources.Source):
-        raise ConfigError(
-            f"a {type(source).__name__} is no source: it needs __len__, __getitem__, labels(), name and classes; "
-            "data.sources.ArraySource makes one of arrays"
-        )
-    if len(source) == 0:
-        raise ConfigError(f"{source.name} holds no images")
+    sources.check(source)
     chosen = np.unique(np.linspace(0, len(source) - 1, min(SAMPLE, len(source))).astype(int)).tolist()
     first = sources.read(source, 0)
     sample = [sources.read(source, i, like=first) for i in chosen]

@@ -42,10 +42,11 @@ class FileSource:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """(H, W, C); ConfigError, which names the file, for one that cannot be read or is unlike record 0."""
+        """(H, W, C); ConfigError, which names the file, for one unlike the first good one; Unreadable for a bad one."""
         if not 0 <= index < len(self.paths):
             raise IndexError(f"{self.name}: record {index} of {len(self.paths)}")
-        return sources.same_kind(self._decoded(index), self._first, self, index)
+        image, (first, like) = self._decoded(index), self._first
+        return sources.same_kind(image, like, self, index, first)
 
     def labels(self) -> np.ndarray | None:
         return self.label
@@ -63,8 +64,8 @@ class FileSource:
         return sources.Origin("files", [os.path.join(real(folder), name) for folder, name in parts])
 
     @functools.cached_property
-    def _first(self) -> np.ndarray:
-        return self._decoded(0)
+    def _first(self) -> tuple[int, np.ndarray]:
+        return sources.first_good(self._decoded, len(self))
 
     def _decoded(self, index: int) -> np.ndarray:
         where = f"{self.name}: {self.paths[index]}"
@@ -72,7 +73,7 @@ class FileSource:
             return pixels.read_file(self.root / self.paths[index], channels=self.channels, where=where)
         except pixels.Unreadable as error:
             hint = "moco-jax inspect PATH --write=PAGE.py finds all such files and writes a page without them"
-            raise ConfigError(f"{error}; {hint}") from error
+            raise pixels.Unreadable(f"{error}; {hint}", error.why) from error
 
 
 @dataclasses.dataclass(frozen=True)

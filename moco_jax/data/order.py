@@ -3,7 +3,7 @@
 All of it is a function of (seed, step, position), so that hosts agree without a word and a resumed run goes on.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +14,8 @@ from moco_jax.config import ConfigError
 # (ids (n,), draws (n,): one random uint64 per row) -> (n, 2): the records behind views 0 and 1. A row may depend on
 # nothing but itself, because rows are spread over hosts.
 PairRule = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+NO_RUN = 2**32  # a seed that no run can have
 
 
 class Ring(NamedTuple):
@@ -118,6 +120,23 @@ def queue_ids(step: int, ring: Ring, batch: Callable[[int], np.ndarray], *, batc
         newest = keys[::-1][: ring.size]
         found[: len(newest)] = newest
     return found
+
+
+def stand_ins(record: int, records: int, groups: np.ndarray | None = None) -> Iterator[int]:
+    """All records in the order in which they stand in for one that cannot be read: a function of `record` alone.
+
+    It is a permutation of its own, so that the neighbours in a damaged folder do not all show one image. With `groups`
+    (records,), as of a pair rule, the record's own group comes first, from the nearest on; where none of that can be
+    read, all of its records go through the same permutation, so that the views of a pair are still of one thing.
+    """
+    first = record
+    if groups is not None:
+        members = np.flatnonzero(groups == groups[record])  # rising
+        gaps = np.abs(np.arange(len(members)) - np.searchsorted(members, record))
+        yield from members[np.argsort(gaps, kind="stable")].tolist()
+        first = int(members[0])
+    for place in range(records):
+        yield int(_permuted(NO_RUN, first, np.array([place]), records)[0])
 
 
 def draws(seed: int, step: int, positions: np.ndarray) -> np.ndarray:

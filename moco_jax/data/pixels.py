@@ -6,6 +6,7 @@ channels, and then it is Pillow's. An EXIF orientation is not applied, as in tor
 
 import io
 import os
+import time
 from typing import Any
 
 import numpy as np
@@ -23,10 +24,16 @@ MAGIC = {
 LAB = ("CIELAB", "ICCLAB", "ITULAB")  # colour spaces of TIFFs that Pillow does not convert
 PNG_CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}  # by the colour type of a 16-bit PNG
 TIFF_EXTRA = 'pip install "moco_jax[tiff]"'
+WAITS = (0.5, 2.0)  # seconds before a file is tried again that the disk did not give
+FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)  # another try would say the same
 
 
 class Unreadable(ConfigError):
-    """A file that is damaged, empty, or no image."""
+    """A bad file: one that is empty, damaged, no image, or not there any more; `why` says so in a few words."""
+
+    def __init__(self, message: str, why: str | None = None) -> None:
+        super().__init__(message)
+        self.why = message if why is None else why
 
 
 def format_of(encoded: bytes) -> str:
@@ -37,42 +44,76 @@ def format_of(encoded: bytes) -> str:
 
 
 def read_file(path: str | os.PathLike[str], *, channels: int | None = None, where: str | None = None) -> np.ndarray:
-    """The image in a file, (H, W, C), as `decode` has it; every failure is a ConfigError that names `where`:
-    Unreadable for a file that is damaged or no image.
+    """The image in a file, (H, W, C), as `decode` has it, with its errors; Unreadable also for one that is not there.
 
-    `where` is what messages call the file (None: its path).
+    `where` is what messages call the file (None: its path). A disk that does not answer says nothing of the file: it is
+    tried three times within seconds, and its OSError goes on to the caller, as one for want of permission does.
     """
     where = where or os.fspath(path)
     try:
-        with open(path, "rb") as file:
-            return decode(file.read(), where, channels=channels)
-    except ConfigError:
-        raise
-    except UnidentifiedImageError:
-        raise Unreadable(f"{where} is no image that can be read (JPEG, PNG, WebP, TIFF, npy)") from None
-    except OSError as error:
-        raise Unreadable(f"{where} cannot be read: {error.strerror or error}") from error
-    except Exception as error:  # a damaged file can raise anything in a decoder
-        raise Unreadable(f"{where} cannot be read: {type(error).__name__}: {error}") from error
+        encoded = _bytes_of(path)
+    except FileNotFoundError:
+        raise Unreadable(f"{where} is not there", "is not there") from None
+    return decode(encoded, where, channels=channels)
+
+
+def _bytes_of(path: str | os.PathLike[str]) -> bytes:
+    for wait in WAITS:
+        try:
+            return _whole(path)
+        except FINAL:
+            raise
+        except OSError:
+            time.sleep(wait)
+    return _whole(path)
+
+
+def _whole(path: str | os.PathLike[str]) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
 
 
 def decode(encoded: bytes, where: str, *, channels: int | None = None) -> np.ndarray:
     """An encoded image as (H, W, C) in uint8, uint16 or float32, as stored; a bit becomes 0 or 255.
 
     `channels` 3 or 1 converts 8-bit images as Pillow does; an image that has as many already is left alone. Raises
-    ConfigError, which names `where`, for what would have to be clipped or reduced, for another dtype, for a palette
-    without `channels`, and for what is not one image; a damaged image raises what its decoder raises.
+    Unreadable, which names `where`, for bytes that are no whole image, and ConfigError for a whole one of no use: what
+    would have to be clipped or reduced, another dtype, a palette without `channels`, and what is not one image.
     """
+    # What is bad is a promise: training replaces it, and `inspect` finds it beforehand. For JPEG, PNG and WebP of 8
+    # bits it is what Pillow refuses.
+    if not encoded:
+        raise Unreadable(f"{where} is empty", "is empty")
+    try:
+        return _checked(_decoded(encoded, where, channels), where, channels)
+    except (ConfigError, ImportError, MemoryError):  # nothing that the bytes are to blame for
+        raise
+    except UnidentifiedImageError:
+        why = "is no image that can be read (JPEG, PNG, WebP, TIFF, npy)"
+        raise Unreadable(f"{where} {why}", why) from None
+    except Exception as error:  # a damaged image can raise anything in a decoder
+        said = str(error).splitlines()[0] if str(error) else ""
+        if "imagecodecs" in said:  # tifffile needs it for this compression, and it is not installed
+            raise ConfigError(f"{where}: {said}: {TIFF_EXTRA}") from None
+        why = f"cannot be read: {said}" if isinstance(error, OSError) else f"cannot be read: {_named(error, said)}"
+        raise Unreadable(f"{where} {why}", why) from error
+
+
+def _named(error: Exception, said: str) -> str:
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
+def _decoded(encoded: bytes, where: str, channels: int | None) -> np.ndarray:
     kind = format_of(encoded)
     if kind == "JPEG" and (found := jpeg.decode(encoded, channels)) is not None:
-        return _checked(found, where, channels)
+        return found
     if kind == "npy":
-        return _checked(_npy(encoded, where), where, channels)
+        return _npy(encoded, where)
     if kind == "TIFF":
-        return _checked(_tiff(encoded, where, channels), where, channels)
-    if kind == "PNG" and encoded[24] == 16:  # the header's bits per value
-        return _checked(_deep_png(encoded, where), where, channels)
-    return _checked(_pillow(encoded, where, channels), where, channels)
+        return _tiff(encoded, where, channels)
+    if kind == "PNG" and encoded[24:25] == b"\x10":  # the header's bits per value
+        return _deep_png(encoded, where)
+    return _pillow(encoded, where, channels)
 
 
 def _checked(image: np.ndarray, where: str, channels: int | None) -> np.ndarray:
@@ -96,6 +137,7 @@ def _pillow(encoded: bytes, where: str, channels: int | None) -> np.ndarray:
     with Image.open(io.BytesIO(encoded)) as image:
         mode = image.mode
         frames = getattr(image, "n_frames", 1)
+        image.load()  # damage comes first, so that whether a file is bad does not depend on what is asked of it
         if frames > 1 and image.format in ("GIF", "WEBP"):  # cameras put a preview behind a JPEG
             raise ConfigError(f"{where} holds {frames} frames, and an image is one; store each as a file")
         if channels is not None and mode not in EIGHT_BIT:
@@ -127,7 +169,8 @@ def _npy(encoded: bytes, where: str) -> np.ndarray:
     try:
         return np.load(io.BytesIO(encoded), allow_pickle=False)
     except ValueError as error:
-        raise ConfigError(f"{where} is no whole array of numbers ({str(error).splitlines()[0]})") from error
+        why = f"is no whole array of numbers ({str(error).splitlines()[0]})"
+        raise Unreadable(f"{where} {why}", why) from error
 
 
 def _tiff(encoded: bytes, where: str, channels: int | None) -> np.ndarray:

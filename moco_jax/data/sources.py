@@ -1,13 +1,13 @@
 """What a source of images is, how one is read, and what can be asked of any."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
 from moco_jax.config import ConfigError
-from moco_jax.data.pixels import DTYPES
+from moco_jax.data.pixels import DTYPES, Unreadable
 
 
 class ReadError(OSError):
@@ -31,7 +31,11 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """Image `index`, (H, W, C), in its storage dtype: uint8, uint16 or float32. Called from several threads."""
+        """Image `index`, (H, W, C), in its storage dtype: uint8, uint16 or float32. Called from several threads.
+
+        Raise `pixels.Unreadable` for an image that is damaged for good: training shows another one in its place, up to
+        data.max_bad_fraction. Anything else that is raised stops the run.
+        """
 
     def labels(self) -> np.ndarray | None:
         """(len,) integers, or None if there are none."""
@@ -95,10 +99,21 @@ class Subset:
         return None if found is None else Origin(found.whole, [found.places[i] for i in self.rows.tolist()])
 
 
+def check(source: Any) -> None:
+    """Raises ConfigError for an object that is no source, and for one without images."""
+    if not isinstance(source, Source):
+        raise ConfigError(
+            f"a {type(source).__name__} is no source: it needs __len__, __getitem__, labels(), name and classes; "
+            "data.sources.ArraySource makes one of arrays"
+        )
+    if len(source) == 0:
+        raise ConfigError(f"{source.name} holds no images")
+
+
 def read(source: Source, index: int, *, like: np.ndarray | None = None) -> np.ndarray:
     """Image `index`, (H, W, C); ConfigError for other channels or dtype than `like` has, and for values not finite.
 
-    Errors name the record.
+    ReadError for what a source cannot give now, and Unreadable for a bad file. Errors name the record.
     """
     try:
         image = source[index]
@@ -118,19 +133,29 @@ def read(source: Source, index: int, *, like: np.ndarray | None = None) -> np.nd
     return image if like is None else same_kind(image, like, source, index)
 
 
-def same_kind(image: np.ndarray, like: np.ndarray, source: Source, index: int) -> np.ndarray:
-    """`image`, which is record `index`; ConfigError for other channels or another dtype than record 0, `like`, has."""
+def same_kind(image: np.ndarray, like: np.ndarray, source: Source, index: int, first: int = 0) -> np.ndarray:
+    """`image`, record `index`; ConfigError for other channels or another dtype than record `first`, `like`, has."""
     if image.shape[2] != like.shape[2]:
         raise ConfigError(
-            f"{source.name}: {record(source, index)} has {channels_of(image)} and {record(source, 0)} "
+            f"{source.name}: {record(source, index)} has {channels_of(image)} and {record(source, first)} "
             f"{channels_of(like)}; set data.channels=3 (or 1) to convert them"
         )
     if image.dtype != like.dtype:
         raise ConfigError(
-            f"{source.name}: {record(source, index)} is {image.dtype} and {record(source, 0)} {like.dtype}; store all "
-            "alike"
+            f"{source.name}: {record(source, index)} is {image.dtype} and {record(source, first)} {like.dtype}; store "
+            "all alike"
         )
     return image
+
+
+def first_good(decoded: Callable[[int], np.ndarray], records: int) -> tuple[int, np.ndarray]:
+    """The first record that is no bad file, and its image; Unreadable, the first one's, where all are."""
+    for index in range(records):
+        try:
+            return index, decoded(index)
+        except Unreadable:
+            continue
+    return 0, decoded(0)
 
 
 def record(source: Source, index: int) -> str:

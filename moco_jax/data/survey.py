@@ -43,6 +43,7 @@ class Look(NamedTuple):
     rgb: Values | None = None  # as data.channels=3 converts it; None where it is not 8-bit
     digest: bytes = b""  # of the pixels: equal pictures in other files or formats are equal
     problem: str = ""
+    bad: bool = False  # that problem is the file's own: training shows another image in its place, up to a share
 
 
 class Survey(NamedTuple):
@@ -57,8 +58,13 @@ class Survey(NamedTuple):
 
     @property
     def bad(self) -> list[Look]:
-        """Those that cannot."""
-        return [look for look in self.looks if look.problem]
+        """Bad files: damaged, empty, no image, or gone."""
+        return [look for look in self.looks if look.bad]
+
+    @property
+    def unfit(self) -> list[Look]:
+        """The others that training cannot take, and stops at: what is whole and of no use, or not given by the disk."""
+        return [look for look in self.looks if look.problem and not look.bad]
 
     @property
     def kinds(self) -> "collections.Counter[str]":
@@ -135,14 +141,15 @@ def array(path: str) -> tuple[files.Listing, Callable[[int], Look]]:
 def look_at_file(path: Path, name: str) -> Look:
     """Read one image file, as it is stored and, where it is 8-bit, as RGB."""
     rgb: np.ndarray | None = None
-    stored, problem = _read(path, name, None)
+    stored, problem, bad = _read(path, name, None)
     if stored is not None and stored.dtype == np.uint8 and stored.shape[2] == 3:
         rgb = stored
     elif stored is None or stored.dtype == np.uint8:  # what is refused as stored may be a palette or YCbCr
-        rgb, _ = _read(path, name, 3)
+        rgb, other, also = _read(path, name, 3)
+        problem, bad = other if also else problem, bad or also
     shown = stored if stored is not None else rgb
     if shown is None:
-        return Look(name, problem=problem)
+        return Look(name, problem=problem, bad=bad)
     with path.open("rb") as file:
         kind = pixels.format_of(file.read(16)) or "other"
     return look_at(shown, name, kind, stored=stored, rgb=rgb)
@@ -161,11 +168,14 @@ def look_at(
     return Look(name, kind, (shown.shape[0], shown.shape[1]), values, as_rgb, digest.digest())
 
 
-def _read(path: Path, name: str, channels: int | None) -> tuple[np.ndarray | None, str]:
+def _read(path: Path, name: str, channels: int | None) -> tuple[np.ndarray | None, str, bool]:
+    """The image or None, what is wrong, and whether the file is bad."""
     try:
-        return pixels.read_file(path, channels=channels, where=name), ""
+        return pixels.read_file(path, channels=channels, where=name), "", False
     except ConfigError as error:
-        return None, str(error)
+        return None, str(error), isinstance(error, pixels.Unreadable)
+    except OSError as error:
+        return None, f"{name} was not read: {error.strerror or error}", False
 
 
 def summary(found: Survey, channels: int | None) -> Summary:

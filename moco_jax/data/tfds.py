@@ -42,10 +42,12 @@ class TfdsSource:
         return len(self.records)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """(H, W, C); ConfigError for an image unlike record 0, or one that Pillow would not read without loss."""
+        """(H, W, C); ConfigError for an image unlike the first that can be read, or one that Pillow would not read
+        without loss; Unreadable for bytes that are none."""
         if not 0 <= index < len(self.records):
             raise IndexError(f"{self.name}: record {index} of {len(self.records)}")
-        return sources.same_kind(self._decoded(index), self._first, self, index)
+        image, (first, like) = self._decoded(index), self._first
+        return sources.same_kind(image, like, self, index, first)
 
     def labels(self) -> np.ndarray | None:
         """(len,) int64, without decoding an image; None where the data set has no integer feature of that name."""
@@ -64,20 +66,26 @@ class TfdsSource:
         return sources.Origin(self.whole, [*itertools.chain(*self.places)]) if self.places else None
 
     @functools.cached_property
-    def _first(self) -> np.ndarray:
-        return self._decoded(0)
+    def _first(self) -> tuple[int, np.ndarray]:
+        return sources.first_good(self._decoded, len(self))
 
     @functools.cached_property
     def _image(self) -> Any:
         return _alone(self.image_feature, _feature(self.features, self.image_feature))
 
     def _decoded(self, index: int) -> np.ndarray:
-        name, feature, record = self.image_feature, _feature(self.features, self.image_feature), self.records[index]
-        if not isinstance(feature, tfds.features.Image):  # a tensor, stored as numbers
-            return _leaf(self._image.deserialize_example_np(record), name)
-        skip = _nested(name, tfds.decode.SkipDecoding())
-        encoded = _leaf(self._image.deserialize_example_np(record, decoders=skip), name)
-        found = pixels.decode(encoded, f"{self.name}: record {index}", channels=self.channels)
+        record, where = self.records[index], f"{self.name}: record {index}"  # what is raised here, the disk says
+        name, feature = self.image_feature, _feature(self.features, self.image_feature)
+        encodes = isinstance(feature, tfds.features.Image)  # else a tensor, stored as numbers
+        try:
+            skip = _nested(name, tfds.decode.SkipDecoding()) if encodes else None
+            stored = _leaf(self._image.deserialize_example_np(record, decoders=skip), name)
+        except Exception as error:  # protobuf, or what is missing in it
+            why = f"is no example of the data set ({type(error).__name__})"
+            raise pixels.Unreadable(f"{where} {why}", why) from error
+        if not encodes:
+            return stored
+        found = pixels.decode(stored, where, channels=self.channels)
         return found.view(np.float32) if feature.np_dtype == np.float32 else found  # stored as RGBA, a byte each
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from moco_jax.config import Config, ConfigError, unknown
 from moco_jax.core.randomness import AUGMENT, CROP, key
-from moco_jax.data import sources
+from moco_jax.data import replacing, sources
 from moco_jax.evaluation.encoder import FrozenEncoder, Values
 
 MAPS = ("pca", "tsne")
@@ -60,12 +60,11 @@ def view_pairs(views: Any, config: Config, source: sources.Source, batch: dict[s
 
 
 def encode(encoder: FrozenEncoder, config: Config, source: sources.Source, count: int) -> Encoded:
-    """At most `count` images, spread evenly over a source, by the feature that kNN takes."""
+    """At most `count` images, spread evenly over a source, by the feature that kNN takes; bad files are left out."""
     chosen = np.unique(np.linspace(0, len(source) - 1, min(count, len(source))).astype(int))
     view = encoder.preprocessing.view
-    first = sources.read(source, int(chosen[0]))
-    rows = [view(sources.read(source, i, like=first)) for i in chosen.tolist()]
-    views, parts = np.stack(rows), []
+    chosen, images = replacing.readable(source, chosen.tolist())
+    views, parts = np.stack([view(image) for image in images]), []
     for start in range(0, len(views), BATCH):
         part = views[start : start + BATCH]
         padded = np.concatenate([part, np.zeros((BATCH - len(part), *part.shape[1:]), part.dtype)])  # one compile

@@ -42,7 +42,7 @@ def test_it_says_what_is_there_and_what_training_would_do(photos, capsys):
     assert "classes     2: 'dog' 23, 'cat' 22" in out
     assert "stored as   2: 3 channels uint8 43, 1 channel uint8 1" in out
     assert "as data.channels=3 converts" in out
-    assert "unreadable  1 images" in out and "train/dog/short.png" in out
+    assert "bad files   1 images (2.22%), which training replaces" in out and "train/dog/short.png" in out
     assert "train/cat/0.png = train/dog/again.png" in out
     assert "38 images in batches of 8: 4 steps per epoch (of 32 images" in out
 
@@ -141,6 +141,20 @@ def test_what_cannot_be_trained_on_together_is_still_described(tmp_path, capsys)
     said = capsys.readouterr()
     assert "18 images" in said.out and "1 channel uint16 1" in said.out and "empty.png" in said.out
     assert "deep.png is not 8-bit" in said.err
+
+
+def test_what_training_stops_at_is_told_from_what_it_replaces(tmp_path, capsys):
+    """A film of several frames is whole; the page leaves both out."""
+    for i in range(16):
+        image(tmp_path / f"p/{i}.png")
+    frames = [Image.new("RGB", (9, 9), (i * 100, 0, 0)) for i in range(3)]
+    frames[0].save(tmp_path / "p/film.webp", save_all=True, append_images=frames[1:])
+    (tmp_path / "p/empty.png").write_bytes(b"")
+    assert cli.main(["inspect", str(tmp_path / "p"), f"--write={tmp_path}/mine.py"]) == 0
+    out = capsys.readouterr().out
+    assert "bad files   1 images (5.56%)" in out and "  empty.png is empty\n" in out
+    assert "unfit       1 images, at which training stops:\n  film.webp holds 3 frames" in out
+    assert "the 16 images that can be used" in out
 
 
 def test_a_page_may_have_the_name_of_the_user_s_own_manifest(tmp_path):

@@ -137,7 +137,30 @@ def test_order_is_what_checkpoints_count_on():
 
 
 GOLDEN_IDS = [702, 506, 207, 991]
+GOLDEN_STAND_INS = [883, 86, 223, 622]
 GOLDEN_DRAWS = [13203326312423805863, 2817725494848009957]
+
+
+def test_stand_ins_are_what_checkpoints_count_on():
+    """Known values, as for the order: a resumed run shows the same images in the place of bad files."""
+    assert list(itertools.islice(order.stand_ins(7, 1000), 4)) == GOLDEN_STAND_INS
+
+
+def test_neighbours_have_other_stand_ins():
+    """Every record goes through all of them once, in an order of its own: a bad folder is not one image."""
+    orders = [list(order.stand_ins(record, 50)) for record in range(50)]
+    assert all(sorted(found) == list(range(50)) for found in orders)
+    assert len({found[0] for found in orders}) > 20  # 32 expected of 50 independent ones
+
+
+def test_a_stand_in_comes_from_the_same_group_where_there_is_one():
+    """From the nearest on, by the group's own order; then all of a group go the same way, and others another."""
+    groups = np.array([5, 1, 5, 5, 1, 5, 0, 0])
+    for record, nearest in ((3, [3, 2, 5, 0]), (0, [0, 2, 3, 5]), (4, [4, 1]), (6, [6, 7])):
+        found = list(order.stand_ins(record, 8, groups))
+        assert found[: len(nearest)] == nearest and sorted(found[len(nearest) :]) == list(range(8))
+    rest = {record: tuple(order.stand_ins(record, 8, groups))[-8:] for record in range(8)}
+    assert rest[0] == rest[2] == rest[3] == rest[5] != rest[1] == rest[4]
 
 
 def test_steps_per_epoch():

@@ -1,5 +1,6 @@
 """Encoded images: what is stored comes out, by content and whatever the suffix, or a line says why not."""
 
+import errno
 import io
 import struct
 import sys
@@ -196,18 +197,88 @@ def test_unreadable_files_are_named(tmp_path):
     Image.fromarray(np.tile(RGB, (40, 40, 1))).save(jpeg, "jpeg")
     for name, content, message in (
         ("text.jpg", b"no image", "is no image that can be read"),
-        ("empty.png", b"", "is no image that can be read"),
+        ("empty.png", b"", "is empty"),
         ("cut.jpg", jpeg.getvalue()[:900], "cannot be read: .*truncated"),
         ("cut.png", png16(COLOURS, 2)[:40], "cannot be read"),
         ("head.png", png16(COLOURS, 2)[:20], "cannot be read|is no image"),
         ("cut.npy", npy(BANDS)[:-8], "is no whole array of numbers"),
     ):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(ConfigError, match=rf"{name} ({message})") as caught:
+        with pytest.raises(pixels.Unreadable, match=rf"{name} ({message})") as caught:
             pixels.read_file(tmp_path / name)
-        assert "\n" not in str(caught.value)
-    with pytest.raises(ConfigError, match="mine cannot be read: No such file"):
+        assert "\n" not in str(caught.value) and "IndexError" not in str(caught.value)
+        assert str(caught.value).endswith(f"{name} {caught.value.why}")
+    with pytest.raises(pixels.Unreadable, match="mine is not there"):
         pixels.read_file(tmp_path / "absent.png", where="mine")
+
+
+@pytest.mark.parametrize(("failures", "tries"), [(2, 3), (3, 3)])
+def test_a_disk_that_does_not_answer_says_nothing_of_the_file(tmp_path, monkeypatch, failures, tries):
+    """Three tries; then the disk's own error, and none of a bad file's."""
+    Image.fromarray(RGB).save(tmp_path / "a.png")
+    calls, waits, whole = [], [], pixels._whole
+
+    def failing(path):
+        calls.append(path)
+        if len(calls) <= failures:
+            raise OSError(errno.EIO, "Input/output error")
+        return whole(path)
+
+    monkeypatch.setattr(pixels, "_whole", failing)
+    monkeypatch.setattr(pixels.time, "sleep", waits.append)
+    if failures < tries:
+        assert_is((tmp_path / "a.png").read_bytes(), pixels.read_file(tmp_path / "a.png"))
+    else:
+        with pytest.raises(OSError, match="Input/output error"):
+            pixels.read_file(tmp_path / "a.png")
+    assert len(calls) == tries and waits == list(pixels.WAITS)
+
+
+def test_what_another_try_would_say_again_is_said_at_once(tmp_path, monkeypatch):
+    """No permission, and a folder in the place of a file: errors of the machine's, without a pause."""
+    monkeypatch.setattr(pixels.time, "sleep", lambda _: pytest.fail("waited"))
+    with pytest.raises(IsADirectoryError):
+        pixels.read_file(tmp_path)
+
+    def refused(path):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(pixels, "_whole", refused)
+    with pytest.raises(PermissionError):
+        pixels.read_file(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("form", ["gif", "png"])
+def test_damage_comes_before_kind(form):
+    """A cut palette image is bad whatever is asked for, though a whole one needs data.channels=3."""
+    out = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)).convert("P").save(out, form)
+    for channels in (None, 3):
+        with pytest.raises(pixels.Unreadable, match="x cannot be read: .*truncated"):
+            pixels.decode(out.getvalue()[:-400], "x", channels=channels)
+    with pytest.raises(ConfigError, match=r"set data\.channels=3") as caught:
+        pixels.decode(out.getvalue(), "x")
+    assert not isinstance(caught.value, pixels.Unreadable)
+
+
+@pytest.mark.parametrize(
+    ("raised", "error", "message"),
+    [
+        (MemoryError("8 GiB"), MemoryError, "8 GiB"),
+        (ImportError("no cv2"), ImportError, "no cv2"),
+        (ValueError("<COMPRESSION.LZW: 5> requires the 'imagecodecs' package"), ConfigError, r"moco_jax\[tiff\]"),
+    ],
+)
+def test_what_the_machine_lacks_is_no_fault_of_the_file(monkeypatch, raised, error, message):
+    """Memory, a library, a compression's codec: files would be replaced for want of it."""
+
+    def lacking(*_):
+        raise raised
+
+    monkeypatch.setattr(pixels, "_decoded", lacking)
+    with pytest.raises(error, match=message) as caught:
+        pixels.decode(b"anything", "x")
+    assert not isinstance(caught.value, pixels.Unreadable)
 
 
 def test_without_tifffile_a_tiff_says_what_to_install(monkeypatch):

@@ -81,7 +81,7 @@ def test_bands_of_8_bits_cannot_be_made_alike(tmp_path):
 
 
 def test_what_cannot_be_read_is_named_and_the_rest_is_counted(tmp_path):
-    """Truncated, empty, no image at all, a wrong suffix (which is read by content), and values that are not finite."""
+    """Truncated, empty, no image at all, a wrong suffix (which is read by content); what is whole and of no use."""
     image = RNG.integers(0, 256, (30, 30, 3), np.uint8)
     Image.fromarray(image).save(tmp_path / "good.png")
     whole = (tmp_path / "good.png").read_bytes()
@@ -90,11 +90,39 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_counted(tmp_path):
     (tmp_path / "text.jpg").write_text("hello")
     (tmp_path / "misnamed.jpg").write_bytes(whole)
     np.save(tmp_path / "nan.npy", np.full((3, 3, 1), np.nan, np.float32))
+    np.save(tmp_path / "wide.npy", np.zeros((3, 3, 1)))
     found = look(tmp_path)
     assert [one.name for one in found.good] == ["good.png", "misnamed.jpg"]
-    assert {one.name for one in found.bad} == {"short.png", "empty.jpg", "text.jpg", "nan.npy"}
-    assert all(one.name in one.problem for one in found.bad)
-    assert "finite" in next(one.problem for one in found.bad if one.name == "nan.npy")
+    assert {one.name for one in found.bad} == {"short.png", "empty.jpg", "text.jpg"}
+    assert {one.name for one in found.unfit} == {"nan.npy", "wide.npy"}
+    assert all(one.name in one.problem for one in found.bad + found.unfit)
+    assert "finite" in next(one.problem for one in found.unfit if one.name == "nan.npy")
+
+
+def test_damage_as_stored_is_damage_whatever_a_conversion_says(tmp_path):
+    """Four bands, cut: as RGB they would be refused for their number."""
+    tifffile = pytest.importorskip("tifffile", reason="tifffile is an extra")
+    tifffile.imwrite(
+        tmp_path / "a.tif", RNG.integers(0, 256, (30, 30, 4), np.uint8), photometric="minisblack", planarconfig="contig"
+    )
+    (tmp_path / "a.tif").write_bytes((tmp_path / "a.tif").read_bytes()[:-500])
+    (one,) = look(tmp_path).looks
+    assert one.bad and "a.tif cannot be read" in one.problem
+
+
+def test_what_the_disk_does_not_give_is_no_bad_file(tmp_path, monkeypatch):
+    """It is named, left out of a page, and not counted among the files that training replaces."""
+    written(tmp_path, {"a.png": np.zeros((4, 4), np.uint8), "b.png": np.ones((4, 4), np.uint8)})
+    whole = pixels._whole
+
+    def refused(path):
+        if path.name == "b.png":
+            raise PermissionError(13, "Permission denied")
+        return whole(path)
+
+    monkeypatch.setattr(pixels, "_whole", refused)
+    found = look(tmp_path)
+    assert ([one.problem for one in found.unfit], found.bad) == (["b.png was not read: Permission denied"], [])
 
 
 def test_duplicates_are_found_by_their_pixels(tmp_path):

@@ -15,7 +15,7 @@ from PIL import Image
 
 from moco_jax import config
 from moco_jax.config import ConfigError
-from moco_jax.data import loader, measured, pixels, sources
+from moco_jax.data import loader, measured, pixels, replacing, sources
 from moco_jax.data import tfds as reader
 
 CIFAR = pathlib.Path(__file__).parents[3] / "shared" / "data" / "tfds"
@@ -296,8 +296,35 @@ def test_labels_come_without_decoding(prepare):
     source = reader.open_source("junk", "train", data_dir=prepare("junk", features, rows))
     np.testing.assert_array_equal(source.labels(), np.arange(len(rows)) % 7)
     assert source.labels().dtype == np.int64 and source.classes == 7
-    with pytest.raises(OSError, match=r"junk/train: record 0 cannot be read: UnidentifiedImageError"):
+    with pytest.raises(pixels.Unreadable, match=r"junk/train: record 0 is no image that can be read"):
         sources.read(source, 0)
+
+
+class Records(list):
+    """Records of an array_record file whose disk fails at one of them."""
+
+    def __getitem__(self, index):
+        record = super().__getitem__(index)
+        if record is None:
+            raise RuntimeError("cannot read the chunk")
+        return record
+
+
+def test_a_record_that_does_not_decode_is_bad_and_a_disk_that_fails_is_not(prepare, encoded):
+    """Bytes that are no picture, a cut one, an empty one and no example at all; record 0 may be among them."""
+    good = encoded(RGB)
+    rows = [{"image": image} for image in (b"no picture", good, good[:-40], b"", good)]
+    source = reader.open_source("bad", "train", data_dir=prepare("bad", PICTURES, rows))
+    records = Records(source.records[i] for i in range(5))
+    source = dataclasses.replace(source, records=Records([*records, b"no example", None]))
+    for index, why in ((0, "is no image"), (2, "cannot be read: .*truncated"), (3, "is empty"), (5, "is no example")):
+        with pytest.raises(pixels.Unreadable, match=f"bad/train: record {index} {why}"):
+            sources.read(source, index)
+    with pytest.raises(sources.ReadError, match=r"record 6 cannot be read: RuntimeError: cannot read the chunk"):
+        sources.read(source, 6)
+    shown = replacing.Replacing(dataclasses.replace(source, records=source.records[:6]), 0.7)
+    np.testing.assert_array_equal(loader.resident(shown, 2)["images"], [RGB] * 6)
+    assert sorted(one.record for one in shown.bad) == [0, 2, 3, 5]
 
 
 @pytest.mark.skipif(not CIFAR.exists(), reason=f"CIFAR-10 is not at {CIFAR}")

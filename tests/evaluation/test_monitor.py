@@ -8,7 +8,7 @@ import pytest
 
 from moco_jax import parallel
 from moco_jax.config import Config, ConfigError, Data, Eval, Model, Views
-from moco_jax.data import opening
+from moco_jax.data import opening, pixels
 from moco_jax.data.sources import ArraySource
 from moco_jax.evaluation.encoder import Values
 from moco_jax.evaluation.monitor import knn_monitor
@@ -174,3 +174,58 @@ def test_more_neighbours_than_the_bank_holds_are_refused_before_training(opened)
     knn_monitor(config(k=5), ENCODER, VALUES, "")
     with pytest.raises(ConfigError, match="eval.k 6 neighbours, but mine/bank holds 5 images"):
         knn_monitor(config(k=6), ENCODER, VALUES, "")
+
+
+class Damaged(ArraySource):
+    """Pictures some of which are bad files."""
+
+    bad = ()
+
+    def __getitem__(self, index):
+        if index in self.bad:
+            raise pixels.Unreadable(f"{index}.png is empty", "is empty")
+        return super().__getitem__(index)
+
+
+def damaged(opened, **bad):
+    for split, records in bad.items():
+        opened[split] = Damaged(opened[split].images, opened[split].given, name=opened[split].name)
+        opened[split].bad = records
+
+
+def allowing(share, **changes):
+    c = config(**changes)
+    return dataclasses.replace(c, data=dataclasses.replace(c.data, max_bad_fraction=share))
+
+
+def test_bad_files_are_left_out_of_neighbours_and_queries_and_said(opened):
+    """Without the second query 4 of 6 are right; without image 1 of the bank, the one of class 0, fewer: by hand.
+
+    They are named once, and counted each time.
+    """
+    damaged(opened, queries=(1,))
+    evaluate = knn_monitor(allowing(0.15), ENCODER, VALUES, "")
+    first, second = evaluate(state(SEEING, BLIND)), evaluate(state(SEEING, BLIND))
+    assert first["knn_top1"] == second["knn_top1"] == pytest.approx(4 / 6)
+    said = "kNN goes without 1 of the 7 images of mine/queries, which cannot be read"
+    assert first["warning"] == f"{said}: record 1 (is empty)" and second["warning"] == said
+    damaged(opened, bank=(0, 1), queries=(1,))  # record 0 too; 2 stays, of class 1, and 4, of class 0
+    found = knn_monitor(allowing(0.4), ENCODER, VALUES, "")(state(SEEING, BLIND))
+    assert found["knn_top1"] == pytest.approx(np.mean([True, True, True, False, False, False]))
+    assert found["warning"].count("kNN goes without") == 2 and "2 of the 5 images of mine/bank" in found["warning"]
+
+
+def test_more_bad_files_than_the_share_stop_the_monitor_with_the_list(opened):
+    """As they stop training."""
+    damaged(opened, queries=(1,))
+    evaluate = knn_monitor(allowing(0.1), ENCODER, VALUES, "")
+    with pytest.raises(ConfigError, match=r"1 of the 7 images of mine/queries cannot be read, .*: record 1 \(is empty"):
+        evaluate(state(SEEING, BLIND))
+
+
+def test_neighbours_are_counted_among_the_good_ones(opened):
+    """Four are left of the five that k asks for."""
+    damaged(opened, bank=(3,))
+    evaluate = knn_monitor(allowing(0.4, k=5), ENCODER, VALUES, "")
+    with pytest.raises(ConfigError, match=r"eval.k 5 neighbours, but mine/bank holds 4 images"):
+        evaluate(state(SEEING, BLIND))
