@@ -200,6 +200,7 @@ def batches_of(parts: Parts) -> Callable[..., Iterator[Any]]:
         positions=parallel.positions(config.batch_size),
         size=config.views.size,
         workers=config.data.workers,
+        canvas=config.data.canvas,
         pairs=parts.pairs,
         ring=order.Ring(size, dictionary.key_views(config)) if size else None,
     )

@@ -135,6 +135,13 @@ def check_ranges(config: Config) -> None:
         raise ConfigError(f"seed must lie in 0..2**32 - 1, not {config.seed}")
     if config.data.path not in ("resident", "streamed"):
         raise unknown("data.path", config.data.path, ("resident", "streamed"))
+    if config.data.canvas and config.data.path != "streamed":
+        raise ConfigError(f"data.canvas {config.data.canvas} is for data.path='streamed'; use 0")
+    if config.data.canvas and config.data.canvas < 2 * config.views.size:
+        raise ConfigError(
+            f"data.canvas {config.data.canvas} must hold two views of views.size {config.views.size} side by side: use "
+            f"{2 * config.views.size} or more, or 0 to cut on the host"
+        )
     if config.data.pairs not in PAIRS:
         raise unknown("data.pairs", config.data.pairs, PAIRS)
     if config.data.max_gap is not None and (config.data.max_gap < 1 or config.data.pairs != "same_group"):

@@ -36,6 +36,7 @@ class Data:
     std: tuple[float, ...] = (0.5,)  # per channel, of values mapped to 0..1
     path: str = "resident"  # resident: images live on the device; streamed: the host decodes and crops
     workers: int = 2  # decoding threads per process
+    canvas: int = 0  # streamed: pixels a side of what the device gets, to cut the crops itself (0: the host cuts)
     max_bad_fraction: float = 0.01  # share of files that cannot be read and are replaced; with more the run stops
     pairs: str = "same_image"  # what is positive: same_image, or same_group (another image of the same group)
     max_gap: int | None = None  # same_group: places apart in a group's order, as of frames, at most (None: any)

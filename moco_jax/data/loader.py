@@ -3,25 +3,17 @@
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any
 
 import grain
 import numpy as np
 
 from moco_jax.config import ConfigError, unknown
-from moco_jax.data import crops, order, sources
+from moco_jax.data import cutting, order, sources
+from moco_jax.data.cutting import Crop
 
 PATHS = ("resident", "streamed")
 CHUNK = 256  # records decoded per task of the resident path
-
-
-class Crop(Protocol):
-    """What a recipe says about the crop of one view."""
-
-    @property
-    def scale(self) -> tuple[float, float]: ...
-    @property
-    def ratio(self) -> tuple[float, float]: ...
 
 
 def resident(source: sources.Source, workers: int) -> dict[str, np.ndarray]:
@@ -61,22 +53,29 @@ def batches(
     workers: int,
     pairs: order.PairRule = order.same_record,
     ring: order.Ring | None = None,
+    canvas: int = 0,
 ) -> Iterator[dict[str, Any]]:
     """Host batches of steps first_step to last_step - 1, prefetched by `workers` threads, each making a whole batch.
 
-    A batch is {"ids": (n, V) int32} for the n global `positions` of this host; on the streamed path also {"raw": V
-    arrays (n, size, size, C)} in the storage dtype, cut as the V `recipe_crops` say; with a `ring` also {"queue_ids":
-    (n, W) int32}: what `order.queue_ids` says of its K rows, W = ceil(K / batch_size) for each row of the global batch,
-    the last ones -1. A step's batch does not depend on where the iterator starts. An error in a thread is raised by
-    `next` and names the record; closing the iterator ends the threads. Raises ConfigError for an unknown `path` and
-    where the images cannot fill a batch.
+    A batch is {"ids": (n, V) int32} for the n global `positions` of this host. On the streamed path also {"raw": V
+    arrays (n, size, size, C)} in the storage dtype, cut as the V `recipe_crops` say; or with a `canvas` {"canvas": one
+    array (n, canvas, canvas, C), or V where the pair rule may take two records, "boxes": (n, V, 4) int32}, which the
+    device cuts to the same views. With a `ring` also {"queue_ids": (n, W) int32}: what `order.queue_ids` says of its K
+    rows, W = ceil(K / batch_size) for each row of the global batch, the last ones -1. A step's batch does not depend on
+    where the iterator starts. An error in a thread is raised by `next` and names the record; closing the iterator ends
+    the threads. Raises ConfigError for an unknown `path` and where the images cannot fill a batch.
     """
     if path not in PATHS:
         raise unknown("data.path", path, PATHS)
     _check_workers(workers)
     records = len(source)
     order.steps_per_epoch(records, batch_size)
-    cut = _cutter(source, recipe_crops, seed, positions, size) if path == "streamed" else None
+    cut = None
+    if path == "streamed" and canvas:
+        arrays = 1 if pairs is order.same_record else len(recipe_crops)
+        cut = cutting.on_canvas(source, recipe_crops, seed, positions, size, canvas, arrays)
+    elif path == "streamed":
+        cut = cutting.on_host(source, recipe_crops, seed, positions, size)
 
     ids_of = functools.partial(order.ids, seed, records=records, batch_size=batch_size, pairs=pairs)
     behind = None if ring is None else _behind(ids_of, ring, batch_size, workers)
@@ -86,7 +85,7 @@ def batches(
             out = {"ids": ids_of(step, positions)}
         else:
             out = {name: rows[positions] for name, rows in behind(step).items()}
-        return out if cut is None else {**out, "raw": cut(step, out["ids"])}
+        return out if cut is None else {**out, **cut(step, out["ids"])}
 
     return _threaded(batch, first_step, last_step, workers)
 
@@ -110,12 +109,12 @@ def labelled_batches(
     With a source and a crop also {"raw": one array (n, size, size, C)}, cut on the host as `batches` does.
     """
     _check_workers(workers)
-    cut = None if source is None or crop is None else _cutter(source, (crop,), seed, positions, size)
+    cut = None if source is None or crop is None else cutting.on_host(source, (crop,), seed, positions, size)
 
     def batch(step: int) -> dict[str, Any]:
         found, real = order.covered(seed, step, positions, records=len(rows), batch_size=batch_size)
         out = {"ids": rows[found].astype(np.int32)[:, None], "real": real}
-        return out if cut is None else {**out, "raw": cut(step, out["ids"])}
+        return out if cut is None else {**out, **cut(step, out["ids"])}
 
     return _threaded(batch, first_step, last_step, workers)
 
@@ -174,27 +173,6 @@ def _until_closed(dataset: grain.IterDataset) -> Iterator[dict[str, Any]]:
         yield from iterator
     finally:
         iterator.close()  # otherwise the threads live until the garbage collector finds them
-
-
-def _cutter(
-    source: sources.Source, recipe_crops: Sequence[Crop], seed: int, positions: np.ndarray, size: int
-) -> Callable[[int, np.ndarray], tuple[np.ndarray, ...]]:
-    """(step, ids (n, V)) -> V raw views (n, size, size, C); a record behind several views of a row is decoded once."""
-    first = sources.read(source, 0)
-
-    def cut(step: int, ids: np.ndarray) -> tuple[np.ndarray, ...]:
-        raw = tuple(np.empty((len(ids), size, size, first.shape[2]), first.dtype) for _ in recipe_crops)
-        for row, (position, records) in enumerate(zip(positions.tolist(), ids.tolist(), strict=True)):
-            records = records[: len(recipe_crops)]
-            images = {i: sources.read(source, i, like=first) for i in set(records)}
-            for view, (i, crop) in enumerate(zip(records, recipe_crops, strict=True)):
-                height, width = images[i].shape[:2]
-                words = crops.words(seed, step, position, view)
-                box = crops.draw_box(words, height, width, crop.scale, crop.ratio)
-                raw[view][row] = crops.random_resized_crop(images[i], box, size)
-        return raw
-
-    return cut
 
 
 def _check_workers(workers: int) -> None:

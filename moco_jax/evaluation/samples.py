@@ -39,11 +39,11 @@ class Encoded(NamedTuple):
 def view_pairs(views: Any, config: Config, source: sources.Source, batch: dict[str, Any], step: int) -> np.ndarray:
     """The views of a batch's rows as the step makes them, mapped to 0..1 and clipped: (n, V, S, S, C) float32.
 
-    views: `views.Views`; batch: host rows {ids (n, V)}, with "raw" on the streamed path; positions are 0 to n - 1.
+    views: `views.Views`; batch: host rows {ids (n, V)}, with pixels on the streamed path; positions are 0 to n - 1.
     """
     rows = len(batch["ids"])
     data, placed = {}, dict(batch)
-    if "raw" not in batch:  # resident: these images alone, numbered anew
+    if not batch.keys() & {"raw", "canvas"}:  # resident: these images alone, numbered anew
         used, places = np.unique(batch["ids"], return_inverse=True)
         data = {"images": np.stack([sources.read(source, i) for i in used.tolist()])}
         placed["ids"] = places.reshape(batch["ids"].shape).astype(np.int32)

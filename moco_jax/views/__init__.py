@@ -56,10 +56,17 @@ def make(
             raise ConfigError(f"a recipe holds {op!r}; operations are: {', '.join(t.__name__ for t in OPS)}")
 
     def raw(batch: Any, data: Any, positions: jax.Array, key: jax.Array) -> tuple[jax.Array, ...]:
-        """Crops cut on the host as they are; else crops of the resident images (records, H, W, C)."""
+        """Crops cut on the host as they are; else of canvases, or of the resident images (records, H, W, C)."""
         if "raw" in batch:
             return batch["raw"]
+        if "canvas" in batch:
+            images, boxes = batch["canvas"], batch["boxes"]  # one canvas for all views, or one for each
+            return tuple(cut(images[min(v, len(images) - 1)], boxes[:, v]) for v in range(len(recipe)))
         return tuple(crops(v, data["images"][batch["ids"][:, v]], positions, key) for v in range(len(recipe)))
+
+    @jax.vmap
+    def cut(image: jax.Array, box: jax.Array) -> jax.Array:
+        return crop.crop_and_resize(image, crop.Box(*box), size)
 
     def crops(view: int, images: jax.Array, positions: jax.Array, key: jax.Array) -> jax.Array:
         how = recipe[view].crop
