@@ -6,6 +6,7 @@ import importlib.util
 import io
 import json
 import os
+import shutil
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +16,7 @@ from moco_jax.config import ConfigError
 from moco_jax.data import files, pixels, smaller, tree
 
 RECORD = f"{tree.OWN}-shrink.json"  # in the copy: how it was made
+PARTS = f"{tree.OWN}-parts"  # in it too, while it is made: files that are being written
 AT_ONCE = 2_000  # images handed to the threads, so that a million do not wait in memory
 
 
@@ -67,13 +69,13 @@ def _begin(folder: Path, name: str, how: dict[str, str | int]) -> None:
                 f"{key}={last.get(key)!r} and not {how[key]!r}" for key in how if last.get(key) != how[key]
             )
             raise ConfigError(f"{name} was begun with {other}: use the same, or another folder (it says so in {file})")
-        if any(entry.name for entry in os.scandir(folder)):
+        if any(not name.startswith(tree.OWN) for name in os.listdir(folder)):
             raise ConfigError(f"{name} holds files that are no copy of ours; name a folder that is empty or new")
         tree.write(file, json.dumps(how).encode())
     except OSError as error:
         raise _unwritable(folder, error) from error
-    except ValueError as error:
-        raise ConfigError(f"{file} is damaged; remove it and {name}, and copy again") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is damaged; remove {name}, and copy again") from error
 
 
 def copy(listing: files.Listing, folder: Path, *, short_side: int, quality: int, workers: int) -> Iterator[Done]:
@@ -84,6 +86,7 @@ def copy(listing: files.Listing, folder: Path, *, short_side: int, quality: int,
     made again. Raises ConfigError where the target cannot be written.
     """
     folders = functools.cache(functools.partial(os.makedirs, exist_ok=True))
+    parts = folder / PARTS
 
     def one(name: str) -> Done:
         target = folder / name
@@ -99,8 +102,9 @@ def copy(listing: files.Listing, folder: Path, *, short_side: int, quality: int,
             return Done(name, "bad", problem=str(error))
         content = encoded if made is None else made
         try:
+            folders(parts)
             folders(target.parent)
-            tree.write(target, content)
+            tree.write(target, content, by=parts)
         except OSError as error:
             raise _unwritable(folder, error) from error
         return Done(name, "copied" if made is None else "smaller", len(encoded), len(content))
@@ -108,6 +112,7 @@ def copy(listing: files.Listing, folder: Path, *, short_side: int, quality: int,
     with ThreadPoolExecutor(workers) as pool:
         for start in range(0, len(listing.paths), AT_ONCE):
             yield from pool.map(one, listing.paths[start : start + AT_ONCE])
+    shutil.rmtree(parts, ignore_errors=True)  # and what earlier starts, killed, left in it
 
 
 def write_manifest(source: str, folder: Path, bad: Collection[str]) -> Path | None:

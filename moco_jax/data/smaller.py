@@ -72,4 +72,4 @@ def _how(form: str | None, like: bytes, quality: int) -> dict[str, Any]:
     """How Pillow writes a format."""
     if form == "JPEG":
         return {"quality": quality, "subsampling": FULL_COLOUR}
-    return {"quality": quality, "lossless": b"VP8L" in like} if form == "WEBP" else {}
+    return {"quality": quality, "lossless": b"VP8L" in like, "exact": True} if form == "WEBP" else {}

@@ -127,9 +127,12 @@ def places(root: Path) -> Iterator[Path]:
     yield Path(os.path.expanduser(caches), "moco_jax", f"{digest}{name}")
 
 
-def write(file: Path, content: bytes) -> None:
-    """All of the content or nothing, whoever else writes the same file at the same time; raises OSError."""
-    part = file.with_name(f"{OWN}-{secrets.token_hex(8)}.part")
+def write(file: Path, content: bytes, *, by: Path | None = None) -> None:
+    """All of the content or nothing, whoever else writes the same file at the same time; raises OSError.
+
+    A part of it, which a kill may leave, is in the folder `by` of the same disk (None: beside the file).
+    """
+    part = (by or file.parent) / f"{OWN}-{secrets.token_hex(8)}.part"
     try:
         part.write_bytes(content)
         part.replace(file)
