@@ -1,7 +1,7 @@
 """The opener: which of the four keys, splits and slices of files, arrays, and what a text names."""
 
-import hashlib
 import dataclasses
+import hashlib
 
 import numpy as np
 import pytest
@@ -279,7 +279,7 @@ def test_a_runs_own_images_are_opened_where_others_may_be_among_them(photos, tmp
 
 @pytest.mark.parametrize("by_group", [False, True])
 def test_slices_go_by_the_digests_of_names(by_group):
-    """As the definition has it, record by record: digests of paths, or of groups' names where there is one; else places."""
+    """As defined, record by record: digests of paths, or of groups' names where there is one; then places."""
     numbers = np.array([i % 7 - 1 for i in range(200)])
     listing = files.Listing(
         "/x", [f"\udcff{i}.png" for i in range(200)], None, [], numbers, [f"g{i}" for i in range(6)], ["train"] * 200, 0
