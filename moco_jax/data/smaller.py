@@ -45,7 +45,7 @@ def _decoded(encoded: bytes, where: str) -> np.ndarray:
     except ConfigError as refused:
         try:
             return pixels.decode(encoded, where, channels=3)
-        except Exception:  # then it is what was said of it first
+        except ConfigError:  # nor is it a palette: then it is what was said of it first
             raise refused from None
 
 

@@ -77,7 +77,7 @@ def test_formats_without_loss_keep_every_value(encoded, form, mode):
     if (form, mode) in {("BMP", "LA"), ("PPM", "LA"), ("PPM", "RGBA"), ("WEBP", "L"), ("WEBP", "LA")}:
         pytest.skip("there is no such thing")
     source = io.BytesIO()
-    picture = Image.fromarray(np.dstack([RGB, RAMP.astype(np.uint8)])).convert(mode)
+    picture = Image.fromarray(np.dstack([RGB, (RAMP * (RAMP > 60)).astype(np.uint8)])).convert(mode)
     picture.save(source, form, **({"lossless": True, "exact": True} if form == "WEBP" else {}))
     out, image = shrunk(source.getvalue())
     assert opened(out).format == form
@@ -97,6 +97,19 @@ def test_palettes_become_colour_and_bits_gray(encoded):
     Image.fromarray(RGB).save(frames, "GIF", save_all=True, append_images=[Image.fromarray(RGB[::-1])])
     with pytest.raises(ConfigError, match="x holds 2 frames"):
         shrunk(frames.getvalue())
+    with pytest.raises(ConfigError, match="x cannot be read"):
+        shrunk(palette[:-40])
+    with pytest.raises(ConfigError, match="x is int32"):
+        shrunk(b"P5 60 40 65535 " + bytes(2 * 40 * 60))
+
+
+@pytest.mark.parametrize("mode", ["P", "YCbCr"])
+def test_tiffs_whose_numbers_are_no_colours_become_colour(encoded, mode):
+    """As palettes of other formats do."""
+    pytest.importorskip("tifffile", reason="tifffile is an extra")
+    source = encoded(Image.fromarray(RGB).convert(mode), "tiff")
+    expected = crops.shorter_side(pixels.decode(source, "x", channels=3), 20, filter="bicubic")
+    np.testing.assert_array_equal(shrunk(source)[1], expected)
 
 
 @pytest.mark.parametrize(("colour", "count"), [(0, 1), (2, 3), (6, 4)])

@@ -121,17 +121,20 @@ def test_the_later_of_two_is_read(root, looked):
     assert looked == []
 
 
-@pytest.mark.parametrize("damage", ["cut", "garbage", "other", "empty", "text"])
+@pytest.mark.parametrize("damage", ["cut", "flipped", "garbage", "other", "empty", "text"])
 def test_a_damaged_or_foreign_index_is_made_again(root, looked, damage):
-    """Cut off, no gzip, of another format, empty, no JSON of ours."""
+    """Cut off, changed in the middle, no gzip, of another format, empty, no JSON of ours."""
     expected = told(files.list_folder(root))
     beside = next(tree.places(root))
     whole = beside.read_bytes()
+    other = json.loads(gzip.decompress(whole))
+    other["suffixes"], other["folders"]["train/a"][2] = [".x"], ["1.x"]
     beside.write_bytes(
         {
             "cut": whole[:-20],
             "garbage": b"\x1f\x8b" + b"x" * 50,
-            "other": gzip.compress(json.dumps({**tree.FORMAT, "suffixes": [], "folders": {}}).encode()),
+            "flipped": whole[:20] + b"\xff" * 30 + whole[50:],
+            "other": gzip.compress(json.dumps(other).encode()),
             "empty": b"",
             "text": gzip.compress(b'{"a": [1]}'),
         }[damage]
@@ -169,6 +172,21 @@ def test_several_at_once_do_no_harm(root):
         thread.join()
     assert all(one == found[0] for one in found)
     assert tree.kept(root) == tree.scan(root, {}) and [p.name for p in Path(root.parent).glob("*.part")] == []
+
+
+def test_who_writes_between_two_steps_of_another_does_no_harm(tmp_path, monkeypatch):
+    """Each writes a part of its own: the last rename is what stays, and no part does."""
+    replace, calls = Path.replace, []
+
+    def late(part, file):
+        calls.append(part)
+        if len(calls) == 1:
+            tree.write(file, b"second")
+        return replace(part, file)
+
+    monkeypatch.setattr(Path, "replace", late)
+    tree.write(tmp_path / "index", b"first")
+    assert (tmp_path / "index").read_bytes() == b"first" and os.listdir(tmp_path) == ["index"]
 
 
 def test_links_are_followed_once(root, looked):
