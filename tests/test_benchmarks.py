@@ -1,14 +1,16 @@
 """Benchmarks are commands that people run: each runs, shrunken, and says what it promises."""
 
 import importlib.util
+import io
 import json
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from benchmarks import bn_leak, output, verdicts
+from benchmarks import bn_leak, output, shrunk, verdicts
 from moco_jax import config, pages, parallel, pretrain
 
 
@@ -155,3 +157,19 @@ def test_flips_counts_damage_and_times_digests(tmp_path):
     assert found["total"]["silent"] == found["total"]["unexplained"] == 0 < found["total"]["refused"]
     assert sum(found["damage"]["flipped"].values()) == 5
     assert found["seconds"]["digests"] > 0 and 0 < found["seconds"]["blocked"] <= found["seconds"]["saved"]
+
+
+def test_shrunk_says_what_a_copy_changes():
+    """Images of 60 rows made 40: fewer bytes decode faster; views differ, least at the same place, most elsewhere."""
+    smooth = np.add.outer(np.arange(60), np.arange(90))[:, :, None] * [1, 1, 1]
+    images = []
+    for i in range(2):
+        out = io.BytesIO()
+        Image.fromarray((smooth + 20 * i).astype(np.uint8)).save(out, "jpeg")
+        images.append(out.getvalue())
+    found = shrunk.measure(images, short_side=40, quality=95, repeats=1)
+    assert (found["images"], found["made_smaller"]) == (2, 2) and found["bytes"] == found["bytes_of_those_made_smaller"]
+    assert found["bytes"][0] == sum(map(len, images)) and min(found["decoded_per_second"]) > 0
+    assert (
+        0 < found["difference"]["same_place"] < found["difference"]["drawn"] and found["difference"]["half_pixel"] > 0
+    )

@@ -16,7 +16,7 @@ COMMANDS = {
     "finetune": "the whole network trained on labels: from an encoder, or from scratch for comparison",
     "transfer": "was it worth it? encoders beside pixels, no training and supervised training, in one table",
     "convert": "weights to and from PyTorch, timm, Hugging Face and Detectron2, compared in features",
-    "prepare": "a data set of TFDS, written as array_record once: downloaded (dataset NAME) or from TFRecord (convert)",
+    "prepare": "once: a data set of TFDS (dataset), TFRecord as array_record (convert), images made smaller (shrink)",
     "compare": "a run's learning rate, loss and kNN beside a reference's, also while the run is going",
 }
 STATUS = "exit status: 0 done; 1 an error, in one line; 2 no such command; 130 Ctrl-C, 143 SIGTERM, after a checkpoint"

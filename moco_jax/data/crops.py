@@ -84,12 +84,18 @@ def center(image: np.ndarray, *, resize: int, size: int, filter: str = "bilinear
         raise ConfigError(
             f"a centre crop of {size} pixels does not fit a shorter side resized to {resize}; resize to {size} or more"
         )
+    image = shorter_side(image, resize, filter=filter)
     height, width = image.shape[:2]
-    longer = int(resize * max(height, width) / min(height, width))
-    height, width = (resize, longer) if height <= width else (longer, resize)
-    image = _resized(image, height, width, FILTERS[filter])
     top, left = round((height - size) / 2.0), round((width - size) / 2.0)
     return image[top : top + size, left : left + size]
+
+
+def shorter_side(image: np.ndarray, size: int, *, filter: str = "bilinear") -> np.ndarray:
+    """(H, W, C) -> the same dtype with a shorter side of `size`: torchvision's Resize, by one of FILTERS."""
+    height, width = image.shape[:2]
+    longer = int(size * max(height, width) / min(height, width))
+    height, width = (size, longer) if height <= width else (longer, size)
+    return _resized(image, height, width, FILTERS[filter])
 
 
 def _resized(

@@ -1,6 +1,8 @@
 """What lies in a folder of images or a CSV manifest, without opening an image: paths, labels, groups, splits."""
 
+import contextlib
 import csv
+import itertools
 import os
 import re
 from collections import Counter
@@ -11,11 +13,12 @@ from typing import NamedTuple
 import numpy as np
 
 from moco_jax.config import ConfigError
+from moco_jax.data import tree
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".npy", ".bmp", ".pgm", ".ppm")  # of images, any case
 TRAIN = "train"
 HELD_OUT = ("val", "valid", "validation", "test")  # beside a folder `train`, these make the folders splits
 COLUMNS = ("path", "label", "group", "split")
+LOOK_AT_ALL = 100  # files of one folder from which on it is listed, rather than each looked for
 
 
 class Listing(NamedTuple):
@@ -44,30 +47,31 @@ def list_folder(folder: str | os.PathLike[str]) -> Listing:
     root = Path(folder).expanduser()
     if not root.is_dir():
         raise ConfigError(f"{folder} is {'a file, and no folder' if root.exists() else 'not there'}")
-    found, left_out = _scan(root)
+    read = tree.read(root)
+    left_out = sum(folder.left_out for folder in read.values())
+    found = {place: read[place].names for place in sorted(read) if read[place].names}
     if not found:
         skipped = f" ({left_out} other files)" if left_out else ""
-        raise ConfigError(f"{folder} holds no images{skipped}; images end in {', '.join(SUFFIXES)}")
+        raise ConfigError(f"{folder} holds no images{skipped}; images end in {', '.join(tree.SUFFIXES)}")
     tops = {place.split("/", 1)[0] for place in found if place}
     split_folders = TRAIN in tops and (not tops.isdisjoint(HELD_OUT) or tops == {TRAIN})
     if split_folders and "" in found:
         raise _beside(str(folder), found[""])
-    paths: list[str] = []
-    splits: list[str] = []
-    labels: list[str] = []  # "" for none
-    groups: list[str] = []
-    for place in sorted(found):
-        split, inner = place.partition("/")[::2] if split_folders else (TRAIN, place)
-        names = found[place]
-        paths += [f"{place}/{name}" if place else name for name in names]
-        splits += [split] * len(names)
-        labels += [inner.split("/", 1)[0]] * len(names)
-        groups += [inner] * len(names)
-    for split in dict.fromkeys(splits):
-        loose = [p for p, s, g in zip(paths, splits, groups, strict=True) if s == split and not g]
-        if loose and len(loose) < splits.count(split):
-            raise _beside(os.path.join(folder, split) if split_folders else str(folder), loose)
-    return _listing(root, str(folder), paths, labels, groups, splits, left_out)
+    parts = [place.partition("/")[::2] if split_folders else (TRAIN, place) for place in found]
+    for split, inner in parts:
+        if not inner and sum(other == split for other, _ in parts) > 1:
+            above = (os.path.join(folder, split), f"{split}/") if split_folders else (str(folder), "")
+            raise _beside(above[0], [above[1] + name for name in found[split if split_folders else ""]])
+    return _listing(
+        root,
+        str(folder),
+        [f"{place}/{name}" if place else name for place, names in found.items() for name in names],
+        [inner.split("/", 1)[0] for _, inner in parts],
+        [inner for _, inner in parts],
+        [split for split, _ in parts],
+        left_out,
+        times=[len(names) for names in found.values()],
+    )
 
 
 def list_manifest(manifest: str | os.PathLike[str]) -> Listing:
@@ -87,7 +91,7 @@ def list_manifest(manifest: str | os.PathLike[str]) -> Listing:
     repeated = [path for path, count in Counter(paths).items() if count > 1]
     if repeated:
         raise ConfigError(f"{manifest} names {len(repeated)} files more than once: {_some(repeated)}")
-    missing = [path for path in paths if not os.path.isfile(file.parent / path)]
+    missing = _missing(str(file.parent), paths)
     if missing:
         raise ConfigError(
             f"{manifest} names {len(missing)} files of {len(paths)} that are not there: {_some(missing)}; paths are "
@@ -115,48 +119,32 @@ def _filled(rows: Sequence[dict[str, str]], name: str, splits: Sequence[str], ma
     return values
 
 
-def _scan(root: Path) -> tuple[dict[str, list[str]], int]:
-    """{folder below root: names of its images, in natural order}, and how many files were left out."""
-    found: dict[str, list[str]] = {}
-    left_out = 0
-    waiting = [("", frozenset({os.path.realpath(root)}))]
-    while waiting:
-        place, above = waiting.pop()
-        names = []
-        with os.scandir(root / place) as entries:
-            for entry in entries:
-                hidden = entry.name.startswith(".")
-                if entry.is_dir():
-                    real = os.path.realpath(entry.path) if entry.is_symlink() else entry.path
-                    if not hidden and real not in above:  # a link to a folder above would never end
-                        waiting.append((f"{place}/{entry.name}" if place else entry.name, above | {real}))
-                elif hidden or not entry.name.lower().endswith(SUFFIXES):
-                    left_out += 1
-                else:
-                    names.append(entry.name)
-        if names:
-            found[place] = sorted(names, key=natural)
-    return found, left_out
-
-
-def natural(name: str) -> tuple[list[str | int], str]:
-    """A key that sorts frame2 before frame10."""
-    return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"([0-9]+)", name))], name
+def _missing(root: str, paths: Sequence[str]) -> list[str]:
+    """Those of `paths`, which stand folder by folder, that are no files: many of one folder by one look at it."""
+    missing = []
+    for folder, group in itertools.groupby(paths, os.path.dirname):
+        where, asked = os.path.join(root, folder), list(group)
+        if len(asked) >= LOOK_AT_ALL:
+            with contextlib.suppress(OSError), os.scandir(where) as entries:  # what is not listed may still be there
+                there = {entry.name for entry in entries if entry.is_file()}
+                asked = [path for path in asked if path.rpartition("/")[2] not in there]
+        missing += [path for path in asked if not os.path.isfile(os.path.join(root, path))]
+    return missing
 
 
 def _place(path: str) -> tuple[str, tuple[list[str | int], str]]:
     folder, _, name = path.rpartition("/")
-    return folder, natural(name)
+    return folder, tree.natural(name)
 
 
 def _rows(file: Path, name: str) -> list[dict[str, str]]:
     """The rows of a manifest, cells without blanks around them."""
     try:
         with file.open(newline="", encoding="utf-8-sig") as text:  # Excel begins with a byte order mark
-            reader = csv.DictReader(text)
-            columns = [c.strip() for c in reader.fieldnames or []]
-            reader.fieldnames = columns
-            rows = [{k: (row[k] or "").strip() for k in COLUMNS if k in columns} for row in reader]
+            reader = csv.reader(text)
+            columns = [c.strip() for c in next(reader, [])]
+            places = {column: i for i, column in enumerate(columns) if column in COLUMNS}
+            rows = [{c: row[i].strip() if i < len(row) else "" for c, i in places.items()} for row in reader if row]
     except OSError as error:
         raise ConfigError(f"{name} cannot be read: {error.strerror}") from error
     except (UnicodeDecodeError, csv.Error) as error:
@@ -182,8 +170,9 @@ def _listing(
     groups: Sequence[str],
     splits: list[str],
     left_out: int,
+    times: Sequence[int] | int = 1,
 ) -> Listing:
-    """Names as numbers; "" is no label and no group."""
+    """Names as numbers; "" is no label and no group. Label, group and split stand for as many `times` paths."""
     train = {label for label, split in zip(labels, splits, strict=True) if split == TRAIN and label}
     class_names = _sorted(train or {label for label in labels if label})
     known = {"", *class_names}
@@ -195,10 +184,9 @@ def _listing(
             f"({_some(class_names)}){f', and {len(strange) - 1} more are not' if len(strange) > 1 else ''}"
         )
     group_names = sorted({g for g in groups if g})
-    return Listing(
-        root, paths, _numbers(labels, class_names), class_names, _numbers(groups, group_names), group_names, splits,
-        left_out,
-    )  # fmt: skip
+    numbers = (_numbers(labels, class_names, times), class_names, _numbers(groups, group_names, times), group_names)
+    each = splits if isinstance(times, int) else [s for s, n in zip(splits, times, strict=True) for _ in range(n)]
+    return Listing(root, paths, *numbers, each, left_out)
 
 
 def _sorted(names: Iterable[str]) -> list[str]:
@@ -207,9 +195,9 @@ def _sorted(names: Iterable[str]) -> list[str]:
     return sorted(names, key=lambda n: (int(n), n)) if all(re.fullmatch(r"[0-9]+", n) for n in names) else sorted(names)
 
 
-def _numbers(values: Sequence[str], names: list[str]) -> np.ndarray | None:
+def _numbers(values: Sequence[str], names: list[str], times: Sequence[int] | int) -> np.ndarray | None:
     place = {name: i for i, name in enumerate(names)}
-    return np.array([place.get(v, -1) for v in values], np.int64) if names else None
+    return np.repeat(np.array([place.get(v, -1) for v in values], np.int64), times) if names else None
 
 
 def _beside(folder: str, names: Sequence[str]) -> ConfigError:

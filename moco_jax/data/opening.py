@@ -59,9 +59,9 @@ class FileSource:
 
     def origin(self) -> sources.Origin:
         """Paths from the root of the file system, so that a manifest of a folder's images names the same ones."""
-        real = functools.cache(os.path.realpath)  # of folders, as there are fewer
-        parts = (os.path.split(os.path.join(self.root, path)) for path in self.paths)
-        return sources.Origin("files", [os.path.join(real(folder), name) for folder, name in parts])
+        real = functools.cache(lambda folder: os.path.join(os.path.realpath(os.path.join(self.root, folder)), ""))
+        ends = [path.rfind("/") + 1 for path in self.paths]  # one look for each folder, as there are fewer
+        return sources.Origin("files", [real(p[:end]) + p[end:] for p, end in zip(self.paths, ends, strict=True)])
 
     @functools.cached_property
     def _first(self) -> tuple[int, np.ndarray]:
@@ -168,7 +168,7 @@ def of_listing(
     return FileSource(
         f"{name} ({split})",
         listing.root,
-        [listing.paths[i] for i in places],
+        [listing.paths[i] for i in places.tolist()],
         label,
         group,
         None if label is None else listing.class_names,
@@ -211,16 +211,29 @@ def chosen(listing: files.Listing, split: str, *, name: str, groups_matter: bool
         groups_matter or set(listing.group_names) != set(listing.class_names)
     )  # folders of classes are groups too, and a slice of whole classes would be of little use
 
-    def rank(place: int) -> tuple[bytes, int]:
-        group = listing.groups[place] if by_group and listing.groups is not None else -1
-        text = listing.paths[place] if group < 0 else listing.group_names[group]
-        return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).digest(), place
-
-    found: list[int] = []
+    taken = np.zeros(len(listing.paths), bool)
     for part, start, end in ranges:
-        places = [i for i, s in enumerate(listing.splits) if s == part]
-        found += sorted(places, key=rank)[start:end] if (start, end) != (0, len(places)) else places
-    return np.unique(np.array(found, np.int64))
+        places = np.array([i for i, s in enumerate(listing.splits) if s == part], np.int64)
+        whole = (start, end) == (0, len(places))
+        taken[places if whole else _mixed(listing, places, by_group=by_group)[start:end]] = True
+    return np.flatnonzero(taken)
+
+
+def _mixed(listing: files.Listing, places: np.ndarray, *, by_group: bool) -> np.ndarray:
+    """`places` (n,), which rise, in the order of the digests of their paths, or of their groups' names."""
+
+    if by_group and listing.groups is not None:
+        names = [_digest(name) for name in listing.group_names]
+        groups = zip(places.tolist(), listing.groups[places].tolist(), strict=True)
+        digests = [_digest(listing.paths[i]) if group < 0 else names[group] for i, group in groups]
+    else:
+        digests = [_digest(listing.paths[i]) for i in places.tolist()]
+    words = np.frombuffer(b"".join(digests), ">u8").astype(np.uint64).reshape(-1, 2)
+    return places[np.lexsort((words[:, 1], words[:, 0]))]  # which is stable: among equals the first stays first
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).digest()
 
 
 def _ranges(split: str, counts: Mapping[str, int], name: str) -> list[tuple[str, int, int]]:

@@ -165,6 +165,20 @@ def _deep_png(encoded: bytes, where: str) -> np.ndarray:
     return pixels[:, :, order]
 
 
+def deep_png(image: np.ndarray, where: str) -> bytes:
+    """(H, W, C) in uint16 -> a PNG of 16 bits per value; ConfigError for gray with alpha, which is not written here."""
+    count = image.shape[2]
+    if count == 2:
+        raise ConfigError(f"{where} is a 16-bit PNG of gray with alpha, which is not written here; store it as RGBA")
+    if count == 1:
+        out = io.BytesIO()
+        Image.fromarray(image[:, :, 0]).save(out, "PNG")
+        return out.getvalue()
+    import cv2  # large, and needed here alone
+
+    return cv2.imencode(".png", image[:, :, {3: [2, 1, 0], 4: [2, 1, 0, 3]}[count]])[1].tobytes()
+
+
 def _npy(encoded: bytes, where: str) -> np.ndarray:
     try:
         return np.load(io.BytesIO(encoded), allow_pickle=False)
@@ -224,3 +238,32 @@ def _one_image(file: Any, where: str) -> tuple[np.ndarray, str]:
         f"{where} is a TIFF of {len(pages)} pages (axes {series.axes}), and an image is one: store each page as a "
         "file, or channels as the samples of one page"
     )
+
+
+def tiff_like(image: np.ndarray, like: bytes) -> bytes:
+    """(H, W, C) -> a TIFF without loss, whose channels mean what those of another mean, as `decode` has them.
+
+    Tags of places on Earth and the like are left out, as they are about pixels of another size.
+    """
+    import tifffile  # it has read `like`
+
+    with tifffile.TiffFile(io.BytesIO(like)) as file:
+        page = file.pages.first
+        kind, extra, profile = tifffile.PHOTOMETRIC(page.photometric), page.extrasamples, page.iccprofile
+        if kind.name in ("YCBCR", "PALETTE"):
+            kind = tifffile.PHOTOMETRIC.RGB
+        if page.dtype == np.bool_:
+            kind = tifffile.PHOTOMETRIC.MINISBLACK
+    further = image.shape[2] - {"RGB": 3, "SEPARATED": 4}.get(kind.name, 1)
+    out = io.BytesIO()
+    tifffile.imwrite(
+        out,
+        image if image.shape[2] > 1 else image[:, :, 0],
+        photometric=kind,
+        planarconfig="contig" if image.shape[2] > 1 else None,
+        extrasamples=extra if len(extra) == further > 0 else None,
+        compression="zlib",
+        iccprofile=profile,
+        metadata=None,
+    )
+    return out.getvalue()

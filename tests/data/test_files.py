@@ -183,6 +183,30 @@ def test_manifests_that_cannot_be_read(manifest, text, message):
     assert "\n" not in str(caught.value)
 
 
+def test_missing_files_of_a_large_folder(tree, tmp_path, monkeypatch):
+    """A folder of which many are named is looked at once; what it does not list is still looked for, one by one."""
+    monkeypatch.setattr(files, "LOOK_AT_ALL", 3)
+    tree("d/1.png", "d/2.png", "d/3.png", "d/dir.png/x", "e/1.png")
+    os.symlink(tmp_path / "nowhere", tmp_path / "d" / "broken.png")
+    os.symlink(tmp_path / "e" / "1.png", tmp_path / "d" / "link.png")
+    asked, isfile = [], os.path.isfile
+    monkeypatch.setattr(files.os.path, "isfile", lambda path: asked.append(os.path.basename(path)) or isfile(path))
+    paths = [
+        "d/1.png",
+        "d/2.png",
+        "d/3.png",
+        "d/broken.png",
+        "d/dir.png",
+        "d/link.png",
+        "d/none.png",
+        "e/1.png",
+        "e/2.png",
+    ]
+    assert files._missing(str(tmp_path), paths) == ["d/broken.png", "d/dir.png", "d/none.png", "e/2.png"]
+    assert asked == ["broken.png", "dir.png", "none.png", "1.png", "2.png"]
+    assert files._missing(str(tmp_path), ["f/1.png", "f/2.png", "f/3.png"]) == ["f/1.png", "f/2.png", "f/3.png"]
+
+
 def test_a_manifest_that_is_no_text(tmp_path):
     """Another encoding, a folder, nothing."""
     (tmp_path / "m.csv").write_bytes(b"path\n\xff\xfe")

@@ -1,6 +1,7 @@
 """The opener: which of the four keys, splits and slices of files, arrays, and what a text names."""
 
 import dataclasses
+import hashlib
 
 import numpy as np
 import pytest
@@ -296,3 +297,20 @@ def test_a_runs_own_images_are_opened_where_others_may_be_among_them(photos, tmp
     for image in folder.rglob("*.png"):
         image.unlink()
     assert opening.own_split(run) is None is opening.own_split(of(folder=tmp_path / "gone"))
+
+
+@pytest.mark.parametrize("by_group", [False, True])
+def test_slices_go_by_the_digests_of_names(by_group):
+    """As defined, record by record: digests of paths, or of groups' names where there is one; then places."""
+    numbers = np.array([i % 7 - 1 for i in range(200)])
+    listing = files.Listing(
+        "/x", [f"\udcff{i}.png" for i in range(200)], None, [], numbers, [f"g{i}" for i in range(6)], ["train"] * 200, 0
+    )
+
+    def digest(i):
+        name = listing.group_names[numbers[i]] if by_group and numbers[i] >= 0 else listing.paths[i]
+        return hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=16).digest()
+
+    places = np.arange(3, 200)
+    expected = sorted(places.tolist(), key=lambda i: (digest(i), i))
+    assert opening._mixed(listing, places, by_group=by_group).tolist() == expected

@@ -1,0 +1,150 @@
+"""A copy of a folder or manifest of images at training size: the same names, by threads, taken up where it stopped."""
+
+import csv
+import functools
+import importlib.util
+import io
+import json
+import os
+import shutil
+from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from moco_jax.config import ConfigError
+from moco_jax.data import files, pixels, smaller, tree
+
+RECORD = f"{tree.OWN}-shrink.json"  # in the copy: how it was made
+PARTS = f"{tree.OWN}-parts"  # in it too, while it is made: files that are being written
+AT_ONCE = 2_000  # images handed to the threads, so that a million do not wait in memory
+
+
+class Done(NamedTuple):
+    """What became of one image."""
+
+    name: str
+    what: str  # "smaller", "copied", "kept" from an earlier start, or "bad"
+    before: int = 0  # bytes
+    after: int = 0
+    problem: str = ""
+
+
+def plan(source: str, target: str, *, short_side: int, quality: int) -> tuple[files.Listing, Path]:
+    """The images to copy and the folder for them, which is made and says how in RECORD.
+
+    `source` is a folder as `files.list_folder` has it, or a .csv manifest whose paths lie below its own folder. Raises
+    ConfigError for a target that lies in the source or holds anything else, another way than that of an earlier start,
+    and TIFFs without tifffile.
+    """
+    manifest = _is_manifest(source)
+    listing = files.list_manifest(source) if manifest else files.list_folder(source)
+    root, folder = listing.root.resolve(), Path(target).expanduser()
+    outside = [path for path in listing.paths if os.path.isabs(path) or path.startswith("../")]
+    if outside:
+        raise ConfigError(
+            f"{source} names {len(outside)} images that are not below its folder, such as {outside[0]}, and a copy "
+            "keeps the names: write their paths relative to a folder that holds all, and put the manifest there"
+        )
+    if folder.resolve().is_relative_to(root):
+        raise ConfigError(f"{target} is {'' if folder.resolve() == root else 'in '}{root}; copy to another folder")
+    tiffs = [path for path in listing.paths if path.lower().endswith((".tif", ".tiff"))]
+    if tiffs and importlib.util.find_spec("tifffile") is None:
+        raise ConfigError(f"{len(tiffs)} images are TIFFs, such as {tiffs[0]}: {pixels.TIFF_EXTRA}")
+    origin = str(Path(source).expanduser().resolve())
+    _begin(folder, target, {"source": origin, "short_side": short_side, "quality": quality})
+    return listing, folder
+
+
+def _begin(folder: Path, name: str, how: dict[str, str | int]) -> None:
+    """Make the folder and its RECORD, or find in it the same; ConfigError for anything else."""
+    file = folder / RECORD
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if file.exists():
+            last = json.loads(file.read_text())
+            if last == how:
+                return
+            other = ", ".join(
+                f"{key}={last.get(key)!r} and not {how[key]!r}" for key in how if last.get(key) != how[key]
+            )
+            raise ConfigError(f"{name} was begun with {other}: use the same, or another folder (it says so in {file})")
+        if any(not name.startswith(tree.OWN) for name in os.listdir(folder)):
+            raise ConfigError(f"{name} holds files that are no copy of ours; name a folder that is empty or new")
+        tree.write(file, json.dumps(how).encode())
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is damaged; remove {name}, and copy again") from error
+
+
+def copy(listing: files.Listing, folder: Path, *, short_side: int, quality: int, workers: int) -> Iterator[Done]:
+    """Copy all images by `workers` threads; what became of each, in order.
+
+    Those whose shorter side is longer than `short_side` are made smaller (`smaller.smaller`), others are copied byte
+    for byte. A copy comes by a rename, so that those that are there are whole; one that is older than its source is
+    made again. Raises ConfigError where the target cannot be written.
+    """
+    folders = functools.cache(functools.partial(os.makedirs, exist_ok=True))
+    parts = folder / PARTS
+
+    def one(name: str) -> Done:
+        target = folder / name
+        try:
+            before, last = os.stat(listing.root / name), _stat(target)
+            if last and last.st_size and last.st_mtime >= before.st_mtime:
+                return Done(name, "kept", before.st_size, last.st_size)
+            encoded = (listing.root / name).read_bytes()
+            made = smaller.smaller(encoded, name, short_side=short_side, quality=quality)
+        except OSError as error:
+            return Done(name, "bad", problem=f"{name} cannot be read: {error.strerror or error}")
+        except ConfigError as error:
+            return Done(name, "bad", problem=str(error))
+        content = encoded if made is None else made
+        try:
+            folders(parts)
+            folders(target.parent)
+            tree.write(target, content, by=parts)
+        except OSError as error:
+            raise _unwritable(folder, error) from error
+        return Done(name, "copied" if made is None else "smaller", len(encoded), len(content))
+
+    with ThreadPoolExecutor(workers) as pool:
+        for start in range(0, len(listing.paths), AT_ONCE):
+            yield from pool.map(one, listing.paths[start : start + AT_ONCE])
+    shutil.rmtree(parts, ignore_errors=True)  # and what earlier starts, killed, left in it
+
+
+def write_manifest(source: str, folder: Path, bad: Collection[str]) -> Path | None:
+    """Where the source is a manifest, the same beside the copies, without the rows of images that are `bad`."""
+    if not _is_manifest(source):
+        return None
+    with Path(source).expanduser().open(newline="", encoding="utf-8-sig") as text:
+        header, *rows = csv.reader(text)
+    place = [name.strip() for name in header].index("path")
+    kept = [row for row in rows if row and os.path.normpath(row[place].strip()) not in bad]
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows([header, *kept])
+    file = folder / Path(source).name
+    try:
+        tree.write(file, out.getvalue().encode())
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    return file
+
+
+def _is_manifest(source: str) -> bool:
+    return source.lower().endswith(".csv")
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    try:
+        return os.stat(path)
+    except FileNotFoundError:
+        return None
+
+
+def _unwritable(folder: Path, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"{folder} cannot be written: {error.strerror or error}; what is done is kept, and the same command goes on"
+    )
