@@ -137,7 +137,14 @@ def page_of(run: Run, data_dir: str | None) -> Any:
 def digest(run: Run) -> str:
     """What the numbers of a run follow from, in twelve digits: its config, but for what changes none of them."""
     settings = config.flat(config.read(page_of(run, None)))
-    none = ("data.workers", "data.max_bad_fraction", "consistency.", "train.max_skipped", "train.heartbeat_seconds")
+    none = (
+        "data.workers",
+        "data.canvas",
+        "data.max_bad_fraction",
+        "consistency.",
+        "train.max_skipped",
+        "train.heartbeat_seconds",
+    )
     none += tuple(
         f"{of}.{what}_feature" for of in ("data", "eval") for what in ("image", "label")
     )  # CIFAR-10's only ones

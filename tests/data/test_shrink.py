@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import time
 
 import numpy as np
 import pytest
@@ -57,15 +58,18 @@ def test_the_tree_stays_and_large_images_are_made_smaller(source, tmp_path):
     assert [name for name in content(tmp_path / "copy") if tree.OWN in name] == [shrink.RECORD]
 
 
-def test_a_stopped_copy_goes_on(source, tmp_path):
+def test_a_stopped_copy_goes_on(source, tmp_path, monkeypatch):
     """What is there is kept; the rest, an empty file and one older than its source are made; the end is the same."""
     copy, whole = tmp_path / "copy", tmp_path / "whole"
     copied(source, whole)
     listing, folder = shrink.plan(str(source), str(copy), **HOW)
-    started = shrink.copy(listing, folder, workers=1, **HOW)
-    for _ in range(4):
-        next(started)
-    started.close()
+    with monkeypatch.context() as slow:
+        write = shrink.tree.write
+        slow.setattr(shrink.tree, "write", lambda *args, **named: (time.sleep(0.05), write(*args, **named)))
+        started = shrink.copy(listing, folder, workers=1, **HOW)
+        for _ in range(4):
+            next(started)
+        started.close()
     (folder / shrink.PARTS / f"{tree.OWN}-left.part").write_bytes(b"x")
     (folder / "train/c0/large.JPG").write_bytes(b"")
     os.utime(folder / "train/c1/large.JPG", (0, 0))
