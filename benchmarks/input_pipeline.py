@@ -10,7 +10,8 @@ the loops before "ours" has anything of this project in it:
   Pillow's images, to normalised floats
 - `decode`: OpenCV's JPEG decoder and nothing else: the floor
 - `decode_and_crop`: the same, and two random resized crops by Pillow
-- `ours`: `data.loader.batches` as training calls it, from a folder, ready for `put_batch`
+- `ours`: `data.loader.batches` as training calls it, from a folder, ready for `put_batch`; once it runs
+- `ours_for_the_device`: the same with `data.canvas`: the device cuts the crops
 """
 
 import functools
@@ -35,6 +36,7 @@ NAMED = {
     "images": ("256", "per repeat"),
     "batch_size": ("64", "of ours"),
     "size": ("224", "of a view, in pixels"),
+    "canvas": ("512", "pixels a side, where the device cuts"),
     "output": (None, "file for the JSON, besides stdout"),
 }
 USAGE = "usage: python -m benchmarks.input_pipeline FOLDER [--repeats=N] [--images=N] [--size=S] [--output=FILE]"
@@ -107,18 +109,18 @@ def decode_and_crop(path: Path, size: int, rng: random.Random) -> list[np.ndarra
     return crops
 
 
-def ours(folder: str, size: int, batch_size: int, images: int, workers: int) -> Callable[[], int]:
-    """A call makes some batches ready, each repeat the next ones; how many images that were."""
+def ours(folder: str, size: int, batch_size: int, images: int, workers: int, canvas: int = 0) -> Callable[[], float]:
+    """A call makes some batches ready, each repeat the next ones; images a second, once it runs."""
     from moco_jax import config
-    from moco_jax.data import loader, opening, order
+    from moco_jax.data import loader, opening
     from moco_jax.views.recipes import RECIPES
 
     source = opening.open_split(config.Data(dataset=None, folder=folder, channels=3), "train")
     recipe = RECIPES["moco_v2"]
-    steps = max(1, images // batch_size)
+    steps, warm = max(1, images // batch_size), 1 + workers
     done = 0
 
-    def go() -> int:
+    def go() -> float:
         nonlocal done
         found = loader.batches(
             source,
@@ -128,54 +130,56 @@ def ours(folder: str, size: int, batch_size: int, images: int, workers: int) -> 
             batch_size=batch_size,
             positions=np.arange(batch_size),
             first_step=done,
-            last_step=done + steps,
+            last_step=done + warm + steps,
             size=size,
             workers=workers,
-            pairs=order.same_record,
+            canvas=canvas,
         )
-        count = sum(len(batch["raw"][0]) for batch in found)
-        done += steps
-        return count
+        done += warm + steps
+        came = [time.perf_counter() for _ in found]  # nobody else takes any, so each comes when it is made
+        return steps * batch_size / (came[-1] - came[warm - 1])
 
     return go
 
 
-def over(paths: Sequence[Path], images: int, one: Callable[[Path], object]) -> Callable[[], int]:
-    """A call takes the next `images` files of an endless round, one by one."""
+def over(paths: Sequence[Path], images: int, one: Callable[[Path], object]) -> Callable[[], float]:
+    """A call takes the next `images` files of an endless round, one by one; images a second."""
     at = 0
 
-    def go() -> int:
+    def go() -> float:
         nonlocal at
+        begun = time.perf_counter()
         for i in range(at, at + images):
             one(paths[i % len(paths)])
         at += images
-        return images
+        return images / (time.perf_counter() - begun)
 
     return go
 
 
-def timed(go: Callable[[], int], cores: set[int]) -> float:
+def timed(go: Callable[[], float], cores: set[int]) -> float:
     """Images a second on some cores."""
     os.sched_setaffinity(0, cores)
     cv2.setNumThreads(1)
-    begun = time.perf_counter()
-    return go() / (time.perf_counter() - begun)
+    return go()
 
 
-def measure(folder: str, *, repeats: int, images: int, batch_size: int, size: int) -> dict[str, Any]:
+def measure(folder: str, *, repeats: int, images: int, batch_size: int, size: int, canvas: int) -> dict[str, Any]:
     """All loops, in turn, some times."""
     paths = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in SUFFIXES)
     allowed = sorted(os.sched_getaffinity(0))
     one, two = {allowed[0]}, set(allowed[:2])
     rng = random.Random(0)
-    loops: dict[str, tuple[Callable[[], int], set[int]]] = {
+    loops: dict[str, tuple[Callable[[], float], set[int]]] = {
         "pillow_v2": (over(paths, images // 4, lambda p: pillow_v2(p, size, rng)), one),
         "decode": (over(paths, images, decode), one),
         "decode_and_crop": (over(paths, images, lambda p: decode_and_crop(p, size, rng)), one),
         "ours": (ours(folder, size, batch_size, images, 1), one),
+        "ours_for_the_device": (ours(folder, size, batch_size, images, 1, canvas), one),
     }
     if len(two) == 2:
         loops["ours_on_two_cores"] = (ours(folder, size, batch_size, images, 2), two)
+        loops["ours_for_the_device_on_two_cores"] = (ours(folder, size, batch_size, images, 2, canvas), two)
     found: dict[str, list[float]] = {name: [] for name in loops}
     for repeat in range(repeats + 1):  # the first one fills caches
         for name, (go, cores) in loops.items():
@@ -189,11 +193,13 @@ def measure(folder: str, *, repeats: int, images: int, batch_size: int, size: in
         return {"median": round(statistics.median(each), 3), "low": round(each[0], 3), "high": round(each[-1], 3)}
 
     pairs = [("pillow_v2", "decode"), ("decode_and_crop", "decode"), ("ours", "decode"), ("ours", "decode_and_crop")]
-    pairs += [("ours", "pillow_v2")] + [("ours_on_two_cores", "ours")] * (len(two) == 2)
+    pairs += [("ours", "pillow_v2"), ("ours_for_the_device", "decode"), ("ours_for_the_device", "ours")]
+    pairs += [(f"{name}_on_two_cores", name) for name in ("ours", "ours_for_the_device")] * (len(two) == 2)
     return {
         "files": len(paths),
         "mean_bytes": round(statistics.mean(p.stat().st_size for p in paths)),
         "size": size,
+        "canvas": canvas,
         "batch_size": batch_size,
         "images_per_second": {name: round(statistics.median(speeds), 1) for name, speeds in found.items()},
         "ratios": {f"{a} / {b}": ratio(a, b) for a, b in pairs},
@@ -207,7 +213,7 @@ def main() -> int:
 
 def _run(argv: list[str]) -> int:
     places, named = flags.parse_without_page(argv, places={"FOLDER": "a tree of JPEG files"}, named=NAMED, usage=USAGE)
-    numbers = {name: int(named[name]) for name in ("repeats", "images", "batch_size", "size")}
+    numbers = {name: int(named[name]) for name in ("repeats", "images", "batch_size", "size", "canvas")}
     output.keep(measure(places[0], **numbers), named["output"])
     return 0
 

@@ -98,6 +98,12 @@ def test_keys_of_the_queue_come_from_these_views_in_order():
         ({"data": dataclasses.replace(Config().data, mean=(float("nan"),))}, 1, "data.mean must be finite"),
         ({"optimizer": Optimizer(schedule="step", milestones=(-3,))}, 1, "milestones must rise from 1 on"),
         ({"eval": dataclasses.replace(Config().eval, resize=8)}, 1, "eval.resize 8 is less than views.size 16"),
+        ({"data": dataclasses.replace(Config().data, canvas=64)}, 1, "data.canvas 64 is for data.path='streamed'"),
+        (
+            {"data": dataclasses.replace(Config().data, canvas=31, path="streamed")},
+            1,
+            "must hold two views of views.size 16 side by side: use 32 or more, or 0",
+        ),
         ({"mechanism": "moko"}, 1, "mechanism 'moko' and section"),
         ({"queue": None}, 1, "section 'queue' do not belong together"),
         ({"seed": -1}, 1, "seed must lie in"),

@@ -4,6 +4,9 @@ A canvas holds the part of an image that its crops cover, and is of one size for
 the host does with pixels; two matrix products on the device (`views.crop`) do the rest.
 """
 
+import collections
+import math
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -25,12 +28,35 @@ class Crop(Protocol):
 Cut = Callable[[int, np.ndarray], dict[str, Any]]  # (step, ids (n, V)) -> what a batch holds beside the ids
 
 
+class Memory:
+    """Arrays in memory that is used again once nobody looks at it: fresh pages cost as much as what is copied to them.
+
+    What is in an array is what was there; of floats it is finite, so that it counts for nothing where its weight is 0.
+    """
+
+    def __init__(self) -> None:
+        self._free: dict[int, list[np.ndarray]] = collections.defaultdict(list)
+
+    def array(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """An array whose memory is free again when it and all views of it are gone."""
+        size = math.prod(shape) * dtype.itemsize
+        free = self._free[size]
+        try:
+            memory = free.pop()  # at once: several threads take
+        except IndexError:
+            memory = np.zeros(size, np.uint8)
+        owner = np.frombuffer(memory.data, dtype)  # every view of it holds this very array
+        weakref.finalize(owner, free.append, memory).atexit = False
+        return owner.reshape(shape)
+
+
 def on_host(source: sources.Source, recipe_crops: Sequence[Crop], seed: int, positions: np.ndarray, size: int) -> Cut:
     """{"raw": V raw views (n, size, size, C)}."""
-    first = sources.read(source, 0)
+    first, memory = sources.read(source, 0), Memory()
 
     def cut(step: int, ids: np.ndarray) -> dict[str, Any]:
-        raw = tuple(np.empty((len(ids), size, size, first.shape[2]), first.dtype) for _ in recipe_crops)
+        shape = (len(ids), size, size, first.shape[2])
+        raw = tuple(memory.array(shape, first.dtype) for _ in recipe_crops)
         for row, (position, records) in enumerate(zip(positions.tolist(), ids.tolist(), strict=True)):
             images = _images(source, records[: len(recipe_crops)], first)
             boxes = _boxes(images, recipe_crops, seed, step, position)
@@ -51,10 +77,11 @@ def on_canvas(
     arrays: int,
 ) -> Cut:
     """{"canvas": `arrays` arrays (n, side, side, C), "boxes": (n, V, 4) int32}: one for all views, or one for each."""
-    first = sources.read(source, 0)
+    first, memory = sources.read(source, 0), Memory()
 
     def cut(step: int, ids: np.ndarray) -> dict[str, Any]:
-        made = tuple(_blank(len(ids), side, first.shape[2], first.dtype) for _ in range(arrays))
+        shape = (len(ids), side, side, first.shape[2])
+        made = tuple(memory.array(shape, first.dtype) for _ in range(arrays))
         boxes = np.empty((len(ids), len(recipe_crops), 4), np.int32)
         for row, (position, records) in enumerate(zip(positions.tolist(), ids.tolist(), strict=True)):
             images = _images(source, records[: len(recipe_crops)], first)
@@ -84,12 +111,6 @@ def _boxes(
         crops.draw_box(w, image.shape[0], image.shape[1], how.scale, how.ratio)
         for w, image, how in zip(words, images, recipe_crops, strict=True)
     ]
-
-
-def _blank(rows: int, side: int, channels: int, dtype: np.dtype) -> np.ndarray:
-    """(rows, side, side, channels); what is not covered is never looked at, but must be finite to count for nothing."""
-    make = np.zeros if dtype.kind == "f" else np.empty
-    return make((rows, side, side, channels), dtype)
 
 
 def place(image: np.ndarray, boxes: Sequence[Box], canvas: np.ndarray, size: int) -> list[Box]:

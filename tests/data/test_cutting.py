@@ -1,5 +1,7 @@
 """Crops from the host and crops from canvases: the same views, whatever size images are."""
 
+import gc
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -74,9 +76,35 @@ def test_a_canvas_gives_the_views_that_the_host_cuts(dtype, step, pairs):
 def test_what_is_not_covered_is_nothing_that_spoils_a_sum():
     """A canvas of floats is finite everywhere, as 0 times what is not finite is not 0."""
     stored = [np.ones((9, 9, 1), np.float32)] * 8
-    for _ in range(3):  # memory that was used before
-        np.full(8 * SIDE * SIDE, np.nan, np.float32)
+    for _ in range(3):
+        np.full(8 * SIDE * SIDE, np.nan, np.float32)  # what the next array may be made of
         assert np.isfinite(batch_of(stored, SIDE)["canvas"][0]).all()
+
+
+def test_memory_is_used_again_when_nobody_looks_at_it():
+    """Also not by a view, nor on the device, to which nothing may be copied on CPU."""
+    memory, dtype = cutting.Memory(), np.dtype(np.uint16)
+
+    def place_of(array):
+        return array.__array_interface__["data"][0]
+
+    whole = memory.array((4, 5), dtype)
+    first = place_of(whole)
+    whole[:] = 7
+    rows = whole[1:]
+    del whole
+    other = memory.array((4, 5), dtype)
+    assert place_of(other) != first and (rows == 7).all()
+    on_device = jax.device_put(rows.reshape(-1))
+    del rows
+    held = [memory.array((4, 5), dtype) for _ in range(3)]
+    for array in held:
+        array[:] = 1
+    assert (np.asarray(on_device) == 7).all()
+    del on_device
+    gc.collect()
+    assert place_of(memory.array((5, 4), dtype)) == first  # of the same size
+    assert memory.array((3,), np.dtype(np.float32)).tolist() == [0, 0, 0]
 
 
 def test_only_what_the_crops_cover_is_copied():
