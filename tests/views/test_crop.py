@@ -150,3 +150,20 @@ def test_a_crop_is_its_box_resized_and_double_precision_draws_the_same(float64):
     jax.config.update("jax_enable_x64", False)
     single = jax.jit(lambda key: crop.draw_box(key, 12, 14, **how))(key)
     assert tuple(map(int, single)) == tuple(map(int, box))
+
+
+def test_a_thousand_boxes_equal_pillow():
+    """Enlarged and shrunk, up to 40 times as wide as high: never more than one level of 255 apart, 0.06 on average."""
+    rng = np.random.default_rng(0)
+    ramp = np.add.outer(np.arange(90) * 2.0, np.arange(120))[..., None] * [0.5, 0.7, 1.0]
+    image = np.clip(ramp + rng.normal(0, 40, (90, 120, 3)), 0, 255).astype(np.uint8)
+    heights, widths = (np.exp(rng.uniform(np.log(3), np.log(side), 1000)).astype(int) for side in image.shape[:2])
+    tops, lefts = rng.integers(0, 91 - heights), rng.integers(0, 121 - widths)
+    boxes = np.stack([tops, lefts, heights, widths], 1)
+    found = np.asarray(
+        jax.jit(jax.vmap(lambda b: crop.crop_and_resize(image, crop.Box(*b), 24)))(jnp.asarray(boxes, jnp.int32))
+    )
+    wanted = np.stack([with_pillow(Image.fromarray(image), box, 24) for box in boxes.tolist()])
+    gap = np.abs(found.astype(int) - wanted)
+    assert gap.max() <= 1 and gap.mean() < 0.1, (gap.max(), gap.mean())
+    assert (widths / heights).max() > 20 and (widths / heights).min() < 1 / 15 and (widths < 24).any()
