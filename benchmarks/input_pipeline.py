@@ -2,13 +2,14 @@
 
     python -m benchmarks.input_pipeline FOLDER --output=benchmarks/results/input_pipeline.json
 
-FOLDER is a tree of JPEG files. Every loop reads files, and takes the same ones in turn within each repeat, on one core
-(the process is bound to it) and, ours, on two; ratios are of loops of one repeat, and their medians are kept. None of
-the loops before "ours" has anything of this project in it:
+FOLDER is a tree of JPEG files; with --kind they are first written as others (`benchmarks/converted.py`): photos of 12
+megapixels (large), 16-bit PNG (png16), TIFF of 13 bands of 16 bits (tiff13). Every loop reads files, and takes the same
+ones in turn within each repeat, on one core (the process is bound to it) and, ours, on two; ratios are of loops of one
+repeat, and their medians are kept. None of the loops before "ours" has anything of this project in it:
 
 - `pillow_v2`: what the original does: Pillow decodes, two views with all of v2's transforms as torchvision has them on
-  Pillow's images, to normalised floats
-- `decode`: OpenCV's JPEG decoder and nothing else: the floor
+  Pillow's images, to normalised floats (8 bits only)
+- `decode`: the decoder of a library (OpenCV; tifffile) and nothing else: the floor
 - `decode_and_crop`: the same, and two random resized crops by Pillow
 - `ours`: `data.loader.batches` as training calls it, from a folder, ready for `put_batch`; once it runs
 - `ours_for_the_device`: the same with `data.canvas`: the device cuts the crops
@@ -19,6 +20,7 @@ import os
 import random
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,20 +30,20 @@ import cv2
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
-from benchmarks import output
+from benchmarks import converted, output
 from moco_jax.cli import flags
 
 NAMED = {
     "repeats": ("9", "of each loop; medians count"),
     "images": ("256", "per repeat"),
     "batch_size": ("64", "of ours"),
+    "kind": ("jpeg", "large, png16 or tiff13: what the files are written as first"),
     "size": ("224", "of a view, in pixels"),
     "canvas": ("512", "pixels a side, where the device cuts"),
     "output": (None, "file for the JSON, besides stdout"),
 }
 USAGE = "usage: python -m benchmarks.input_pipeline FOLDER [--repeats=N] [--images=N] [--size=S] [--output=FILE]"
 MEAN, STD = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
-SUFFIXES = (".jpg", ".jpeg")
 
 
 def random_box(height: int, width: int, rng: random.Random) -> tuple[int, int, int, int]:
@@ -92,30 +94,44 @@ def pillow_v2(path: Path, size: int, rng: random.Random) -> list[np.ndarray]:
 
 
 def decode(path: Path) -> np.ndarray:
-    """The pixels of a JPEG file, and nothing else."""
-    return cv2.imdecode(
-        np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-    )
+    """The pixels of a file, and nothing else."""
+    if path.suffix == ".tif":
+        import tifffile
+
+        return tifffile.imread(path)
+    how = cv2.IMREAD_UNCHANGED if path.suffix == ".png" else cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    return cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), how)
 
 
 def decode_and_crop(path: Path, size: int, rng: random.Random) -> list[np.ndarray]:
-    """Two random resized crops (size, size, 3), uint8, of one decoding."""
+    """Two random resized crops (size, size, C) of one decoding, in its dtype; 16 bits band by band, as floats."""
+
+    def resized(pixels: np.ndarray) -> np.ndarray:
+        picture = Image.fromarray(np.ascontiguousarray(pixels))
+        return np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR))
+
     image = decode(path)
     crops = []
     for _ in range(2):
         left, top, right, bottom = random_box(*image.shape[:2], rng)
-        cut = Image.fromarray(np.ascontiguousarray(image[top:bottom, left:right]))
-        crops.append(np.asarray(cut.resize((size, size), Image.Resampling.BILINEAR)))
+        cut = image[top:bottom, left:right]
+        if cut.dtype == np.uint8:
+            crops.append(resized(cut))
+        else:
+            bands = [resized(band) for band in np.moveaxis(cut, 2, 0).astype(np.float32)]
+            crops.append(np.rint(np.stack(bands, 2)).astype(cut.dtype))
     return crops
 
 
-def ours(folder: str, size: int, batch_size: int, images: int, workers: int, canvas: int = 0) -> Callable[[], float]:
+def ours(
+    folder: str, size: int, batch_size: int, images: int, workers: int, canvas: int, *, channels: int | None
+) -> Callable[[], float]:
     """A call makes some batches ready, each repeat the next ones; images a second, once it runs."""
     from moco_jax import config
     from moco_jax.data import loader, opening
     from moco_jax.views.recipes import RECIPES
 
-    source = opening.open_split(config.Data(dataset=None, folder=folder, channels=3), "train")
+    source = opening.open_split(config.Data(dataset=None, folder=folder, channels=channels), "train")
     recipe = RECIPES["moco_v2"]
     steps, warm = max(1, images // batch_size), 1 + workers
     done = 0
@@ -164,22 +180,27 @@ def timed(go: Callable[[], float], cores: set[int]) -> float:
     return go()
 
 
-def measure(folder: str, *, repeats: int, images: int, batch_size: int, size: int, canvas: int) -> dict[str, Any]:
+def measure(
+    folder: str, kind: str, *, repeats: int, images: int, batch_size: int, size: int, canvas: int
+) -> dict[str, Any]:
     """All loops, in turn, some times."""
-    paths = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in SUFFIXES)
+    paths = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in converted.SUFFIXES[kind])
     allowed = sorted(os.sched_getaffinity(0))
     one, two = {allowed[0]}, set(allowed[:2])
     rng = random.Random(0)
+    channels = 3 if kind in ("jpeg", "large") else None
+    mine = functools.partial(ours, folder, size, batch_size, images, channels=channels)
     loops: dict[str, tuple[Callable[[], float], set[int]]] = {
-        "pillow_v2": (over(paths, images // 4, lambda p: pillow_v2(p, size, rng)), one),
         "decode": (over(paths, images, decode), one),
         "decode_and_crop": (over(paths, images, lambda p: decode_and_crop(p, size, rng)), one),
-        "ours": (ours(folder, size, batch_size, images, 1), one),
-        "ours_for_the_device": (ours(folder, size, batch_size, images, 1, canvas), one),
+        "ours": (mine(1, 0), one),
+        "ours_for_the_device": (mine(1, canvas), one),
     }
+    if channels:
+        loops["pillow_v2"] = (over(paths, max(1, images // 4), lambda p: pillow_v2(p, size, rng)), one)
     if len(two) == 2:
-        loops["ours_on_two_cores"] = (ours(folder, size, batch_size, images, 2), two)
-        loops["ours_for_the_device_on_two_cores"] = (ours(folder, size, batch_size, images, 2, canvas), two)
+        loops["ours_on_two_cores"] = (mine(2, 0), two)
+        loops["ours_for_the_device_on_two_cores"] = (mine(2, canvas), two)
     found: dict[str, list[float]] = {name: [] for name in loops}
     for repeat in range(repeats + 1):  # the first one fills caches
         for name, (go, cores) in loops.items():
@@ -192,10 +213,12 @@ def measure(folder: str, *, repeats: int, images: int, batch_size: int, size: in
         each = sorted(x / y for x, y in zip(found[a], found[b], strict=True))
         return {"median": round(statistics.median(each), 3), "low": round(each[0], 3), "high": round(each[-1], 3)}
 
-    pairs = [("pillow_v2", "decode"), ("decode_and_crop", "decode"), ("ours", "decode"), ("ours", "decode_and_crop")]
-    pairs += [("ours", "pillow_v2"), ("ours_for_the_device", "decode"), ("ours_for_the_device", "ours")]
+    pairs = [("decode_and_crop", "decode"), ("ours", "decode"), ("ours", "decode_and_crop")]
+    pairs += [("ours_for_the_device", "decode"), ("ours_for_the_device", "ours")]
+    pairs += [("pillow_v2", "decode"), ("ours", "pillow_v2")] * ("pillow_v2" in loops)
     pairs += [(f"{name}_on_two_cores", name) for name in ("ours", "ours_for_the_device")] * (len(two) == 2)
     return {
+        "kind": kind,
         "files": len(paths),
         "mean_bytes": round(statistics.mean(p.stat().st_size for p in paths)),
         "size": size,
@@ -212,9 +235,15 @@ def main() -> int:
 
 
 def _run(argv: list[str]) -> int:
-    places, named = flags.parse_without_page(argv, places={"FOLDER": "a tree of JPEG files"}, named=NAMED, usage=USAGE)
+    (folder,), named = flags.parse_without_page(
+        argv, places={"FOLDER": "a tree of JPEG files"}, named=NAMED, usage=USAGE
+    )
     numbers = {name: int(named[name]) for name in ("repeats", "images", "batch_size", "size", "canvas")}
-    output.keep(measure(places[0], **numbers), named["output"])
+    with tempfile.TemporaryDirectory() as place:
+        if named["kind"] != "jpeg":
+            converted.write(Path(folder), Path(place), named["kind"])
+            folder = place
+        output.keep(measure(folder, named["kind"], **numbers), named["output"])
     return 0
 
 

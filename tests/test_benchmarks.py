@@ -173,3 +173,38 @@ def test_shrunk_says_what_a_copy_changes():
     assert (
         0 < found["difference"]["same_place"] < found["difference"]["drawn"] and found["difference"]["half_pixel"] > 0
     )
+
+
+def test_the_input_pipeline_is_compared_with_loops_over_libraries(tmp_path):
+    """JPEG, large ones, 16-bit PNG and 13 bands: every loop has a speed, every ratio is of two of them."""
+    from benchmarks import converted, input_pipeline
+
+    for i in range(3):
+        picture = np.random.default_rng(i).integers(0, 256, (40, 50, 3), np.uint8)
+        Image.fromarray(picture).save(tmp_path / f"{i}.jpg")
+    how = {"repeats": 1, "images": 4, "batch_size": 2, "size": 16, "canvas": 32}
+    found = input_pipeline.measure(str(tmp_path), "jpeg", **how)
+    assert {"pillow_v2", "decode", "decode_and_crop", "ours", "ours_for_the_device"} <= found[
+        "images_per_second"
+    ].keys()
+    assert all(speed > 0 for speed in found["images_per_second"].values()) and found["files"] == 3
+    for ratio in found["ratios"]:
+        assert all(name in found["images_per_second"] for name in ratio.split(" / "))
+    for kind, shape in (("png16", (40, 50, 3)), ("tiff13", (256, 256, 13))):
+        if kind == "tiff13":
+            pytest.importorskip("tifffile", reason="tifffile is an extra")
+        (tmp_path / kind).mkdir()
+        converted.write(tmp_path, tmp_path / kind, kind)
+        image = input_pipeline.decode(sorted((tmp_path / kind).iterdir())[0])
+        assert image.dtype == np.uint16 and image.shape == shape
+        assert "pillow_v2" not in input_pipeline.measure(str(tmp_path / kind), kind, **how)["images_per_second"]
+
+
+def test_memory_is_watched_while_batches_are_made(tmp_path):
+    """Ten looks at each of two hosts, over a tree of more entries than files."""
+    from benchmarks import input_memory
+
+    Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(tmp_path / "a.jpg")
+    found = input_memory.measure(tmp_path, minutes=0.005, entries=1100, batch_size=4, workers=1)
+    for name in ("crops", "canvas of 512"):
+        assert len(found[name]["megabytes"]) == 10 and found[name]["images"] >= 40
