@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from moco_jax import parallel
+from moco_jax.feed import Feed
 from moco_jax.logs import EVALUATED, RunLog
 from moco_jax.stopping import Signals, Stopped
 
@@ -73,18 +73,15 @@ def run(
     unlogged: metrics of steps before first_step that no line of the log holds yet, as `save` was given them, so that
     lines are those of a run that was never stopped. owed: evaluations after first_step were not done, and are now.
     """
-    step, watch, signals = first_step, Watch(rate, patience), signals or Signals()
+    step, feed, watch, signals = first_step, Feed(batches, log), Watch(rate, patience), signals or Signals()
     pending: list[Metrics] = [{k: np.asarray(v) for k, v in unlogged.items()}] if unlogged else []
     ready: tuple[int, list[Metrics]] | None = None
-    dispatched: Metrics = {}  # what the call before gave
     if owed:
         _evaluate(log, step, state, _due(evaluations, cadence, step), signals)
     while step < cadence.total:
         count = cadence.next_call(step, (e.every for e in evaluations))
-        batch = parallel.put_batch(_next(batches, count, log))
-        state, metrics = step_fn(state, batch, data)
-        parallel.wait(dispatched)  # one call runs and one stands behind it: more would hold the batches of all
-        dispatched = metrics
+        state, metrics = step_fn(state, parallel.put_batch(feed.take(count)), data)
+        feed.dispatched(metrics)
         first = step == 0  # the first of all gets a line of its own, as it took long
         if step == first_step:
             log.restart(step + count)  # compiling is no training
@@ -122,14 +119,6 @@ def run(
     return state
 
 
-def _next(batches: Iterator[Any], count: int, log: RunLog) -> Any:
-    """The next batches, stacked: (count, ...)."""
-    begun = time.perf_counter()
-    found = [next(batches) for _ in range(count)]
-    log.waited(time.perf_counter() - begun)
-    return jax.tree.map(_stack, *found)
-
-
 def _may_save(step: int, cadence: Cadence, metrics: Metrics) -> bool:
     """Not after a skipped step before the end: where weights have diverged all are skipped, and good ones would go."""
     if step == cadence.total or "skipped" not in metrics:
@@ -150,10 +139,6 @@ def _evaluate(log: RunLog, step: int, state: Any, evaluators: Sequence[Evaluator
         _say(log, step, found)  # a line is written whole
     if evaluators:
         log.write({"event": EVALUATED, "step": step})
-
-
-def _stack(*leaves: np.ndarray) -> np.ndarray:
-    return np.stack(leaves) if len(leaves) > 1 else leaves[0][None]  # (steps, rows, ...)
 
 
 class Watch:

@@ -86,7 +86,7 @@ def lost_peer(error: Exception) -> str | None:
     """What to say where `error` is of a collective whose other processes are gone, before JAX itself noticed it."""
     # Gloo between CPUs; NCCL calls it a "remote process exited or there was a network error".
     lost = re.search(r"\bGloo\b|remote process exited|Connection (reset|closed|refused)", str(error))
-    if not (lost and isinstance(error, jax.errors.JaxRuntimeError) and jax.distributed.is_initialized()):
+    if not (lost and isinstance(error, jax.errors.JaxRuntimeError)):
         return None
     return (
         f"another process of this run has ended or is out of reach ({' '.join(str(error).split())}): see its output; "

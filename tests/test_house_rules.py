@@ -21,7 +21,7 @@ LAYERS = (
     ("checks", "data", "mechanisms", "models", "parallel", "views"),
     ("checkpoints",),
     ("events", "logs"),
-    ("stopping",),
+    ("feed", "stopping"),
     ("loop",),
     ("evaluation",),
     ("assembly", "initial", "suggest"),

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from concurrent.futures import wait
 
 import jax.numpy as jnp
 import numpy as np
@@ -231,18 +232,24 @@ def test_a_run_that_is_stuck_up_to_its_end_does_not_end_well(tmp_path):
         assert [e for e in events if e == ("save", 10)] == [("save", 10)] * (not stuck)
 
 
-def test_what_the_loop_waits_for_images_is_in_the_log(tmp_path, monkeypatch):
-    """Time within `next` alone, of every step but the first, which compiles."""
+def test_what_the_device_waits_for_images_is_in_the_log(tmp_path, monkeypatch):
+    """Three of four seconds of every step but the first, which compiles."""
     clock = [0.0]
     monkeypatch.setattr(loop.time, "perf_counter", lambda: clock[0])
-    slow = loop._next
+    take = loop.Feed.take
 
-    def batches(all_of):
-        for batch in all_of:
+    def slow(feed, count):
+        wait([feed._done])
+        feed._batches = late(feed._batches) if not hasattr(feed, "slow") else feed._batches
+        feed.slow = True
+        return take(feed, count)
+
+    def late(batches):
+        for batch in batches:
             clock[0] += 3.0
             yield batch
 
-    monkeypatch.setattr(loop, "_next", lambda found, count, log: slow(batches(found), count, log))
+    monkeypatch.setattr(loop.Feed, "take", slow)
 
     def loss(step):
         clock[0] += 1.0  # what the step takes
@@ -250,11 +257,3 @@ def test_what_the_loop_waits_for_images_is_in_the_log(tmp_path, monkeypatch):
 
     go(tmp_path, cadence(save=100, total=13), loss=loss)
     assert [r["waiting"] for r in lines(tmp_path) if "loss" in r][1:-1] == pytest.approx([0.75] * 3)
-
-
-def test_one_call_is_dispatched_ahead_and_no_more(tmp_path, monkeypatch):
-    """Before the batch of a call is made, all calls but the last one are done."""
-    waited = []
-    monkeypatch.setattr(loop.parallel, "wait", lambda tree: waited.append(tree))
-    go(tmp_path, cadence(save=0, log=0), loss=float)
-    assert [float(tree["loss"][0]) for tree in waited if tree] == list(range(1, 10))

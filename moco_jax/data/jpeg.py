@@ -11,7 +11,8 @@ def decode(encoded: bytes, channels: int | None) -> np.ndarray | None:
     """(H, W) or (H, W, 3) uint8 of a whole JPEG of 8 bits, gray or colour; None: Pillow has to say.
 
     That is where there is something to convert (CMYK, colour to gray), another kind of JPEG, and a file that ends too
-    early, which OpenCV reads nothing of. Damage that the decoder of both gets over passes in both.
+    early, which OpenCV reads nothing of. Damage within a picture that libjpeg gets over passes, as in Pillow, which
+    refuses a few such files more (a strange marker among the pixels).
     """
     count = components(encoded)
     if count not in (1, 3) or (count, channels) == (3, 1):

@@ -178,6 +178,8 @@ def test_a_collective_without_its_peer_ends_as_jax_does(monkeypatch, capsys, tex
     def left(status):
         raise SystemExit(status)
 
+    with pytest.raises(jax.errors.JaxRuntimeError):  # one process has no others
+        flags.run(command, [])
     monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(os, "_exit", left)
     monkeypatch.setattr(time, "sleep", lambda _: None)
