@@ -126,8 +126,14 @@ def _shrink(argv: Sequence[str]) -> int:
     sizes = f"{before / 1e6:.1f} MB before, {after / 1e6:.1f} MB after"
     print(f"{target}: {len(listing.paths) - len(bad)} images ({made}); {sizes}")
     print(f"next: --config.data.{'folder' if manifest is None else 'manifest'}={manifest or target}")
+    wrong, more = [], shrink.left_over(listing, folder)
     if bad:
-        raise config.ConfigError(f"{len(bad)} of {len(listing.paths)} images are not in {target}; they are named above")
+        wrong.append(f"{len(bad)} of {len(listing.paths)} images are not in {target}; they are named above")
+    if more:
+        some = ", ".join(more[:3]) + (", ..." if len(more) > 3 else "")
+        wrong.append(f"{target} holds {len(more)} images that {source} does not list: {some}; remove them")
+    if wrong:
+        raise config.ConfigError("; ".join(wrong))
     return 0
 
 

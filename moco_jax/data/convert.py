@@ -40,6 +40,9 @@ def convert(source: str, data_dir: str | None, *, workers: int) -> tuple[Plan, b
     if _is_there(plan):
         return plan, False
     with _held(plan):
+        if _is_there(plan):  # another process ended between the first look and the lock
+            (plan.target / UNFINISHED).unlink(missing_ok=True)
+            return plan, False
         todo = [shard for shard in plan.shards if not _is_finished(shard)]
         _check_space(plan.target, todo)
         with tqdm(total=plan.records, unit="record", disable=None) as bar:  # None: not where stderr is no terminal

@@ -82,29 +82,37 @@ def copy(listing: files.Listing, folder: Path, *, short_side: int, quality: int,
     """Copy all images by `workers` threads; what became of each, in order.
 
     Those whose shorter side is longer than `short_side` are made smaller (`smaller.smaller`), others are copied byte
-    for byte. A copy comes by a rename, so that those that are there are whole; one that is older than its source is
-    made again. Raises ConfigError where the target cannot be written.
+    for byte. A copy comes by a rename, so that those that are there are whole. It has its source's time of change; one
+    of another time is made again, and that of an image that is bad now is removed. Raises ConfigError where the target
+    cannot be written.
     """
     folders = functools.cache(functools.partial(os.makedirs, exist_ok=True))
     parts = folder / PARTS
+
+    def bad(name: str, problem: str) -> Done:
+        try:
+            (folder / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise _unwritable(folder, error) from error
+        return Done(name, "bad", problem=problem)
 
     def one(name: str) -> Done:
         target = folder / name
         try:
             before, last = os.stat(listing.root / name), _stat(target)
-            if last and last.st_size and last.st_mtime >= before.st_mtime:
+            if last and last.st_size and last.st_mtime_ns == before.st_mtime_ns:
                 return Done(name, "kept", before.st_size, last.st_size)
             encoded = (listing.root / name).read_bytes()
             made = smaller.smaller(encoded, name, short_side=short_side, quality=quality)
         except OSError as error:
-            return Done(name, "bad", problem=f"{name} cannot be read: {error.strerror or error}")
+            return bad(name, f"{name} cannot be read: {error.strerror or error}")
         except ConfigError as error:
-            return Done(name, "bad", problem=str(error))
+            return bad(name, str(error))
         content = encoded if made is None else made
         try:
             folders(parts)
             folders(target.parent)
-            tree.write(target, content, by=parts)
+            tree.write(target, content, by=parts, changed=before.st_mtime_ns)
         except OSError as error:
             raise _unwritable(folder, error) from error
         return Done(name, "copied" if made is None else "smaller", len(encoded), len(content))
@@ -113,6 +121,16 @@ def copy(listing: files.Listing, folder: Path, *, short_side: int, quality: int,
         for start in range(0, len(listing.paths), AT_ONCE):
             yield from pool.map(one, listing.paths[start : start + AT_ONCE])
     shutil.rmtree(parts, ignore_errors=True)  # and what earlier starts, killed, left in it
+
+
+def left_over(listing: files.Listing, folder: Path) -> list[str]:
+    """Names of images in the copy that its source does not list, sorted; ConfigError for a copy that cannot be read."""
+    try:
+        there = tree.scan(folder, {})
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be read: {error.strerror or error}") from error
+    names = {f"{place}/{name}" if place else name for place in there for name in there[place].names}
+    return sorted(names.difference(listing.paths))
 
 
 def write_manifest(source: str, folder: Path, bad: Collection[str]) -> Path | None:

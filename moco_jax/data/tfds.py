@@ -246,6 +246,8 @@ def _open_many(builder: Any, dataset: str) -> None:
     """Let this process open a file for every shard: ImageNet has over 1,024, and Linux allows so many unasked."""
     files = sum(info.num_shards for info in builder.info.splits.values())
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:  # which is -1
+        return
     most = FILES if hard == resource.RLIM_INFINITY else min(hard, FILES)
     if soft < min(most, SPARE + OPEN * files):
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))

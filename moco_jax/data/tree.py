@@ -1,7 +1,8 @@
 """The images of a tree of folders, by name, and an index of them, so that a large tree is read once.
 
 The index is checked by one stat of every folder: its time of change is another when something in it was added, removed
-or renamed. Only such folders are read again. What a file holds is not in it.
+or renamed. Only such folders are read again, and those that hold a link to a folder or to nothing, as what a link
+leads to may come and go without that. What a file holds is not in it.
 """
 
 import gzip
@@ -27,7 +28,7 @@ DIGITS = re.compile(r"([0-9]+)")
 class Folder(NamedTuple):
     """What lay in one folder of a tree."""
 
-    changed: int  # its time of change in ns since 1970; -1 where a later change might have the same
+    changed: int  # its time of change in ns since 1970; -1 where a later change might not be another
     folders: list[str]  # in it, but hidden ones
     names: list[str]  # of images, in natural order
     left_out: int  # other files, and hidden ones
@@ -57,7 +58,8 @@ def scan(root: Path, known: Mapping[str, Folder]) -> dict[str, Folder]:
         changed = os.stat(folder).st_mtime_ns
         last = known.get(place)
         if last is None or last.changed != changed:
-            last = Folder(changed if changed < before - YOUNG else -1, *_inside(folder))
+            inside, links = _inside(folder)
+            last = Folder(-1 if links or changed >= before - YOUNG else changed, *inside)
         found[place] = last
         for name in last.folders:
             path = os.path.join(real, name)
@@ -67,12 +69,14 @@ def scan(root: Path, known: Mapping[str, Folder]) -> dict[str, Folder]:
     return found
 
 
-def _inside(folder: str) -> tuple[list[str], list[str], int]:
-    folders, names, left_out = [], [], 0
+def _inside(folder: str) -> tuple[tuple[list[str], list[str], int], bool]:
+    """What lies in a folder, and whether one of it is a link to a folder or to nothing."""
+    folders, names, left_out, links = [], [], 0, False
     with os.scandir(folder) as entries:
         for entry in entries:
             name = entry.name
             hidden = name.startswith(".")
+            links |= entry.is_symlink() and not entry.is_file()
             if entry.is_dir():
                 if not hidden:
                     folders.append(name)
@@ -80,7 +84,7 @@ def _inside(folder: str) -> tuple[list[str], list[str], int]:
                 names.append(name)
             elif not name.startswith(OWN):
                 left_out += 1
-    return folders, sorted(names, key=natural), left_out
+    return (folders, sorted(names, key=natural), left_out), links
 
 
 def natural(name: str) -> tuple[list[str | int], str]:
@@ -98,10 +102,26 @@ def kept(root: Path) -> dict[str, Folder]:
             with gzip.open(file) as packed:  # which holds a check sum
                 found = json.loads(packed.read())
             if {name: found[name] for name in FORMAT} == FORMAT:
-                return {place: Folder(*folder) for place, folder in found["folders"].items()}
-        except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError):  # as good as none: it is made again
+                return {place: _folder(*folder) for place, folder in found["folders"].items()}
+        except (
+            OSError,
+            EOFError,
+            zlib.error,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+        ):  # as good as none: it is made again
             continue
     return {}
+
+
+def _folder(changed: object, folders: object, names: object, left_out: object) -> Folder:
+    if not (type(changed) is type(left_out) is int and isinstance(folders, list) and isinstance(names, list)):
+        raise TypeError
+    if not {*map(type, folders), *map(type, names)} <= {str}:
+        raise TypeError
+    return Folder(changed, folders, names, left_out)
 
 
 def keep(root: Path, found: Mapping[str, Folder]) -> None:
@@ -127,14 +147,17 @@ def places(root: Path) -> Iterator[Path]:
     yield Path(os.path.expanduser(caches), "moco_jax", f"{digest}{name}")
 
 
-def write(file: Path, content: bytes, *, by: Path | None = None) -> None:
+def write(file: Path, content: bytes, *, by: Path | None = None, changed: int | None = None) -> None:
     """All of the content or nothing, whoever else writes the same file at the same time; raises OSError.
 
-    A part of it, which a kill may leave, is in the folder `by` of the same disk (None: beside the file).
+    A part of it, which a kill may leave, is in the folder `by` of the same disk (None: beside the file). `changed` is
+    the time of change that the file gets, in ns since 1970 (None: now).
     """
     part = (by or file.parent) / f"{OWN}-{secrets.token_hex(8)}.part"
     try:
         part.write_bytes(content)
+        if changed is not None:
+            os.utime(part, ns=(changed, changed))
         part.replace(file)
     except BaseException:
         part.unlink(missing_ok=True)

@@ -102,6 +102,25 @@ def test_shrink_names_bad_files_and_its_status_says_so(photos, tmp_path, capsys)
     assert (target / "m.csv").read_text() == "path\nphotos/a/1.jpg\n"
 
 
+def test_shrink_names_what_the_source_has_no_more(photos, tmp_path, capsys):
+    """In one line with bad ones, three by name; our own files and a manifest are none of them."""
+    (tmp_path / "photos" / "m.csv").write_text("path\na/1.jpg\nb/1.jpg\n")
+    for name in ("m.csv", ""):
+        target = tmp_path / f"copy{name}"
+        argv = ["prepare", "shrink", str(photos / name), str(target), "--short_side=40"]
+        assert cli.main(argv) == 0
+        for i in range(4):
+            (target / "a" / f"old{i}.jpg").touch()
+        capsys.readouterr()
+        assert cli.main(argv) == 1
+        last = f"{target} holds 4 images that {photos / name} does not list: "
+        last += "a/old0.jpg, a/old1.jpg, a/old2.jpg, ...; remove them\n"
+        assert capsys.readouterr().err == f"error: {last}"
+    (photos / "b" / "1.jpg").write_bytes(b"")
+    assert cli.main(argv) == 1
+    assert capsys.readouterr().err.endswith(f"1 of 3 images are not in {target}; they are named above; {last}")
+
+
 @pytest.mark.slow
 def test_a_killed_shrink_goes_on(photos, tmp_path):
     """SIGKILL in the middle: only whole files are there, and the same command ends with those of a copy undisturbed."""

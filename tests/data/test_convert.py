@@ -250,3 +250,21 @@ def test_an_old_lock_is_none(source, out):
         with pytest.raises(ConfigError, match="another process"):
             convert.convert(str(source), str(out), workers=1)
     assert convert.convert(str(source), str(out), workers=1)[1]
+
+
+@pytest.mark.parametrize("where", ["before the lock", "before the mark"])
+def test_another_process_ends_just_before_ours_begins(source, out, monkeypatch, where):
+    """Between our first look and our lock: it is there then, nothing is written, and no mark is left."""
+    look, lock = convert._is_there, fcntl.flock
+
+    def another():
+        monkeypatch.undo()
+        assert convert.convert(str(source), str(out), workers=1)[1]
+
+    if where == "before the lock":
+        monkeypatch.setattr(convert.fcntl, "flock", lambda mark, how: (another(), lock(mark, how)))
+    else:
+        monkeypatch.setattr(convert, "_is_there", lambda plan: (look(plan), another())[0])
+    plan, made = convert.convert(str(source), str(out), workers=1)
+    assert not made and convert.UNFINISHED not in files(out)
+    assert (plan.target / convert.INFO).read_text() == plan.info

@@ -173,3 +173,33 @@ def test_the_record_says_how(source, tmp_path):
     """Source, size and quality."""
     copied(source, tmp_path / "copy")
     assert json.loads((tmp_path / "copy" / shrink.RECORD).read_text()) == {"source": str(source), **HOW}
+
+
+def test_a_changed_source(source, tmp_path):
+    """A newer and an older file in place of one are copied again; a bad one loses its copy; one that left is named."""
+    copy = tmp_path / "copy"
+    copied(source, copy)
+    stamp = (source / "train/c0/large.JPG").stat().st_mtime_ns
+    assert (copy / "train/c0/large.JPG").stat().st_mtime_ns == stamp
+    names = [*(f"train/c{i}/large.JPG" for i in range(4)), "val/c9/small.png"]
+    good = (source / "train/c9/large.JPG").read_bytes()
+    for name, step, new in zip(names, (10**9, -(10**12), 1, 10**9), (good, good, good, b"no image"), strict=False):
+        (source / name).write_bytes(new)
+        os.utime(source / name, ns=(stamp, (copy / name).stat().st_mtime_ns + step))
+    (source / names[4]).unlink()
+    listing, folder = shrink.plan(str(source), str(copy), **HOW)
+    assert shrink.left_over(listing, folder) == [names[4]]
+    done = {one.name: one.what for one in copied(source, copy)}
+    assert [done.get(name) for name in names] == ["smaller"] * 3 + ["bad", None]
+    assert [what for name, what in done.items() if name not in names] == ["kept"] * 15
+    assert {(copy / name).read_bytes() for name in names[:3]} == {(copy / "train/c9/large.JPG").read_bytes()}
+    assert not (copy / names[3]).exists() and (copy / names[4]).exists()
+
+
+def test_an_image_that_cannot_be_read_any_more_loses_its_copy(source, tmp_path):
+    """A link to nothing is listed, and is bad."""
+    copied(source, tmp_path / "copy")
+    (source / "val/c5/small.png").unlink()
+    (source / "val/c5/small.png").symlink_to(tmp_path / "nowhere")
+    assert [one.name for one in copied(source, tmp_path / "copy") if one.what == "bad"] == ["val/c5/small.png"]
+    assert not (tmp_path / "copy" / "val/c5/small.png").exists()

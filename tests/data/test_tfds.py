@@ -199,6 +199,7 @@ def test_as_many_files_may_be_open_as_a_data_set_has(prepare, monkeypatch, encod
         ((259, reader.resource.RLIM_INFINITY), [(reader.FILES, reader.resource.RLIM_INFINITY)]),
         ((259, 259), []),
         ((1 << 20, 1 << 20), []),
+        ((reader.resource.RLIM_INFINITY, reader.resource.RLIM_INFINITY), []),
     ):
         asked.clear()
         monkeypatch.setattr(reader.resource, "getrlimit", lambda kind, limits=limits: limits)

@@ -121,6 +121,29 @@ def test_the_later_of_two_is_read(root, looked):
     assert looked == []
 
 
+SHAPES = {  # valid JSON of our format, but for what `folders` is
+    "list": [],
+    "null": None,
+    "number": {"": 5},
+    "few": {"": [1, [], []]},
+    "float": {"": [1.5, [], [], 0]},
+    "no lists": {"": [1, "ab", {}, 0]},
+    "no names": {"": [1, ["a", None], [3], 0]},
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_an_index_of_another_shape_is_made_again(root, shape):
+    """Whole and of our format, and still not what we write: damaged, and no traceback."""
+    expected = told(files.list_folder(root))
+    beside = next(tree.places(root))
+    whole = beside.read_bytes()
+    beside.write_bytes(gzip.compress(json.dumps({**tree.FORMAT, "folders": SHAPES[shape]}).encode()))
+    assert tree.kept(root) == {}
+    assert told(files.list_folder(root)) == expected
+    assert gzip.decompress(beside.read_bytes()) == gzip.decompress(whole)
+
+
 @pytest.mark.parametrize("damage", ["cut", "flipped", "garbage", "other", "empty", "text"])
 def test_a_damaged_or_foreign_index_is_made_again(root, looked, damage):
     """Cut off, changed in the middle, no gzip, of another format, empty, no JSON of ours."""
@@ -196,3 +219,25 @@ def test_links_are_followed_once(root, looked):
     age(root)
     for path in (root, Path(os.path.relpath(root)), root):
         assert "train/c" in tree.read(path) and "train/a/up" not in tree.read(path)
+
+
+@pytest.mark.parametrize("at_first", [True, False])
+def test_what_a_link_leads_to_comes_and_goes(root, looked, tmp_path, at_first):
+    """No folder of the tree changes with it: the listing is that of a tree without an index, and no error."""
+    target, away = tmp_path / "elsewhere", tmp_path / "away"
+    target.mkdir()
+    (target / "1.png").touch()
+    os.symlink(target, root / "train" / "c")
+    os.symlink(root / "val" / "a" / "1.png", root / "val" / "b" / "file.png")  # one to a file: nothing to look at again
+    age(root)
+    age(target)
+    for there in (at_first, not at_first, at_first):
+        if there != target.exists():
+            (away if there else target).rename(target if there else away)
+        looked.clear()
+        found = tree.read(root)
+        assert ("train/c" in found) == there and next(tree.places(root)).exists()
+        assert found == tree.scan(root, {})
+    looked.clear()
+    tree.read(root)
+    assert looked == ["train"]
