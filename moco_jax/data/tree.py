@@ -22,6 +22,8 @@ OWN = ".moco_jax"  # what our own files beside images begin with; they are not c
 MANY = 10_000  # images from which on a tree has an index; fewer are read in a fraction of a second
 YOUNG = 2_000_000_000  # ns: the coarsest clock of a file system; a change within it may leave the time as it was
 FORMAT = {"format": 1, "suffixes": list(SUFFIXES)}  # an index of another kind is not read
+# what a file of other bytes, of other JSON or of none raises
+DAMAGE = (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, AttributeError)
 DIGITS = re.compile(r"([0-9]+)")
 
 
@@ -103,15 +105,7 @@ def kept(root: Path) -> dict[str, Folder]:
                 found = json.loads(packed.read())
             if {name: found[name] for name in FORMAT} == FORMAT:
                 return {place: _folder(*folder) for place, folder in found["folders"].items()}
-        except (
-            OSError,
-            EOFError,
-            zlib.error,
-            ValueError,
-            KeyError,
-            TypeError,
-            AttributeError,
-        ):  # as good as none: it is made again
+        except DAMAGE:  # as good as none: it is made again
             continue
     return {}
 

@@ -128,7 +128,8 @@ SHAPES = {  # valid JSON of our format, but for what `folders` is
     "few": {"": [1, [], []]},
     "float": {"": [1.5, [], [], 0]},
     "no lists": {"": [1, "ab", {}, 0]},
-    "no names": {"": [1, ["a", None], [3], 0]},
+    "no name of a folder": {"": [1, ["a", None], [], 0]},
+    "no name of an image": {"": [1, [], ["1.png", 3], 0]},
 }
 
 
