@@ -20,11 +20,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks import runs
 from moco_jax import assembly, cli, config, parallel, pretrain, stopping
 from moco_jax.checkpoints.store import Store, exclusive, write_json
 from moco_jax.cli import flags
 from moco_jax.evaluation import neighbours
-from tests.test_preemption import ended, start, until
+from tests.test_preemption import ended, until
 
 LONGEST = 400  # characters of a line
 ROOT = Path(__file__).parents[1]
@@ -400,16 +401,19 @@ def test_a_result_that_lacks_its_numbers(place, answer, monkeypatch):
 @pytest.mark.slow
 def test_two_runs_at_once_and_one_after_kill_9(tmp_path):
     """The second of two is refused while the first goes on; once the first is killed nobody is in the way."""
-    longer = ["--config.train.epochs=500"]
-    first = start(tmp_path, *longer, devices=1)
+
+    def start():
+        return runs.start(tmp_path, {"train.epochs": 500})[0]
+
+    first = start()
     until(first, "step 6/")
-    status, out = ended(start(tmp_path, *longer, devices=1))
+    status, out = ended(start())
     assert status == 1 and first.poll() is None
     check("".join(line for line in out.splitlines(True) if line.startswith("error: ")), f"another process {tmp_path}")
     assert "Traceback" not in out
     first.send_signal(signal.SIGKILL)
     assert ended(first)[0] == -signal.SIGKILL
-    again = start(tmp_path, *longer, devices=1)
+    again = start()
     until(again, "/2000")  # steps: it trains, and answers
     again.send_signal(signal.SIGTERM)
     assert ended(again)[0] == 143
