@@ -4,8 +4,6 @@ A canvas holds the part of an image that its crops cover, and is of one size for
 the host does with pixels; two matrix products on the device (`views.crop`) do the rest.
 """
 
-import collections
-import math
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -29,34 +27,33 @@ Cut = Callable[[int, np.ndarray], dict[str, Any]]  # (step, ids (n, V)) -> what 
 
 
 class Memory:
-    """Arrays in memory that is used again once nobody looks at it: fresh pages cost as much as what is copied to them.
+    """Arrays of one shape in memory that is used again once nobody looks at it: fresh pages cost as much as copying.
 
     What is in an array is what was there; of floats it is finite, so that it counts for nothing where its weight is 0.
     """
 
-    def __init__(self) -> None:
-        self._free: dict[int, list[np.ndarray]] = collections.defaultdict(list)
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype) -> None:
+        self._shape, self._dtype = shape, dtype
+        self._free: list[np.ndarray] = []
 
-    def array(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    def array(self) -> np.ndarray:
         """An array whose memory is free again when it and all views of it are gone."""
-        size = math.prod(shape) * dtype.itemsize
-        free = self._free[size]
         try:
-            memory = free.pop()  # at once: several threads take
+            memory = self._free.pop()  # at once: several threads take
         except IndexError:
-            memory = np.zeros(size, np.uint8)
-        owner = np.frombuffer(memory.data, dtype)  # every view of it holds this very array
-        weakref.finalize(owner, free.append, memory).atexit = False
-        return owner.reshape(shape)
+            memory = np.zeros(self._shape, self._dtype)
+        owner = np.frombuffer(memory.data, self._dtype)  # every view of it holds this very array
+        weakref.finalize(owner, self._free.append, memory).atexit = False
+        return owner.reshape(self._shape)
 
 
 def on_host(source: sources.Source, recipe_crops: Sequence[Crop], seed: int, positions: np.ndarray, size: int) -> Cut:
     """{"raw": V raw views (n, size, size, C)}."""
-    first, memory = sources.read(source, 0), Memory()
+    first = sources.read(source, 0)
+    memory = Memory((len(positions), size, size, first.shape[2]), first.dtype)
 
     def cut(step: int, ids: np.ndarray) -> dict[str, Any]:
-        shape = (len(ids), size, size, first.shape[2])
-        raw = tuple(memory.array(shape, first.dtype) for _ in recipe_crops)
+        raw = tuple(memory.array() for _ in recipe_crops)
         for row, (position, records) in enumerate(zip(positions.tolist(), ids.tolist(), strict=True)):
             images = _images(source, records[: len(recipe_crops)], first)
             boxes = _boxes(images, recipe_crops, seed, step, position)
@@ -77,11 +74,11 @@ def on_canvas(
     arrays: int,
 ) -> Cut:
     """{"canvas": `arrays` arrays (n, side, side, C), "boxes": (n, V, 4) int32}: one for all views, or one for each."""
-    first, memory = sources.read(source, 0), Memory()
+    first = sources.read(source, 0)
+    memory = Memory((len(positions), side, side, first.shape[2]), first.dtype)
 
     def cut(step: int, ids: np.ndarray) -> dict[str, Any]:
-        shape = (len(ids), side, side, first.shape[2])
-        made = tuple(memory.array(shape, first.dtype) for _ in range(arrays))
+        made = tuple(memory.array() for _ in range(arrays))
         boxes = np.empty((len(ids), len(recipe_crops), 4), np.int32)
         for row, (position, records) in enumerate(zip(positions.tolist(), ids.tolist(), strict=True)):
             images = _images(source, records[: len(recipe_crops)], first)

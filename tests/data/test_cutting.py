@@ -83,28 +83,28 @@ def test_what_is_not_covered_is_nothing_that_spoils_a_sum():
 
 def test_memory_is_used_again_when_nobody_looks_at_it():
     """Also not by a view, nor on the device, to which nothing may be copied on CPU."""
-    memory, dtype = cutting.Memory(), np.dtype(np.uint16)
+    memory = cutting.Memory((4, 5), np.dtype(np.uint16))
 
     def place_of(array):
         return array.__array_interface__["data"][0]
 
-    whole = memory.array((4, 5), dtype)
+    whole = memory.array()
     first = place_of(whole)
     whole[:] = 7
     rows = whole[1:]
     del whole
-    other = memory.array((4, 5), dtype)
+    other = memory.array()
     assert place_of(other) != first and (rows == 7).all()
     on_device = jax.device_put(rows.reshape(-1))
     del rows
-    held = [memory.array((4, 5), dtype) for _ in range(3)]
+    held = [memory.array() for _ in range(3)]
     for array in held:
         array[:] = 1
     assert (np.asarray(on_device) == 7).all()
     del on_device
     gc.collect()
-    assert place_of(memory.array((5, 4), dtype)) == first  # of the same size
-    assert memory.array((3,), np.dtype(np.float32)).tolist() == [0, 0, 0]
+    assert place_of(memory.array()) == first
+    assert cutting.Memory((3,), np.dtype(np.float32)).array().tolist() == [0, 0, 0]
 
 
 def test_only_what_the_crops_cover_is_copied():
