@@ -11,7 +11,7 @@ from moco_jax import checks, dictionary, parallel, views
 from moco_jax.config import Config, ConfigError
 from moco_jax.core import schedules
 from moco_jax.core.optimizers import sgd
-from moco_jax.data import loader, measured, opening, order, replacing, sources, tfds
+from moco_jax.data import file_sources, loader, measured, opening, order, replacing, sources, tfds
 from moco_jax.evaluation import encoder as frozen
 from moco_jax.mechanisms import MECHANISMS, VIEWS
 from moco_jax.models import encoder as encoders
@@ -155,7 +155,7 @@ def _check_bank_fits(config: Config, mechanism: Mechanism) -> None:
 
 def _fingerprint(images: sources.Source, facts: measured.Measured, config: Config, paired: bool) -> str | None:
     """What may not change under the numbers of the records within a run, though the path to them may."""
-    if config.data.array is not None and isinstance(images, opening.ArrayFile):
+    if config.data.array is not None and isinstance(images, file_sources.ArrayFile):
         return f"{facts.dtype} {images.images.shape}"
     return sources.fingerprint(images, pairs=paired)
 
