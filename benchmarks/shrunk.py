@@ -65,8 +65,7 @@ def differences(original: np.ndarray, copy: np.ndarray, record: int) -> dict[str
     """Mean over the views of one image, (H, W, C) and (h, w, C)."""
     found: dict[str, list[float]] = {"drawn": [], "same_place": [], "half_pixel": []}
     scale = np.array([copy.shape[i] / original.shape[i] for i in (1, 0, 1, 0)])
-    for view in range(VIEWS):
-        stream = crops.words(0, 0, record, view)
+    for stream in crops.words(0, 0, [record], VIEWS)[0]:
         box, other = (crops.draw_box(stream, *image.shape[:2], SCALE, RATIO) for image in (original, copy))
         wanted = crops.random_resized_crop(original, box, SIZE)
         found["drawn"].append(_apart(wanted, crops.random_resized_crop(copy, other, SIZE)))

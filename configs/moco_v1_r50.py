@@ -16,6 +16,7 @@ def get_config():
     config.data.channels = 3  # ImageNet holds a few gray and CMYK files
     config.data.mean, config.data.std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     config.data.path, config.data.workers = "streamed", 16
+    config.data.canvas = 512  # the device cuts the crops, so that the host only decodes; 0: the host does
     config.views.recipe, config.views.size = "moco_v1", 224
     config.model.arch, config.model.stem, config.model.width = "resnet50", "imagenet", 64
     config.model.head, config.model.dim = "linear", 128

@@ -1,6 +1,7 @@
 """What a run is made of: a config and a user's objects, checked against data and hardware before anything compiles."""
 
 import functools
+import hashlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -158,6 +159,23 @@ def _fingerprint(images: sources.Source, facts: measured.Measured, config: Confi
     if config.data.array is not None and isinstance(images, file_sources.ArrayFile):
         return f"{facts.dtype} {images.images.shape}"
     return sources.fingerprint(images, pairs=paired)
+
+
+def check_hosts(parts: Parts) -> None:
+    """Raises ConfigError, in all processes, where they have not the same images under the same numbers.
+
+    A process reads rows of its own from its own disk, and nothing else would tell. Images without names are counted.
+    """
+    name, counts = parts.source.name, parallel.gathered(parts.records["count"])
+    mark = hashlib.sha256((parts.records["fingerprint"] or "").encode()).digest()[:3]
+    names = parallel.gathered(int.from_bytes(mark))
+    for process, (count, named) in enumerate(zip(counts, names, strict=True)):
+        if (count, named) != (counts[0], names[0]):
+            differ = f"{counts[0]:,} and {count:,}" if count != counts[0] else f"{count:,} of other names"
+            raise ConfigError(
+                f"processes 0 and {process} do not see the same images of {name}: {differ}; each process reads its own "
+                "share of every batch, so all of the data must lie at the same path on every host"
+            )
 
 
 def _pair_rule(config: Config, source: sources.Source) -> tuple[order.PairRule, list[str]]:

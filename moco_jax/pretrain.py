@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from moco_jax import checks, gallery, initial, parallel, places, run_folder, stopping
-from moco_jax.assembly import Parts, assemble, batches_of
+from moco_jax.assembly import Parts, assemble, batches_of, check_hosts
 from moco_jax.bad_files import Told
 from moco_jax.checkpoints.store import Store, describe
 from moco_jax.config import Config, flat, to_json
@@ -64,6 +64,7 @@ def train(
     resident = parts.config.data.path == "resident"
     data = loader.resident(parts.source, parts.config.data.workers) if resident else {}
 
+    check_hosts(parts)
     parallel.barrier("checked")  # no process may find the folder half made by another
     with (
         stopping.ending(),

@@ -1,5 +1,6 @@
 """Which records are a pair: the config's two rules, a user's own, and what is refused before anything compiles."""
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -99,6 +100,23 @@ def test_a_pair_rule_that_cannot_be_is_refused(arguments, message):
     with pytest.raises(ConfigError, match=re.escape(message)) as error:
         parts_of(**arguments)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "message"),
+    [
+        (lambda own, call: own, None),
+        (lambda own, call: own - (call == 0), "processes 0 and 2 do not see the same images of mine: 64 and 63; each"),
+        (lambda own, call: own + (call == 1), "processes 0 and 2 do not .*: 64 of other names; each process reads its"),
+    ],
+)
+def test_hosts_with_other_images_are_told(monkeypatch, theirs, message):
+    """What other processes give stands for them: as many images and the same names, or one line."""
+    parts, calls = parts_of(), iter(range(2))
+    monkeypatch.setattr(parallel, "gathered", lambda own: [own, own, theirs(own, next(calls))])
+    with contextlib.nullcontext() if message is None else pytest.raises(ConfigError, match=message):
+        assembly.check_hosts(parts)
+    assert next(calls, None) is None  # all of them gave both
 
 
 def test_groups_of_one_image_are_warned_of():

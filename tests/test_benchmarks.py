@@ -200,6 +200,17 @@ def test_the_input_pipeline_is_compared_with_loops_over_libraries(tmp_path):
         assert "pillow_v2" not in input_pipeline.measure(str(tmp_path / kind), kind, **how)["images_per_second"]
 
 
+def test_what_views_cost_is_counted():
+    """Crops: the two products of both views and the filters' weights; all of the rest: more than nothing."""
+    from benchmarks import view_cost
+
+    found = view_cost.measure(images=2, size=16, canvas=64, recipe="moco_v2")
+    products = 2 * 2 * 3 * (16 * 64 * 64 + 16 * 16 * 64)
+    assert products < found["per_image"]["crops"]["flops"] < 1.3 * products
+    assert found["bytes_sent"] == {"two crops": 1536, "canvas": 12288}
+    assert all(0 < share < 1 for part in found["share_of_a_step"].values() for share in part.values())
+
+
 def test_memory_is_watched_while_batches_are_made(tmp_path):
     """Ten looks at each of two hosts, over a tree of more entries than files."""
     from benchmarks import input_memory

@@ -4,6 +4,7 @@ Random crops draw raw Philox words and make numbers of them here: NumPy keeps bi
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -25,10 +26,17 @@ class Box(NamedTuple):
     width: int
 
 
-def words(seed: int, step: int, position: int, view: int) -> np.ndarray:
-    """(WORDS,) uint64: the random stream of one view of one row, whatever other rows stand beside it."""
-    counter = np.array([0, view, position, 0], np.uint64)  # the first place counts the stream's blocks
-    return np.random.Philox(key=np.array([seed, step], np.uint64), counter=counter).random_raw(WORDS)
+def words(seed: int, step: int, positions: Sequence[int], views: int) -> np.ndarray:
+    """(n, views, WORDS) uint64: the random stream of each view of n rows, whatever other rows stand beside one."""
+    out = np.empty((len(positions), views, WORDS), np.uint64)
+    philox = np.random.Philox(key=np.array([seed, step], np.uint64))
+    state = philox.state  # set anew for each stream: making a generator takes four times as long as its words
+    for row, position in enumerate(positions):
+        for view in range(views):
+            state["state"]["counter"][:] = (0, view, position, 0)  # the first place counts the stream's blocks
+            philox.state = state
+            out[row, view] = philox.random_raw(WORDS)
+    return out
 
 
 def draw_box(
@@ -39,7 +47,8 @@ def draw_box(
     `stream` is (WORDS,) uint64, from `words`. Ten tries, then the largest centred box whose aspect is within `ratio`.
     """
     low, high = math.log(ratio[0]), math.log(ratio[1])
-    for area_word, ratio_word, top_word, left_word in stream.reshape(TRIES, 4).tolist():
+    for tried in stream.reshape(TRIES, 4):
+        area_word, ratio_word, top_word, left_word = tried.tolist()
         area = height * width * (scale[0] + (scale[1] - scale[0]) * _unit(area_word))
         aspect = math.exp(low + (high - low) * _unit(ratio_word))
         w = round(math.sqrt(area * aspect))

@@ -51,12 +51,14 @@ def on_host(source: sources.Source, recipe_crops: Sequence[Crop], seed: int, pos
     """{"raw": V raw views (n, size, size, C)}."""
     first = sources.read(source, 0)
     memory = Memory((len(positions), size, size, first.shape[2]), first.dtype)
+    places = positions.tolist()
 
     def cut(step: int, ids: np.ndarray) -> dict[str, Any]:
         raw = tuple(memory.array() for _ in recipe_crops)
-        for row, (position, records) in enumerate(zip(positions.tolist(), ids.tolist(), strict=True)):
+        streams = crops.words(seed, step, places, len(recipe_crops))
+        for row, records in enumerate(ids.tolist()):
             images = _images(source, records[: len(recipe_crops)], first)
-            boxes = _boxes(images, recipe_crops, seed, step, position)
+            boxes = _boxes(images, recipe_crops, streams[row])
             for view, (image, box) in enumerate(zip(images, boxes, strict=True)):
                 raw[view][row] = crops.random_resized_crop(image, box, size)
         return {"raw": raw}
@@ -76,13 +78,15 @@ def on_canvas(
     """{"canvas": `arrays` arrays (n, side, side, C), "boxes": (n, V, 4) int32}: one for all views, or one for each."""
     first = sources.read(source, 0)
     memory = Memory((len(positions), side, side, first.shape[2]), first.dtype)
+    places = positions.tolist()
 
     def cut(step: int, ids: np.ndarray) -> dict[str, Any]:
         made = tuple(memory.array() for _ in range(arrays))
         boxes = np.empty((len(ids), len(recipe_crops), 4), np.int32)
-        for row, (position, records) in enumerate(zip(positions.tolist(), ids.tolist(), strict=True)):
+        streams = crops.words(seed, step, places, len(recipe_crops))
+        for row, records in enumerate(ids.tolist()):
             images = _images(source, records[: len(recipe_crops)], first)
-            drawn = _boxes(images, recipe_crops, seed, step, position)
+            drawn = _boxes(images, recipe_crops, streams[row])
             if arrays == 1:
                 boxes[row] = place(images[0], drawn, made[0][row], size)
             else:
@@ -99,14 +103,11 @@ def _images(source: sources.Source, records: Sequence[int], first: np.ndarray) -
     return [images[i] for i in records]
 
 
-def _boxes(
-    images: Sequence[np.ndarray], recipe_crops: Sequence[Crop], seed: int, step: int, position: int
-) -> list[Box]:
-    """The box of each view of a row."""
-    words = (crops.words(seed, step, position, view) for view in range(len(images)))
+def _boxes(images: Sequence[np.ndarray], recipe_crops: Sequence[Crop], streams: np.ndarray) -> list[Box]:
+    """The box of each view of a row, by its (V, crops.WORDS)."""
     return [
-        crops.draw_box(w, image.shape[0], image.shape[1], how.scale, how.ratio)
-        for w, image, how in zip(words, images, recipe_crops, strict=True)
+        crops.draw_box(stream, image.shape[0], image.shape[1], how.scale, how.ratio)
+        for stream, image, how in zip(streams, images, recipe_crops, strict=True)
     ]
 
 

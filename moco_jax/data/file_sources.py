@@ -60,7 +60,7 @@ class FileSource:
     def _decoded(self, index: int) -> np.ndarray:
         where = f"{self.name}: {self.paths[index]}"
         try:
-            return pixels.read_file(self.root / self.paths[index], channels=self.channels, where=where)
+            return pixels.read_file(os.path.join(self.root, self.paths[index]), channels=self.channels, where=where)
         except pixels.Unreadable as error:
             hint = "moco-jax inspect PATH --write=PAGE.py finds all such files and writes a page without them"
             raise pixels.Unreadable(f"{error}; {hint}", error.why) from error

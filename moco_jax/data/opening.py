@@ -102,7 +102,7 @@ def open_array(path: str, split: str) -> ArrayFile:
         said = str(error).splitlines()[0]
         reason = "" if "allow_pickle" in said else f" ({said})"  # what numpy advises for any other file, and is unsafe
         raise ConfigError(f"{path} is no whole .npy file of numbers{reason}") from error
-    if not isinstance(images, np.ndarray) or images.ndim not in (3, 4) or str(images.dtype) not in pixels.DTYPES:
+    if not isinstance(images, np.ndarray) or images.ndim not in (3, 4) or images.dtype not in pixels.STORED:
         held = f"{images.dtype} {images.shape}" if isinstance(images, np.ndarray) else "several arrays"
         raise ConfigError(
             f"{path} holds {held}; images are (N, H, W, C) or (N, H, W) of {', '.join(pixels.DTYPES)}, in native byte "

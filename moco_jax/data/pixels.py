@@ -16,6 +16,7 @@ from moco_jax.config import ConfigError
 from moco_jax.data import jpeg
 
 DTYPES = ("uint8", "uint16", "float32")  # storage dtypes that the views understand
+STORED = frozenset(np.dtype(name) for name in DTYPES)
 EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # Pillow modes that convert without clipping
 MAGIC = {
     b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG", b"\x93NUMPY": "npy",
@@ -120,7 +121,7 @@ def _checked(image: np.ndarray, where: str, channels: int | None) -> np.ndarray:
     """(H, W) or (H, W, C) -> (H, W, C) in native byte order; ConfigError for another dtype or a conversion to do."""
     image = image.astype(image.dtype.newbyteorder("="), copy=False)
     image = image[:, :, None] if image.ndim == 2 else image
-    if image.ndim != 3 or str(image.dtype) not in DTYPES:
+    if image.ndim != 3 or image.dtype not in STORED:
         raise ConfigError(
             f"{where} is {image.dtype} {image.shape}; an image is (H, W) or (H, W, C) of {', '.join(DTYPES)}: "
             "convert it once, as you mean it, and store that"

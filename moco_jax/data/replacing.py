@@ -70,6 +70,9 @@ class Replacing:
     def labels(self) -> np.ndarray | None:
         return self.source.labels()
 
+    def labels_of(self, rows: list[int]) -> np.ndarray | None:
+        return sources.labels_of(self.source, np.asarray(rows))
+
     def groups(self) -> np.ndarray | None:
         return sources.groups_of(self.source)
 

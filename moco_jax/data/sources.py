@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 
 from moco_jax.config import ConfigError
-from moco_jax.data.pixels import DTYPES, Unreadable
+from moco_jax.data.pixels import DTYPES, STORED, Unreadable
 
 
 class ReadError(OSError):
@@ -18,8 +18,9 @@ class ReadError(OSError):
 class Source(Protocol):
     """Images by number: what `opening.open_split` returns, and all that a user's own object has to offer.
 
-    It may also have `names() -> list of str`, `groups() -> (len,) integers`, `origin() -> Origin or None`, and
-    `class_names` and `group_names`, lists of str or None.
+    It may also have `names() -> list of str`, `groups() -> (len,) integers`, `origin() -> Origin or None`,
+    `labels_of(rows) -> (n,) integers` where labels are slow to read, and `class_names` and `group_names`, lists of str
+    or None.
     """
 
     @property
@@ -85,7 +86,7 @@ class Subset:
         return self.source[int(self.rows[index])]
 
     def labels(self) -> np.ndarray | None:
-        return _of(self.source.labels(), self.rows)
+        return labels_of(self.source, self.rows)
 
     def groups(self) -> np.ndarray | None:
         return _of(groups_of(self.source), self.rows)
@@ -123,7 +124,7 @@ def read(source: Source, index: int, *, like: np.ndarray | None = None) -> np.nd
         raise ReadError(
             f"{source.name}: {record(source, index)} cannot be read: {type(error).__name__}: {error}"
         ) from error
-    if np.ndim(image) != 3 or str(image.dtype) not in DTYPES:
+    if np.ndim(image) != 3 or image.dtype not in STORED:
         raise ConfigError(
             f"{source.name}: {record(source, index)} is {getattr(image, 'dtype', type(image).__name__)} "
             f"{np.shape(image)}; an image is an array (H, W, C) of {', '.join(DTYPES)}"
@@ -203,6 +204,12 @@ def class_names_of(source: Source) -> list[str] | None:
     return getattr(source, "class_names", None)
 
 
+def labels_of(source: Source, rows: np.ndarray) -> np.ndarray | None:
+    """The labels (n,) of some records, or None; a source with a method `labels_of(rows)` need not read the others."""
+    some = getattr(source, "labels_of", None)
+    return _of(source.labels(), rows) if some is None else some(rows.tolist())
+
+
 def group_names_of(source: Source) -> list[str] | None:
     """The name of every group, by its number; None where a source does not know them."""
     return getattr(source, "group_names", None)
@@ -222,8 +229,8 @@ def fingerprint(source: Source, *, pairs: bool) -> str | None:
     return out.hexdigest()
 
 
-def _of(numbers: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:
-    return None if numbers is None else numbers[rows]
+def _of(numbers: Any, rows: np.ndarray) -> np.ndarray | None:
+    return None if numbers is None else np.asarray(numbers)[rows]
 
 
 def _integers(values: Any, records: int, name: str, what: str) -> np.ndarray:

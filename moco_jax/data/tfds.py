@@ -51,14 +51,17 @@ class TfdsSource:
 
     def labels(self) -> np.ndarray | None:
         """(len,) int64, without decoding an image; None where the data set has no integer feature of that name."""
+        return self.labels_of(range(len(self)))
+
+    def labels_of(self, rows: Sequence[int]) -> np.ndarray | None:
+        """(n,) int64 of some records: whole records are read for it, which are 150 GB of ImageNet."""
         label = _feature(self.features, self.label_feature)
         if not _is_label(label):
             return None
         parse = _alone(self.label_feature, label).deserialize_example_np
-        found = np.empty(len(self), np.int64)
-        for start in range(0, len(self), CHUNK):
-            keys = list(range(start, min(start + CHUNK, len(self))))
-            records = self.records.__getitems__(keys)  # type: ignore[attr-defined]
+        found = np.empty(len(rows), np.int64)
+        for start in range(0, len(rows), CHUNK):
+            records = self.records.__getitems__(list(rows[start : start + CHUNK]))  # type: ignore[attr-defined]
             found[start : start + CHUNK] = [_leaf(parse(record), self.label_feature) for record in records]
         return found
 

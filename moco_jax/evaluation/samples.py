@@ -69,13 +69,13 @@ def encode(encoder: FrozenEncoder, config: Config, source: sources.Source, count
         part = views[start : start + BATCH]
         padded = np.concatenate([part, np.zeros((BATCH - len(part), *part.shape[1:]), part.dtype)])  # one compile
         parts.append(encoder.features(padded)[config.eval.feature][: len(part)])
-    marks, by = source.labels(), "label"
-    if marks is None:
-        marks, by = sources.groups_of(source), "group"
+    marks, by = sources.labels_of(source, chosen), "label"
+    if marks is None and (groups := sources.groups_of(source)) is not None:
+        marks, by = np.asarray(groups)[chosen], "group"
     return Encoded(
         views,
         np.concatenate(parts).astype(np.float32),
-        None if marks is None else np.asarray(marks)[chosen],
+        marks,
         "" if marks is None else by,
         source.name,
     )

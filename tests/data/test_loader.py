@@ -53,7 +53,7 @@ def test_batches_hold_the_crops_of_their_records():
         assert batch["raw"][view].shape == (8, 4, 4, 3) and batch["raw"][view].dtype == np.uint8
         for row in range(8):
             image = IMAGES[ids[row, view]]
-            box = crops.draw_box(crops.words(5, 3, row, view), *image.shape[:2], *crop)
+            box = crops.draw_box(crops.words(5, 3, [row], 2)[0, view], *image.shape[:2], *crop)
             np.testing.assert_array_equal(batch["raw"][view][row], crops.random_resized_crop(image, box, 4))
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from moco_jax import config
 from moco_jax.config import ConfigError
-from moco_jax.data import sources
+from moco_jax.data import replacing, sources
 
 RNG = np.random.default_rng(0)
 GRAY = RNG.integers(0, 256, (5, 7), dtype=np.uint8)
@@ -24,6 +24,26 @@ def test_array_source_labels():
     for labels in ([1, 2], [0.5, 1.0, 2.0]):
         with pytest.raises(ConfigError, match="3 images and labels"):
             sources.ArraySource(np.zeros((3, 4, 4, 1), np.uint8), labels)
+
+
+class Slow(sources.ArraySource):
+    """Labels that are read record by record."""
+
+    def labels(self):
+        raise AssertionError("all labels were read")
+
+    def labels_of(self, rows):
+        return super().labels()[rows]
+
+
+@pytest.mark.parametrize("kind", [sources.ArraySource, Slow])
+def test_labels_of_some_records_read_no_others(kind):
+    """Through a subset of it, a source whose bad files are replaced, and none where there are none."""
+    source = kind(np.zeros((6, 4, 4, 1), np.uint8), [2, 0, 1, 1, 0, 2])
+    rows = np.array([5, 1, 2])
+    part = sources.Subset(replacing.Replacing(source, 0.1), rows)
+    assert sources.labels_of(source, rows).tolist() == part.labels().tolist() == [2, 0, 1]
+    assert sources.labels_of(sources.ArraySource(np.zeros((6, 4, 4, 1), np.uint8)), rows) is None
 
 
 class Named(sources.ArraySource):

@@ -47,6 +47,7 @@ def test_sub_splits_partition_a_split(digits_dir):
     )
     assert (len(head), len(tail)) == (1200, 300)
     np.testing.assert_array_equal(whole.labels(), np.concatenate([head.labels(), tail.labels()]))
+    np.testing.assert_array_equal(tail.labels_of([7, 299, 0]), tail.labels()[[7, 299, 0]])
     for i, part, j in ((0, head, 0), (1199, head, 1199), (1200, tail, 0), (1499, tail, 299)):
         np.testing.assert_array_equal(whole[i], part[j])
 

@@ -181,8 +181,8 @@ def test_boxes_are_drawn_as_torchvision_draws_them(where):
         sides = np.stack([box.height, box.width])
     else:
         found = [
-            crops.draw_box(crops.words(0, 0, i, 0), height, width, make.HARD_SCALE, RATIO)
-            for i in range(make.HARD_DRAWS // 2)
+            crops.draw_box(words, height, width, make.HARD_SCALE, RATIO)
+            for (words,) in crops.words(0, 0, range(make.HARD_DRAWS // 2), 1)
         ]
         sides = np.array([(box.height, box.width) for box in found]).T
     theirs = STORED["hard_boxes"] / make.HARD_DRAWS
