@@ -174,7 +174,7 @@ def check_hosts(parts: Parts) -> None:
             differ = f"{counts[0]:,} and {count:,}" if count != counts[0] else f"{count:,} of other names"
             raise ConfigError(
                 f"processes 0 and {process} do not see the same images of {name}: {differ}; each process reads its own "
-                "share of every batch, so all of the data must lie at the same path on every host"
+                "share of every batch, so every host must hold the same files"
             )
 
 
