@@ -7,6 +7,7 @@ crops and by the one that fills canvases in turn.
 """
 
 import os
+import resource
 import sys
 import tempfile
 import time
@@ -44,7 +45,7 @@ def megabytes() -> float:
 
 
 def watched(source: Any, *, minutes: float, batch_size: int, workers: int, canvas: int) -> dict[str, Any]:
-    """Take batches for some minutes: images, and megabytes at the end of each tenth of that time."""
+    """Take batches for some minutes: images, and megabytes, and the most since the start, at each tenth of it."""
     from moco_jax.data import loader
     from moco_jax.views.recipes import RECIPES
 
@@ -61,14 +62,17 @@ def watched(source: Any, *, minutes: float, batch_size: int, workers: int, canva
         workers=workers,
         canvas=canvas,
     )
-    held, images, begun = [], 0, time.monotonic()
+    held: list[int] = []
+    peak: list[int] = []
+    images, begun = 0, time.monotonic()
     for batch in batches:
         images += len(batch["ids"])
         if time.monotonic() - begun >= (len(held) + 1) * 6 * minutes:
             held.append(round(megabytes()))
+            peak.append(round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6))
         if len(held) == 10:
             break
-    return {"images": images, "megabytes": held}
+    return {"images": images, "megabytes": held, "peak": peak}
 
 
 def measure(folder: Path, *, minutes: float, entries: int, batch_size: int, workers: int) -> dict[str, Any]:

@@ -219,4 +219,5 @@ def test_memory_is_watched_while_batches_are_made(tmp_path):
     Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(tmp_path / "a.jpg")
     found = input_memory.measure(tmp_path, minutes=0.005, entries=1100, batch_size=4, workers=1)
     for name in ("crops", "canvas of 512"):
-        assert len(found[name]["megabytes"]) == 10 and found[name]["images"] >= 40
+        assert len(found[name]["megabytes"]) == len(found[name]["peak"]) == 10 and found[name]["images"] >= 40
+        assert all(now <= most + 1 for now, most in zip(found[name]["megabytes"], found[name]["peak"], strict=True))

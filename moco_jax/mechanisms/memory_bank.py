@@ -39,7 +39,9 @@ def make(
         online = encoder.init(key(config.seed, 0, INIT))
         image = jnp.zeros((1, *facts.view_shape))
         features = jax.eval_shape(encoder.features, online["params"], online["batch_stats"], image)["head"]
-        dtype = jnp.promote_types(features.dtype, jnp.float32) if section.dtype == "float32" else jnp.bfloat16
+        dtype = jnp.dtype(section.dtype)
+        if section.dtype == "float32":  # or wider, where features are
+            dtype = jnp.promote_types(features.dtype, dtype)
         return State(
             step=jnp.zeros((), jnp.int32),
             online=Network(**online),
