@@ -99,9 +99,11 @@ def enlarged(encoded: bytes, megapixels: float) -> bytes:
 
 def main() -> int:
     """Measure what the flags say."""
-    (folder,), named = flags.parse_without_page(
-        sys.argv[1:], places={"FOLDER": "of images"}, named=NAMED, usage=__doc__ or ""
-    )
+    return flags.run(_run, sys.argv[1:])
+
+
+def _run(argv: list[str]) -> int:
+    (folder,), named = flags.parse_without_page(argv, places={"FOLDER": "of images"}, named=NAMED, usage=__doc__ or "")
     listing = files.list_folder(folder)
     encoded = [(listing.root / path).read_bytes() for path in listing.paths[: int(named["images"])]]
     if named["megapixels"]:

@@ -1,5 +1,6 @@
 """What a run says while it goes: JSON lines always, and on process 0 a progress bar or console lines."""
 
+import contextlib
 import json
 import math
 import os
@@ -66,7 +67,7 @@ class RunLog:
                 tqdm.write(text, file=sys.stdout)
                 sys.stdout.flush()
             except BrokenPipeError:
-                raise
+                silence(sys.stdout)  # whoever read it is gone, as tee on Ctrl-C; training goes on
             except OSError:
                 pass  # a console that goes to a file on a full disk
         elif self._hear is not None:
@@ -182,6 +183,14 @@ def _short(metrics: Mapping[str, float], rate: float, share: float) -> str:
     if share > MUCH:
         parts.append(f"waits {share:.0%}")
     return "  ".join(parts)
+
+
+def silence(stream: Any) -> None:
+    """Let what is written to a stream whose reader has gone go nowhere, also what waits in it when the program ends."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # what is no file keeps nothing
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 def clock(seconds: float) -> str:

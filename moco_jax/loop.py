@@ -68,7 +68,7 @@ def run(
     FloatingPointError at a loss that is not finite, before anything made from it is saved, and where `patience` steps
     in a row, or all up to the end, say that they were "skipped" (`core.guard`); `rate` is what that says should be
     lower. Where `signals` ask for it, the step at which all processes stop is saved, and Stopped raised; evaluations
-    that were due are owed.
+    that were due are owed. A skipped step is not saved, so the one after it is.
 
     unlogged: metrics of steps before first_step that no line of the log holds yet, as `save` was given them, so that
     lines are those of a run that was never stopped. owed: evaluations after first_step were not done, and are now.
@@ -76,6 +76,7 @@ def run(
     step, feed, watch, signals = first_step, Feed(batches, log), Watch(rate, patience), signals or Signals()
     pending: list[Metrics] = [{k: np.asarray(v) for k, v in unlogged.items()}] if unlogged else []
     ready: tuple[int, list[Metrics]] | None = None
+    stop: int | None = None  # the signal by which to stop, at the first step that may be saved
     if owed:
         _evaluate(log, step, state, _due(evaluations, cadence, step), signals)
     while step < cadence.total:
@@ -93,8 +94,8 @@ def run(
         if first or cadence.due(step, cadence.log):
             ready, pending = (step, pending), []
         evaluators = _due(evaluations, cadence, step)
-        number = signals.asked()
-        keep = number is not None or (cadence.due(step, cadence.save) and _may_save(step, cadence, metrics))
+        stop = stop or signals.asked()
+        keep = (stop is not None or cadence.due(step, cadence.save)) and _may_save(step, cadence, metrics)
         if ready is not None and (evaluators or keep):
             watch.write(log, *ready)
             ready = None
@@ -107,14 +108,17 @@ def run(
         pause = time.perf_counter()
         if keep:  # before an evaluation, which may fail
             save(step, state, _unlogged(pending))
-        if number is not None:
-            raise Stopped(number)
+        if stop is not None and keep:
+            raise Stopped(stop)
         try:
             _evaluate(log, step, state, evaluators, signals)
-        except Stopped:
-            if not keep:
+        except Stopped as left:
+            if keep:
+                raise
+            if _may_save(step, cadence, metrics):
                 save(step, state, _unlogged(pending))
-            raise
+                raise
+            stop = left.number
         log.exclude(time.perf_counter() - pause)
     return state
 

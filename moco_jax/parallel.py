@@ -5,6 +5,7 @@ goes in and comes out without a device axis, and is born in place on every devic
 donated buffer is never shared.
 """
 
+import contextlib
 import hashlib
 import os
 import re
@@ -74,10 +75,12 @@ def left(status: int, said: str = "") -> int:
     It would wait for the others to end, and they in a collective for it; so they are told, as of one that died.
     """
     if jax.distributed.is_initialized():
-        sys.stderr.write(said)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        time.sleep(jax.process_index() == 0)  # the others have its error as well, often, and their own status
+        with contextlib.suppress(OSError):  # whoever read it may be gone
+            sys.stderr.write(said)
+            sys.stdout.flush()
+            sys.stderr.flush()
+        if is_first_process():
+            time.sleep(1)  # the others have its error as well, often, and their own status
         os._exit(status)
     return status
 

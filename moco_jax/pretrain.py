@@ -56,6 +56,7 @@ def train(
     if isinstance(config, Config) and config.log.tensorboard:
         check_installed()
     parts = assemble(config, encoder=encoder, source=source, recipe=recipe, pairs=pairs)
+    check_hosts(parts)
     start = begin(parts, workdir, run_folder.check(parts, workdir), given=encoder is not None)
     if evaluators is None:
         evaluators = default_evaluators(parts)
@@ -64,7 +65,6 @@ def train(
     resident = parts.config.data.path == "resident"
     data = loader.resident(parts.source, parts.config.data.workers) if resident else {}
 
-    check_hosts(parts)
     parallel.barrier("checked")  # no process may find the folder half made by another
     with (
         stopping.ending(),
@@ -139,7 +139,8 @@ def _train(
                     patience=config.train.max_skipped,
                 )
                 with contextlib.suppress(OSError):  # raised when the store is left
-                    store.wait()  # a signal until then would end a process whose checkpoint is not there yet
+                    # A signal until then would end a process whose checkpoint is not there yet.
+                    store.wait(lambda text: log.warn(cadence.total, text))
             except (KeyboardInterrupt, stopping.Stopped):
                 try:
                     store.wait()

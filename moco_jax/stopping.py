@@ -70,7 +70,8 @@ class Signals:
             raise KeyboardInterrupt
         self._received = number
         text = f"{signal.Signals(number).name}: stopping after this step, with a checkpoint\n"
-        os.write(sys.stderr.fileno(), text.encode())  # print is not made for signal handlers
+        with contextlib.suppress(OSError, ValueError):  # whoever read it may be gone, as tee on Ctrl-C
+            os.write(sys.stderr.fileno(), text.encode())  # print is not made for signal handlers
         if parallel.process_count() > 1:
             os.kill(os.getpid(), signal.SIGTERM)  # to JAX, which tells the other processes
         elif self._may_leave:

@@ -149,6 +149,25 @@ def test_asked_to_stop_it_saves_that_very_step_and_evaluates_nothing_more(tmp_pa
     assert [e for e in events if e[0] == "save"] == [("save", 2)]
 
 
+def test_a_stop_waits_for_a_step_that_is_not_skipped(tmp_path):
+    """Diverged weights skip every step, and would take the place of a good checkpoint; asked at 4, or within 4's
+    evaluation, it stops at 6, and where none counts the run ends as it does without a signal."""
+
+    def interrupted(state):
+        raise Stopped(15)
+
+    for asking in ({"signals": Asking(4)}, {"evaluations": (("knn", 4, interrupted),)}):
+        events = []
+        (tmp_path / "log.jsonl").unlink(missing_ok=True)
+        with pytest.raises(Stopped) as stop:
+            go(tmp_path, cadence(save=0), events=events, skips={4, 5}, patience=3, **asking)
+        assert stop.value.number == 15 and [e for e in events if e[0] == "save"] == [("save", 6)]
+    events = []
+    with pytest.raises(FloatingPointError):
+        go(tmp_path, cadence(save=0, log=1), events=events, skips=set(range(4, 11)), patience=3, signals=Asking(4))
+    assert not [e for e in events if e[0] == "save"]
+
+
 def test_what_a_stop_left_undone_is_done_first(tmp_path):
     """The evaluations that were due after the step, of the state as it was; not those that were not."""
     kinds = (("knn", 3, {"knn_top1": 0.5}), ("alarm", 4, {}))

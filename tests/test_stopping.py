@@ -1,6 +1,7 @@
 """Signals of a process: noted between steps, acted upon within what may be left, and given back."""
 
 import contextlib
+import io
 import os
 import signal
 import threading
@@ -21,6 +22,18 @@ def test_a_signal_is_noted_and_said_and_nothing_is_broken_off(number, capfd):
         os.kill(os.getpid(), number)
         assert signals.asked() == number and signals.asked() == number
     assert f"{signal.Signals(number).name}: stopping after this step, with a checkpoint" in capfd.readouterr().err
+
+
+def test_a_signal_is_noted_where_nobody_hears_of_it(monkeypatch):
+    """stderr is a pipe whose reader has gone, or no file at all, as in a notebook."""
+    end, begin = os.pipe()
+    os.close(end)
+    with os.fdopen(begin, "w") as console:
+        for stderr in (console, io.StringIO()):
+            monkeypatch.setattr("sys.stderr", stderr)
+            with stopping.Signals() as signals:
+                os.kill(os.getpid(), signal.SIGTERM)
+                assert signals.asked() == signal.SIGTERM
 
 
 def test_a_second_interrupt_stops_at_once_a_second_term_does_not():

@@ -39,6 +39,7 @@ class Writer:
         self._thread = ThreadPoolExecutor(1, "checkpoint")
         self._pending: Future[None] | None = None
         self._failure: OSError | None = None
+        self._stays: str | None = None
         if not places.is_remote(folder):
             folder.mkdir(parents=True, exist_ok=True)
         self._clean()
@@ -58,6 +59,11 @@ class Writer:
             if error is not None:
                 self._failure = error if isinstance(error, OSError) else OSError(str(error))
         return self._failure
+
+    def stays(self) -> str | None:
+        """Said once: that old checkpoints could not be removed."""
+        said, self._stays = self._stays, None
+        return said
 
     def close(self) -> OSError | None:
         """`finish`, for the last time."""
@@ -79,8 +85,8 @@ class Writer:
             for old in steps_of(self._folder)[: -self._keep]:
                 _dropped(self._folder / str(old))
             _empty(self._folder / TRASH)
-        except OSError as error:
-            raise OSError(f"checkpoint {self._folder}/{step} is written, but older ones stay ({error})") from error
+        except OSError as error:  # no loss of a checkpoint; the next save tries again
+            self._stays = f"checkpoint {self._folder}/{step} is written, but older ones stay ({error})"
 
     def _clean(self) -> None:
         with contextlib.suppress(OSError):  # whatever is in the way will be said by the next save

@@ -68,9 +68,10 @@ class Store:
         """Write a replicated state; returns once it is copied to the host, the rest happens behind.
 
         `warn` hears that the save before could not be written, and this one is tried; without it that is an OSError.
+        It also hears of old ones that cannot be removed.
         """
         try:
-            self.wait()
+            self.wait(warn)
         except OSError as error:
             if warn is None:
                 raise
@@ -78,9 +79,14 @@ class Store:
         if self._writer is not None:
             self._writer.start(step, _copied(state), about)
 
-    def wait(self) -> None:
-        """Wait for what is being written; raises OSError where the newest save failed."""
-        if self._writer is not None and (failure := self._writer.finish()) is not None:
+    def wait(self, warn: Callable[[str], None] | None = None) -> None:
+        """Wait for what is being written; raises OSError where the newest save failed. `warn` as in `save`."""
+        if self._writer is None:
+            return
+        failure, stays = self._writer.finish(), self._writer.stays()
+        if warn is not None and stays is not None:
+            warn(stays)
+        if failure is not None:
             raise failure
 
     def whole(self) -> tuple[int | None, list[str]]:

@@ -13,6 +13,7 @@ ABOUT, DIGESTS = "about", "digests"  # the JSON of a checkpoint
 # In what orbax says where it may read another time; and the packages whose errors are those of a connection.
 PASSING = ("PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "UNAUTHENTICATED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED")
 CONNECTIONS = ("gcsfs", "aiohttp", "google", "requests", "urllib3")
+ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)  # of a disk that answers
 
 
 class Fault(Exception):
@@ -76,12 +77,12 @@ def _faults(item: str) -> Iterator[None]:
     """What cannot be read is a fault, named: orbax names leaves, bytes or nothing. What may pass stays as it is."""
     try:
         yield
-    except (MemoryError, PermissionError, ConnectionError, TimeoutError):
+    except MemoryError:
         raise
     except Exception as error:
         if any(word in str(error) for word in PASSING) or type(error).__module__.split(".")[0] in CONNECTIONS:
             raise
-        if type(error) is OSError and error.errno is None:  # gcsfs, of what is forbidden
+        if isinstance(error, OSError) and not isinstance(error, ABSENT):  # a disk, rights, gcsfs of what is forbidden
             raise
         raise Fault(f"{item} cannot be read: {type(error).__name__}: {first_line(error)}") from error
 

@@ -94,10 +94,10 @@ def run(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None, *, 
     except BrokenPipeError:  # the reader of our output has seen enough
         return 141
     except (ConfigError, FloatingPointError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        _tell(f"error: {error}")
         return _left(error_status)
     except KeyboardInterrupt as stop:
-        print(f"stopped{f': {stop}' if str(stop) else ''}", file=sys.stderr)
+        _tell(f"stopped{f': {stop}' if str(stop) else ''}")
         return 130
     except Exception as error:
         lost = _lost_peer(error)
@@ -105,6 +105,16 @@ def run(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None, *, 
             _left(PEER_DIED, f"error: {lost}\n")
         _left(1, traceback.format_exc())
         raise
+
+
+def _tell(text: str) -> None:
+    """One line on stderr, which may have no reader any more."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        from moco_jax.logs import silence
+
+        silence(sys.stderr)
 
 
 def _lost_peer(error: Exception) -> str | None:

@@ -15,7 +15,7 @@ from moco_jax.config import ConfigError
 # nothing but itself, because rows are spread over hosts.
 PairRule = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
-NO_RUN = 2**32  # a seed that no run can have
+NO_RUN = 2**32  # the seed of no run (record 0 shares the words of seed 0 and epoch 1, which hurts nobody)
 
 
 class Ring(NamedTuple):

@@ -155,7 +155,7 @@ def _deep_png(encoded: bytes, where: str) -> np.ndarray:
     if count == 1:
         with Image.open(io.BytesIO(encoded)) as image:
             return np.asarray(image, np.uint16)
-    import cv2  # large, and needed here alone
+    import cv2  # large: only for who has such files
 
     pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED)  # B, G, R or B, G, R, A
     if pixels is None:
@@ -175,7 +175,7 @@ def deep_png(image: np.ndarray, where: str) -> bytes:
         out = io.BytesIO()
         Image.fromarray(image[:, :, 0]).save(out, "PNG")
         return out.getvalue()
-    import cv2  # large, and needed here alone
+    import cv2  # large: only for who has such files
 
     return cv2.imencode(".png", image[:, :, {3: [2, 1, 0], 4: [2, 1, 0, 3]}[count]])[1].tobytes()
 

@@ -1,5 +1,6 @@
 """Damage: whatever happens to the files of a checkpoint, it is refused in one line, or nothing that is read changed."""
 
+import errno
 import random
 import shutil
 
@@ -134,7 +135,15 @@ def test_where_none_is_whole_nothing_is_moved(folder):
 
 
 @pytest.mark.parametrize(
-    "error", [PermissionError(13, "no"), MemoryError(), ValueError("PERMISSION_DENIED: Error opening")]
+    "error",
+    [
+        PermissionError(errno.EACCES, "no"),
+        MemoryError(),
+        ValueError("PERMISSION_DENIED: Error opening"),
+        OSError(errno.ESTALE, "Stale file handle"),
+        OSError(errno.EMFILE, "Too many open files"),
+        OSError(errno.EIO, "Input/output error"),
+    ],
 )
 def test_what_may_be_read_another_time_is_not_called_damaged(folder, monkeypatch, error):
     """A checkpoint that is whole stays where it is."""

@@ -156,8 +156,15 @@ def test_old_ones_that_cannot_go_are_said_and_the_new_one_is_there(tmp_path, mon
     monkeypatch.setattr(shutil, "rmtree", fails)
     writer = folder.Writer(tmp_path, keep=2)
     writer.start(3, STATE, {"format": 1})
-    assert "/3 is written, but older ones stay (" in str(writer.finish())
-    assert folder.steps_of(tmp_path) == [2, 3]
+    assert writer.finish() is None and folder.steps_of(tmp_path) == [2, 3]
+    assert "/3 is written, but older ones stay (" in writer.stays() and writer.stays() is None
+    state, heard = parallel.born(init), []
+    with stores.Store(tmp_path, keep=2) as store:
+        store.save(4, state, ABOUT, warn=heard.append)
+        store.wait(heard.append)
+        assert len(heard) == 1 and "/4 is written, but older ones stay (" in heard[0]
+        store.save(5, state, ABOUT, warn=heard.append)
+    assert len(heard) == 1 and folder.steps_of(tmp_path) == [4, 5]  # and the end is no failure
 
 
 def test_a_save_waits_for_a_copy_and_nothing_else(tmp_path, monkeypatch):
