@@ -7,9 +7,7 @@ from typing import Any
 
 from moco_jax import parallel
 from moco_jax.data.replacing import Bad, Replacing
-from moco_jax.logs import RunLog
-
-EVENT = "bad_files"
+from moco_jax.logs import BAD_FILES, RunLog
 
 
 class Told:
@@ -48,4 +46,4 @@ class Told:
         self._log.say(f"warning: {text}")
         counts = {"count": len(self._source.bad), "images": len(self._source)}
         listed = [one._asdict() for one in files]
-        self._log.write({"event": EVENT, "step": self._step, **counts, which: listed})
+        self._log.write({"event": BAD_FILES, "step": self._step, **counts, which: listed})

@@ -173,6 +173,8 @@ def _check_groups(config: Config, records: int, devices: int) -> list[str]:
     n, group = config.batch_size // devices, config.bn.group_size or config.batch_size
     if (n % group and group % n) or config.batch_size % group:
         smaller = math.gcd(n, group)
+        if smaller == config.batch_size and smaller % 2 == 0:  # one group of all leaves nothing to shuffle
+            smaller //= 2
         raise ConfigError(
             f"batch_size {config.batch_size} over {devices} devices gives {n} images each, which bn.group_size {group} "
             f"neither divides nor is divided by; use {_fitting(config, records, devices, 'batch_size ')}"
@@ -196,7 +198,8 @@ def _check_shuffle(config: Config, n: int) -> list[str]:
         return [
             "shuffle.block is 0: query and key of an image share batch statistics, which lets the encoder solve the "
             "pretext task by them (pretext accuracy goes to 100 %, features stop improving); set shuffle.block to a "
-            f"divisor of batch_size that holds two or more groups of {group}, or make the batch larger"
+            f"divisor of batch_size that holds two or more groups of {group}, make bn.group_size smaller or the batch "
+            "larger"
         ]
     if block % group or block < 2 * group or config.batch_size % block or (n % block and block % n):
         raise ConfigError(

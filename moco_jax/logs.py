@@ -15,6 +15,7 @@ from tqdm import tqdm
 from moco_jax import places
 
 VERDICT = "verdict"  # the event that ends a run
+BAD_FILES = "bad_files"  # the event that names images that cannot be read
 EVALUATED = "evaluated"  # the event that says that all evaluations that were due after a step are in the log
 
 MUCH, LONG = 0.1, 3.0  # share of the time, and seconds between two lines: to wait longer is worth a warning

@@ -163,8 +163,10 @@ def _to_feed(config: Config) -> str:
         return ""
     workers, cores = config.data.workers, parallel.host_cores()
     more = f"raise data.workers ({workers}; this process may use {cores} cores)" if workers < cores else ""
+    cut = "let the device cut the crops (data.canvas)" if not (config.data.canvas or parallel.on_cpu()) else ""
     smaller = "store images smaller (moco-jax prepare shrink)"
-    return f": {' or '.join(part for part in (more, smaller) if part)}, or use data.path='resident' if they fit"
+    ways = ", ".join(part for part in (more, cut, smaller) if part)
+    return f": {ways}, or use data.path='resident' where they are of one size and fit"
 
 
 def _evaluations(

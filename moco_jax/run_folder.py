@@ -10,7 +10,7 @@ from moco_jax.assembly import Parts
 from moco_jax.checkpoints.store import Store, exclusive, read_json, write_json
 from moco_jax.config import ConfigError, read_stored
 from moco_jax.data import opening
-from moco_jax.logs import says
+from moco_jax.logs import BAD_FILES, says
 
 
 @contextlib.contextmanager
@@ -21,7 +21,7 @@ def held(workdir: Path, about: dict[str, Any], parts: Parts) -> Iterator[None]:
 
     A new folder goes again where the run ends in a ConfigError before its first checkpoint, such as an image unlike
     the others that only turns up in training: what the error asks to change would make it another run. One that was
-    there, and empty, stays and is empty again.
+    there, and empty, stays and is empty again. A log that names bad files stays, as what they ask for may change.
     """
     if not parallel.is_first_process():
         yield
@@ -42,7 +42,7 @@ def held(workdir: Path, about: dict[str, Any], parts: Parts) -> Iterator[None]:
         try:
             yield
         except ConfigError:
-            if empty and not any((workdir / "checkpoints").glob("[0-9]*")):
+            if empty and not any((workdir / "checkpoints").glob("[0-9]*")) and not _tells(workdir):
                 for path in places.listed(workdir):
                     places.remove(path)
                 if made and not remote:
@@ -85,6 +85,14 @@ def check(parts: Parts, workdir: str | Path) -> int:
                 f"{parts.objects.get(name) or 'of the config'!r}: give the same object as {name}= to moco_jax.train"
             )
     return step or 0
+
+
+def _tells(workdir: Path) -> bool:
+    """Whether the log names bad files: where a run stopped at too many, it is the list of them."""
+    try:
+        return f'"event": "{BAD_FILES}"' in places.read_log(workdir)
+    except FileNotFoundError:
+        return False
 
 
 def stored(workdir: Path) -> tuple[dict[str, Any] | None, int | None, str]:

@@ -138,8 +138,10 @@ def _choose_evaluation(images: Images, size: int, choose: Any) -> None:
     held_out = [s for s in files.HELD_OUT if images.splits.get(s)]
     unlabelled = [s for s in (files.TRAIN, *held_out) if s not in images.labelled]
     judged = next((s for s in held_out if s not in unlabelled), None)
-    if files.TRAIN in unlabelled or images.classes < 2:
+    few = judged is None and images.records < 2 * images.classes
+    if files.TRAIN in unlabelled or images.classes < 2 or few:
         why = f"no labels in {' and '.join(unlabelled)}" if files.TRAIN in unlabelled else "one class alone"
+        why = f"{images.classes} classes of {images.records} images: most have one" if few else why
         choose("eval.every_epochs", 0, why)
         if held_out:
             choose("eval.split", held_out[0], "images that training never sees, for the neighbours in a report")

@@ -13,7 +13,7 @@ from moco_jax.cli import flags
 from moco_jax.config import ConfigError
 from moco_jax.data import files, order, pixels, replacing
 from moco_jax.data.sources import ArraySource
-from moco_jax.logs import RunLog
+from moco_jax.logs import BAD_FILES, RunLog
 from tests import tiny
 from tests.test_folder_run import page
 
@@ -62,7 +62,7 @@ def test_a_run_goes_on_and_its_log_names_each_bad_file_once_and_all_at_the_end(f
     c = made(folder, 0.1, path)
     small = tiny.small_encoder(c, 3)
     assert pretrain.train(c, tmp_path / "run", encoder=small).checkpoint == 4
-    events = [r for r in log_of(tmp_path / "run") if r.get("event") == bad_files.EVENT]
+    events = [r for r in log_of(tmp_path / "run") if r.get("event") == BAD_FILES]
     assert {(e["count"] <= 3, e["images"]) for e in events} == {(True, 40)}
     assert events[0]["step"] == 0  # found when the run was put together
     new = [one for e in events for one in e.get("new", [])]
@@ -110,7 +110,7 @@ def test_what_turns_up_in_training_is_said_at_the_next_line_of_the_log(folder, t
     c = made(folder, 0.1)
     images = np.random.default_rng(0).integers(0, 256, (100, 9, 9, 3), np.uint8)
     pretrain.train(c, tmp_path / "run", encoder=tiny.small_encoder(c, 3), source=Damaged(images, [bad], name="mine"))
-    first, last = (r for r in log_of(tmp_path / "run") if r.get("event") == bad_files.EVENT)
+    first, last = (r for r in log_of(tmp_path / "run") if r.get("event") == BAD_FILES)
     assert first["new"] == last["all"] == [{"record": bad, "name": f"record {bad}", "why": "is cut"}]
     assert first["step"] < last["step"] == 12
 
@@ -139,6 +139,7 @@ def test_a_share_is_a_share(folder, share):
 def test_files_that_go_in_a_run_stop_it_and_its_log_has_the_list(folder, tmp_path, monkeypatch):
     """After a checkpoint the folder stays; the same command goes on when the files are back."""
     c = made(folder, 0.1, train=config.Train(epochs=20))
+    c = dataclasses.replace(c, data=dataclasses.replace(c.data, workers=1))  # several may find one more each
     small, kept, heard = tiny.small_encoder(c, 3), {f: f.read_bytes() for f in folder.iterdir()}, []
 
     def loop(step_fn, state, batches, data, *, first_step, save, **_):
@@ -154,12 +155,34 @@ def test_files_that_go_in_a_run_stop_it_and_its_log_has_the_list(folder, tmp_pat
     with pytest.raises(ConfigError, match=r"^5 of the 40 images of .*\.png \(is not there\)"):
         pretrain.train(c, tmp_path / "run", encoder=small)
     last = log_of(tmp_path / "run")[-1]
-    assert (last["event"], last["count"], len(last["all"])) == (bad_files.EVENT, 5, 5)
+    assert (last["event"], last["count"], len(last["all"])) == (BAD_FILES, 5, 5)
     for file, content in kept.items():
         file.write_bytes(content)
     with pytest.raises(KeyboardInterrupt):
         pretrain.train(c, tmp_path / "run", encoder=small)
     assert heard == [0, 1] and log_of(tmp_path / "run")[-1]["count"] == 3
+
+
+def test_a_run_that_stops_before_its_first_checkpoint_leaves_the_list(folder, tmp_path, monkeypatch):
+    """Its folder would go otherwise; the same run begins in it with a larger share, which may change."""
+    small, kept = tiny.small_encoder(made(folder, 0.1), 3), {f: f.read_bytes() for f in folder.iterdir()}
+
+    def loop(step_fn, state, batches, data, **_):
+        for file in kept:
+            file.unlink(missing_ok=True)
+        for _ in batches:
+            pass
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pretrain, "run", loop)
+    for share, ends in ((0.1, ConfigError), (1.0, ConfigError)):  # none can be read, at last
+        for file, content in kept.items():
+            file.write_bytes(content)
+        c = made(folder, share, train=config.Train(epochs=20))
+        with pytest.raises(ends):
+            pretrain.train(c, tmp_path / "run", encoder=small)
+        last = log_of(tmp_path / "run")[-1]
+        assert last["event"] == BAD_FILES and last["count"] >= 5
 
 
 def test_the_program_ends_with_status_1_and_one_line(folder, tmp_path, capsys, monkeypatch):

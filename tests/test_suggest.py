@@ -104,6 +104,9 @@ def test_monitoring_needs_labels_of_two_classes():
     assert (c.eval.k, c.eval.resize) == (200, 256)
     page, why = suggest.suggest(dataclasses.replace(PHOTOS, labelled=frozenset({"train"}), classes=1))
     assert page.eval.every_epochs == 0 and why["eval.every_epochs"] == "one class alone"
+    for classes, watched in ((2501, False), (2500, True)):  # of 5,000 images: no fifth of them tells of the others
+        images = dataclasses.replace(PHOTOS, labelled=frozenset({"train"}), classes=classes)
+        assert (suggest.suggest(images)[0].eval.every_epochs > 0) == watched
 
 
 @pytest.mark.parametrize("splits", [{"train": 5000}, {"train": 5000, "val": 100}])

@@ -168,6 +168,8 @@ def _with_page_paths(argv: Sequence[str], page: str) -> list[str]:
     arguments = list(argv)
     for i, argument in enumerate(arguments):
         match = re.fullmatch(r"--?config=(.*)", argument)
+        if match and given:
+            raise ConfigError(f"--config is given twice, the second time as {match[1]}: give one page")
         if match:
             argument, given = f"--config={pages.find(match[1])}", True
         elif argument in ("--config", "-config"):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moco_jax.cli import flags
-from moco_jax.config import ConfigError
+from moco_jax.config import ConfigError, Data
 
 if TYPE_CHECKING:
     from moco_jax.data.files import Listing
@@ -110,7 +110,11 @@ def describe(path: str, listing: "Listing", found: "Survey") -> Iterator[str]:
     yield from _counted("stored as", found.kinds)
     if found.bad:
         share = len(found.bad) / len(found.looks)
-        yield f"bad files   {len(found.bad)} images ({share:.2%}), which training replaces up to data.max_bad_fraction:"
+        limit = Data().max_bad_fraction
+        then = (
+            f"training stops: more than data.max_bad_fraction {limit:g}" if share > limit else "training replaces them"
+        )
+        yield f"bad files   {len(found.bad)} images ({share:.2%}); {then}:"
         yield from (f"  {look.problem}" for look in found.bad)
     if found.unfit:
         yield f"unfit       {len(found.unfit)} images, at which training stops:"

@@ -90,7 +90,7 @@ def decode(encoded: bytes, where: str, *, channels: int | None = None) -> np.nda
     except (ConfigError, ImportError, MemoryError):  # nothing that the bytes are to blame for
         raise
     except UnidentifiedImageError:
-        why = "is no image that can be read (JPEG, PNG, WebP, TIFF, npy)"
+        why = "is no image that can be read (JPEG, PNG, WebP, TIFF, npy, BMP, PPM)"
         raise Unreadable(f"{where} {why}", why) from None
     except Exception as error:  # a damaged image can raise anything in a decoder
         said = str(error).splitlines()[0] if str(error) else ""
@@ -129,7 +129,7 @@ def _checked(image: np.ndarray, where: str, channels: int | None) -> np.ndarray:
     if channels is not None and image.shape[2] != channels:
         raise ConfigError(
             f"{where} holds {image.dtype} of {image.shape[2]} channels, and data.channels={channels} converts 8-bit "
-            "gray, colour and palette pictures only; leave it out"
+            "gray, colour and palette pictures only; leave that key out"
         )
     return image
 
@@ -142,7 +142,9 @@ def _pillow(encoded: bytes, where: str, channels: int | None) -> np.ndarray:
         if frames > 1 and image.format in ("GIF", "WEBP"):  # cameras put a preview behind a JPEG
             raise ConfigError(f"{where} holds {frames} frames, and an image is one; store each as a file")
         if channels is not None and mode not in EIGHT_BIT:
-            raise ConfigError(f"{where} is not 8-bit (Pillow mode {mode}): data.channels would clip it; leave it out")
+            raise ConfigError(
+                f"{where} is not 8-bit (Pillow mode {mode}): data.channels would clip it; leave that key out"
+            )
         if channels is None and mode in ("P", "PA"):
             raise ConfigError(f"{where} is a palette image; set data.channels=3 for its colours")
         wanted = {1: "L", 3: "RGB", None: "L" if mode == "1" else mode}[channels]

@@ -42,7 +42,10 @@ def test_it_says_what_is_there_and_what_training_would_do(photos, capsys):
     assert "classes     2: 'dog' 23, 'cat' 22" in out
     assert "stored as   2: 3 channels uint8 43, 1 channel uint8 1" in out
     assert "as data.channels=3 converts" in out
-    assert "bad files   1 images (2.22%), which training replaces" in out and "train/dog/short.png" in out
+    assert (
+        "bad files   1 images (2.22%); training stops: more than data.max_bad_fraction 0.01:" in out
+        and "train/dog/short.png" in out
+    )
     assert "train/cat/0.png = train/dog/again.png" in out
     assert "38 images in batches of 8: 4 steps per epoch (of 32 images" in out
 
