@@ -65,7 +65,7 @@ class RunLog:
         """One line for people."""
         if self._file is not None:
             try:
-                tqdm.write(text, file=sys.stdout)
+                tqdm.write(_printable(text), file=sys.stdout)
                 sys.stdout.flush()
             except BrokenPipeError:
                 silence(sys.stdout)  # whoever read it is gone, as tee on Ctrl-C; training goes on
@@ -184,6 +184,12 @@ def _short(metrics: Mapping[str, float], rate: float, share: float) -> str:
     if share > MUCH:
         parts.append(f"waits {share:.0%}")
     return "  ".join(parts)
+
+
+def _printable(text: str) -> str:
+    """Text as the console can show it: names of files are bytes, and need not be text."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def silence(stream: Any) -> None:

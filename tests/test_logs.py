@@ -1,6 +1,7 @@
 """The log: JSON lines that any reader takes, rates that count training alone, nothing from silent processes."""
 
 import errno
+import io
 import json
 import os
 
@@ -106,6 +107,17 @@ def test_a_console_on_a_full_disk_stops_no_training(tmp_path, monkeypatch):
         console.error = BrokenPipeError()  # of no file
         log.say("more")
     assert [r["step"] for r in lines(tmp_path)] == [1]
+
+
+def test_a_name_that_is_no_text_is_shown(tmp_path, monkeypatch):
+    """Of a file, as Linux has them; on a console of ASCII as well."""
+    for encoding, shown in (("utf-8", "\\udcff é"), ("ascii", "\\udcff \\xe9")):
+        out = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+        monkeypatch.setattr("sys.stdout", out)
+        with logs.RunLog(tmp_path, total_steps=9, first_step=0, batch_size=1) as log:
+            log.warn(1, "\udcff é")
+        assert out.buffer.getvalue().decode(encoding) == f"warning: {shown}\n"
+    assert lines(tmp_path)[0]["warning"] == "\udcff é"
 
 
 def test_a_reader_that_has_gone_stops_no_training(tmp_path, monkeypatch):

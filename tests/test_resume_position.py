@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from moco_jax import parallel, pretrain
+from moco_jax.checkpoints.store import exclusive
 from moco_jax.config import ConfigError, Data, Eval, Views
 from moco_jax.data import order
 from moco_jax.data.sources import ArraySource
@@ -93,6 +94,33 @@ def test_an_error_of_the_users_leaves_a_folder_only_where_it_holds_a_checkpoint(
     with pytest.raises(RuntimeError, match="out of memory"):
         go(tmp_path / "crashed")
     assert (tmp_path / "crashed/log.jsonl").is_file()
+
+
+def test_a_folder_in_which_a_run_is_at_work_is_refused(calls, tmp_path):
+    """It is held as long as the run goes, and no longer."""
+    with exclusive(tmp_path), pytest.raises(ConfigError, match="another process is at work in"):
+        go(tmp_path)
+    assert calls["loops"] == []
+    go(tmp_path)
+    assert len(calls["loops"]) == 1
+
+
+def test_a_folder_of_other_images_is_refused(calls, tmp_path):
+    """As many, of other names; the loop is not entered."""
+
+    class Named(ArraySource):
+        def __init__(self, first):
+            super().__init__(tiny.images(), name="mine")
+            self.first = first
+
+        def names(self):
+            return [f"{self.first + i}.png" for i in range(len(self))]
+
+    calls["saves"] = (4,)
+    pretrain.train(CONFIG, tmp_path, encoder=SMALL, source=Named(0))
+    with pytest.raises(ConfigError, match="as many, but others"):
+        pretrain.train(CONFIG, tmp_path, encoder=SMALL, source=Named(1))
+    assert len(calls["loops"]) == 1
 
 
 def test_a_folder_that_became_another_runs_meanwhile_is_refused(calls, tmp_path, monkeypatch):

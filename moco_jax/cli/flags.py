@@ -1,5 +1,6 @@
 """`--config=PAGE --config.a.b=v` and a few named flags, read without importing JAX."""
 
+import io
 import os
 import re
 import sys
@@ -89,6 +90,8 @@ def parse_without_page(
 
 def run(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None, *, error_status: int = 1) -> int:
     """Run a command: an error of the user's ends in one line on stderr and its status, without a traceback."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files are bytes, and need not be text
     try:
         return command(list(sys.argv[1:] if argv is None else argv))
     except BrokenPipeError:  # the reader of our output has seen enough

@@ -266,7 +266,12 @@ def _write_manifest(file: Path, listing: "Listing", good: list[int]) -> str:
 
 
 def _write(file: Path, text: str) -> None:
-    """All of the text or nothing."""
+    """All of the text or nothing; ConfigError for names of files that are no text."""
+    try:
+        encoded = text.encode()
+    except UnicodeEncodeError as error:
+        name = text[: error.end].splitlines()[-1] + text[error.end :].split("\n")[0]
+        raise ConfigError(f"{file} cannot be written: {name!a} is no text in UTF-8; rename that file") from None
     part = file.with_name(f".{file.name}.part")
-    part.write_text(text)
+    part.write_bytes(encoded)
     part.replace(file)

@@ -121,6 +121,8 @@ def _checked(image: np.ndarray, where: str, channels: int | None) -> np.ndarray:
     """(H, W) or (H, W, C) -> (H, W, C) in native byte order; ConfigError for another dtype or a conversion to do."""
     image = image.astype(image.dtype.newbyteorder("="), copy=False)
     image = image[:, :, None] if image.ndim == 2 else image
+    if image.size == 0:
+        raise Unreadable(f"{where} has no pixels: {image.shape}", f"has no pixels: {image.shape}")
     if image.ndim != 3 or image.dtype not in STORED:
         raise ConfigError(
             f"{where} is {image.dtype} {image.shape}; an image is (H, W) or (H, W, C) of {', '.join(DTYPES)}: "

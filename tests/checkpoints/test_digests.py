@@ -15,6 +15,7 @@ LEAF = np.arange(6, dtype=np.float32).reshape(2, 3)
     "other",
     [
         LEAF + np.float32(1e-6),
+        LEAF + np.float32([[0, 0, 0], [0, 0, 1e-6]]),
         LEAF.reshape(3, 2),
         LEAF.view(np.int32),
         np.where(LEAF == 0, np.float32(-0.0), LEAF),  # equal as numbers, not as bits

@@ -1,6 +1,11 @@
 """`moco-jax inspect`: from a folder to a page, in words and in a file."""
 
 import csv
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -48,6 +53,20 @@ def test_it_says_what_is_there_and_what_training_would_do(photos, capsys):
     )
     assert "train/cat/0.png = train/dog/again.png" in out
     assert "38 images in batches of 8: 4 steps per epoch (of 32 images" in out
+
+
+def test_names_that_are_no_text_are_shown_and_not_written(photos, tmp_path):
+    """Linux has such names; a manifest is text."""
+    os.rename(photos / "train/cat/3.png", os.fsencode(photos / "train/cat") + b"/b\xff.png")
+    os.rename(photos / "train/dog/short.png", os.fsencode(photos / "train/dog") + b"/short\xff.png")
+    root, page = Path(__file__).parents[2], tmp_path / "mine.py"
+    command = [sys.executable, "-m", "moco_jax", "inspect", str(photos), f"--write={page}"]
+    strict = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run(command, cwd=root, env=strict, capture_output=True, text=True)
+    assert "train/dog/short\\udcff.png" in done.stdout
+    assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
+    assert re.search(r"cannot be written: '.*b\\udcff\.png.*' is no text in UTF-8; rename that file", done.stderr)
+    assert not page.exists() and not list(tmp_path.glob("*.csv"))
 
 
 def test_the_page_that_it_writes_leaves_out_what_cannot_be_read(photos, tmp_path):

@@ -141,6 +141,15 @@ def test_other_dtypes_are_refused(array):
         pixels.decode(npy(array), "x")
 
 
+@pytest.mark.parametrize("shape", [(0, 5, 3), (5, 0, 3), (5, 5, 0), (0, 5)])
+def test_an_image_without_pixels_is_a_bad_file(shape):
+    """A crop of it would be a division by zero, or black."""
+    out = io.BytesIO()
+    np.save(out, np.zeros(shape, np.uint8))
+    with pytest.raises(pixels.Unreadable, match=r"^x\.npy has no pixels: \("):
+        pixels.decode(out.getvalue(), "x.npy")
+
+
 def test_what_is_not_one_image_is_refused(tifffile):
     """Stacks of pages, animations, arrays of four dimensions, pickles; the file is named."""
     frames = [Image.fromarray(RGB), Image.fromarray(255 - RGB)]

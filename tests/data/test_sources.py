@@ -97,6 +97,8 @@ def test_the_fingerprint_is_of_names_and_for_pairs_of_groups_and_labels():
     }
     assert len(with_pairs) == 3 and plain not in with_pairs
     assert sources.fingerprint(Named(np.zeros((3, 2, 2, 1), np.uint8)), pairs=False) != plain
+    turned = sources.Subset(source(), np.array([1, 0]))
+    assert sources.fingerprint(turned, pairs=False) != plain
     assert sources.fingerprint(sources.ArraySource(np.zeros((2, 2, 2, 1), np.uint8)), pairs=True) is None
 
 
@@ -106,6 +108,8 @@ def test_groups_are_one_integer_per_image_or_none():
     assert sources.groups_of(sources.ArraySource(images, groups=[7, 7, 0])).tolist() == [7, 7, 0]
     assert sources.groups_of(sources.ArraySource(images)) is None
     assert sources.groups_of([1, 2]) is None
+    part = sources.Subset(sources.ArraySource(images, groups=[7, 7, 0]), np.array([2, 0]))
+    assert sources.groups_of(part).tolist() == [0, 7]
     with pytest.raises(ConfigError, match=r"arrays: 3 images and groups int64 \(2,\); give ints"):
         sources.ArraySource(images, groups=[1, 2])
     wrong = sources.ArraySource(images)
