@@ -12,11 +12,10 @@ import numpy as np
 import tensorflow_datasets
 
 from moco_jax.config import ConfigError, Data
-from moco_jax.data import files, pixels, sources, tfds
+from moco_jax.data import files, pixels, prepare, sources, tfds
 from moco_jax.data.file_sources import ArrayFile, FileSource
 
 KINDS = ("dataset", "folder", "manifest", "array")  # keys of config.Data that say where images are
-CHANNELS = (None, 1, 3)  # what data.channels may be
 
 
 def open_split(
@@ -36,8 +35,8 @@ def open_split(
     Raises ConfigError for what is not there, holds no such split, or is named twice.
     """
     kind, where = _origin(data) if name is None else _kind(name, data_dir or data.data_dir)
-    if data.channels not in CHANNELS and kind != "array":
-        raise ConfigError(f"data.channels {data.channels} is no conversion; use 1 (gray), 3 (RGB) or None (as stored)")
+    if kind != "array":
+        pixels.check_channels(data.channels)
     if kind == "dataset":
         same = data.dataset is not None and _base(data.dataset) == _base(where)
         own = (data.image_feature, data.label_feature) if same else (tfds.IMAGE, tfds.LABEL)
@@ -196,7 +195,7 @@ def _may_share(data: Data, name: str, data_dir: str | None) -> bool:
     if "dataset" not in (kind, other_kind):
         return True
     bases = {_base(text) for text in (own, other)}
-    folders = {os.path.realpath(tfds.data_folder(folder)) for folder in (data.data_dir, data_dir or data.data_dir)}
+    folders = {os.path.realpath(prepare.folder_of(folder)) for folder in (data.data_dir, data_dir or data.data_dir)}
     return len(bases) == len(folders) == 1
 
 
@@ -214,13 +213,13 @@ def _kind(name: str, data_dir: str | None) -> tuple[str, str]:
     bare, is_folder = re.fullmatch(r"[^./~][^/]*", name) is not None, os.path.isdir(path)
     if is_folder and not bare:
         return "folder", name
-    known = tfds.is_known(name, tfds.data_folder(data_dir))
+    known = tfds.is_known(name, prepare.folder_of(data_dir))
     if is_folder and not known:
         return "folder", name
     if os.path.exists(path) and not is_folder:
         raise ConfigError(f"{name!r} is a file; a folder, a .csv or an .npy file is needed")
     if not bare and not known:
         raise ConfigError(
-            f"{name!r} is not there: no such folder, and no such data set in {tfds.data_folder(data_dir)}"
+            f"{name!r} is not there: no such folder, and no such data set in {prepare.folder_of(data_dir)}"
         )
     return "dataset", name

@@ -15,6 +15,7 @@ from PIL import Image, UnidentifiedImageError
 from moco_jax.config import ConfigError
 from moco_jax.data import jpeg
 
+CHANNELS = (None, 1, 3)  # what `decode` converts to
 DTYPES = ("uint8", "uint16", "float32")  # storage dtypes that the views understand
 STORED = frozenset(np.dtype(name) for name in DTYPES)
 EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # Pillow modes that convert without clipping
@@ -35,6 +36,12 @@ class Unreadable(ConfigError):
     def __init__(self, message: str, why: str | None = None) -> None:
         super().__init__(message)
         self.why = message if why is None else why
+
+
+def check_channels(channels: int | None) -> None:
+    """Raises ConfigError for what is none of CHANNELS."""
+    if channels not in CHANNELS:
+        raise ConfigError(f"data.channels {channels} is no conversion; use 1 (gray), 3 (RGB) or None (as stored)")
 
 
 def format_of(encoded: bytes) -> str:
