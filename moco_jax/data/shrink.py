@@ -8,16 +8,14 @@ import json
 import os
 import shutil
 from collections.abc import Collection, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 from moco_jax.config import ConfigError
-from moco_jax.data import files, pixels, smaller, tree
+from moco_jax.data import files, pixels, smaller, threads, tree
 
 RECORD = f"{tree.OWN}-shrink.json"  # in the copy: how it was made
 PARTS = f"{tree.OWN}-parts"  # in it too, while it is made: files that are being written
-AT_ONCE = 2_000  # images handed to the threads, so that a million do not wait in memory
 
 
 class Done(NamedTuple):
@@ -117,9 +115,7 @@ def copy(listing: files.Listing, folder: Path, *, short_side: int, quality: int,
             raise _unwritable(folder, error) from error
         return Done(name, "copied" if made is None else "smaller", len(encoded), len(content))
 
-    with ThreadPoolExecutor(workers) as pool:
-        for start in range(0, len(listing.paths), AT_ONCE):
-            yield from pool.map(one, listing.paths[start : start + AT_ONCE])
+    yield from threads.in_order(one, listing.paths, workers=workers)
     shutil.rmtree(parts, ignore_errors=True)  # and what earlier starts, killed, left in it
 
 
