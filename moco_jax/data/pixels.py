@@ -7,7 +7,9 @@ channels, and then it is Pillow's. An EXIF orientation is not applied, as in tor
 import io
 import os
 import time
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -28,6 +30,8 @@ PNG_CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}  # by the colour type of a 16-bit PNG
 TIFF_EXTRA = 'pip install "moco_jax[tiff]"'
 WAITS = (0.5, 2.0)  # seconds before a file is tried again that the disk did not give
 FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)  # another try would say the same
+
+Answer = TypeVar("Answer")
 
 
 class Unreadable(ConfigError):
@@ -59,24 +63,26 @@ def read_file(path: str | os.PathLike[str], *, channels: int | None = None, wher
     """
     where = where or os.fspath(path)
     try:
-        encoded = _bytes_of(path)
+        encoded = patiently(_whole, Path(path))
     except FileNotFoundError:
         raise Unreadable(f"{where} is not there", "is not there") from None
     return decode(encoded, where, channels=channels)
 
 
-def _bytes_of(path: str | os.PathLike[str]) -> bytes:
+def patiently(asked: Callable[[Path], Answer], path: Path) -> Answer:
+    """`asked(path)`, three times within seconds where the disk does not answer; raises its last OSError, and at once
+    those that another try would not change."""
     for wait in WAITS:
         try:
-            return _whole(path)
+            return asked(path)
         except FINAL:
             raise
         except OSError:
             time.sleep(wait)
-    return _whole(path)
+    return asked(path)
 
 
-def _whole(path: str | os.PathLike[str]) -> bytes:
+def _whole(path: Path) -> bytes:
     with open(path, "rb") as file:
         return file.read()
 

@@ -151,7 +151,7 @@ def write(file: Path, content: bytes, *, by: Path | None = None, changed: int | 
     """All of the content or nothing, whoever else writes the same file at the same time; raises OSError.
 
     A part of it, which a kill may leave, is in the folder `by` of the same disk (None: beside the file). `changed` is
-    the time of change that the file gets, in ns since 1970 (None: now).
+    the time of modification that the file gets, in ns since 1970 (None: now).
     """
     part = (by or file.parent) / f"{OWN}-{secrets.token_hex(8)}.part"
     try:
