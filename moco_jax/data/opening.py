@@ -57,14 +57,12 @@ def names_images(data: Data) -> bool:
 def own_split(data: Data, *, name: str | None = None, data_dir: str | None = None) -> sources.Source | None:
     """The images that a run trained on, `data.split`, to be compared with those of `name` (as in `open_split`).
 
-    None where `name` cannot hold any of them, and where they are not there any more.
+    None where `name` cannot hold any of them. Raises ConfigError or OSError where they are not there any more, so that
+    nobody takes that for none in common.
     """
-    try:
-        if name is not None and not _may_share(data, name, data_dir):
-            return None
-        return open_split(data, data.split)
-    except (ConfigError, OSError):
+    if name is not None and not _may_share(data, name, data_dir):
         return None
+    return open_split(data, data.split)
 
 
 def folder_of(name: str, data_dir: str | None) -> Path | None:
@@ -175,13 +173,18 @@ def _part(numbers: np.ndarray | None, places: np.ndarray) -> np.ndarray | None:
 
 
 def _origin(data: Data) -> tuple[str, str]:
-    """Which of the four keys is set, and to what; ConfigError for none and for several."""
+    """Which of the four keys is set, and to what; ConfigError for none, for several, and for what is not there."""
+    kind, value = _named(data)
+    if kind != "dataset" and not os.path.exists(os.path.expanduser(value)):
+        raise ConfigError(f"data.{kind}={value!r} is not there (from {os.getcwd()})")
+    return kind, value
+
+
+def _named(data: Data) -> tuple[str, str]:
+    """The same, whether or not it is there."""
     given = {kind: value for kind in KINDS if (value := getattr(data, kind)) is not None}
     if len(given) == 1:
-        kind, value = next(iter(given.items()))
-        if kind != "dataset" and not os.path.exists(os.path.expanduser(value)):
-            raise ConfigError(f"data.{kind}={value!r} is not there (from {os.getcwd()})")
-        return kind, value
+        return next(iter(given.items()))
     if not given:
         raise ConfigError(f"no images are named: set one of {', '.join(f'data.{kind}' for kind in KINDS)}")
     named = " and ".join(f"data.{kind}={value!r}" for kind, value in given.items())
@@ -191,7 +194,7 @@ def _origin(data: Data) -> tuple[str, str]:
 
 def _may_share(data: Data, name: str, data_dir: str | None) -> bool:
     """Whether what a text names is of the data set, or like the run's own `data` in files."""
-    (kind, own), (other_kind, other) = _origin(data), _kind(name, data_dir or data.data_dir)
+    (kind, own), (other_kind, other) = _named(data), _kind(name, data_dir or data.data_dir)
     if "dataset" not in (kind, other_kind):
         return True
     bases = {_base(text) for text in (own, other)}
