@@ -20,13 +20,13 @@ class Told:
         self._log, self._source, self._step, self._every = log, source, step, every
 
     def batches(self, made: Iterator[Any]) -> Iterator[Any]:
-        """The batches, one for each step; after every `every` steps the log hears what is new."""
+        """The batches, one for each step; with that of every `every`th step the log hears what is new."""
         with contextlib.closing(made) as batches:  # type: ignore[type-var]  # a generator, whose threads end here
             for batch in batches:
-                yield batch
-                self._step += 1
+                self._step += 1  # first: who takes as many batches as there are steps never comes back after the last
                 if self._step % self._every == 0:
                     self._tell(self._source.news(), "new")
+                yield batch
 
     def __enter__(self) -> "Told":
         """Itself; what was found before the first step is told."""

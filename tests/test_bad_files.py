@@ -40,11 +40,12 @@ def made(folder, share, path="streamed", **changes):
 
 @pytest.fixture
 def shown(monkeypatch):
-    """The batches and resident images that the loop was handed; a fake one takes all batches and trains nothing."""
+    """The batches and resident images that the loop was handed; a fake one takes a batch a step and trains nothing."""
     heard = {}
 
     def loop(step_fn, state, batches, data, *, cadence, save, **_):
-        heard["batches"], heard["images"] = list(batches), parallel.host(data).get("images")
+        heard["batches"] = [next(batches) for _ in range(cadence.total)]
+        heard["images"] = parallel.host(data).get("images")
         save(cadence.total, state.replace(step=parallel.born(lambda: jnp.asarray(cadence.total, jnp.int32))), {})
         return state
 
@@ -208,10 +209,22 @@ def test_other_processes_tell_their_stderr(tmp_path, monkeypatch, capsys):
             for i, _ in enumerate(told.batches(x for x in map(source.__getitem__, range(9)))):
                 heard.append((i, capsys.readouterr().err))
     named = [(i, text) for i, text in heard if text]
-    assert [i for i, _ in named] == [3, 6]  # after steps 3 and 6, of what was found by then
+    assert [i for i, _ in named] == [2, 5]  # with the batches of steps 3 and 6, of what was found by then
     assert "record 1 (is cut)" in named[0][1] and "record 1" not in named[1][1] and "record 5" in named[1][1]
     assert capsys.readouterr().err.endswith("all: record 1 (is cut), record 5 (is cut)\n")
     assert not list(tmp_path.iterdir())
+
+
+def test_the_last_step_is_one_of_them(tmp_path):
+    """Of a loop that takes a batch a step and no more: what its last batch met is new, and all of it, at that step."""
+    source = replacing.Replacing(Damaged(np.zeros((4, 2, 2, 1), np.uint8), (3,)), 0.5)
+    with RunLog(tmp_path, total_steps=4, first_step=0, batch_size=1) as log:  # noqa: SIM117
+        with bad_files.Told(log, source, step=0, every=2) as told:
+            batches = told.batches(x for x in map(source.__getitem__, range(4)))
+            for _ in range(4):
+                next(batches)
+    new, last = (r for r in log_of(tmp_path) if r.get("event") == bad_files.EVENT)
+    assert new["step"] == last["step"] == 4 and new["new"] == last["all"] and new["new"][0]["record"] == 3
 
 
 def classes(root, damaged):

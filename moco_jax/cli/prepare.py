@@ -111,22 +111,23 @@ def _shrink(argv: Sequence[str]) -> int:
 
     from moco_jax.data import shrink
 
-    listing, folder = shrink.plan(source, target, **how)
     counts, before, after, bad = Counter[str](), 0, 0, set()
-    with tqdm(total=len(listing.paths), unit="image", disable=None) as bar:  # None: not where stderr is no terminal
-        for done in shrink.copy(listing, folder, workers=int(named["workers"]), **how):
-            bar.update()
-            counts[done.what] += 1
-            before, after = before + done.before, after + done.after
-            if done.what == "bad":
-                bad.add(done.name)
-                tqdm.write(f"bad: {done.problem}", file=sys.stderr)
-    manifest = shrink.write_manifest(source, folder, bad)
+    with shrink.begun(source, target, **how) as (listing, folder):
+        with tqdm(total=len(listing.paths), unit="image", disable=None) as bar:  # None: not where stderr is no terminal
+            for done in shrink.copy(listing, folder, workers=int(named["workers"]), **how):
+                bar.update()
+                counts[done.what] += 1
+                before, after = before + done.before, after + done.after
+                if done.what == "bad":
+                    bad.add(done.name)
+                    tqdm.write(f"bad: {done.problem}", file=sys.stderr)
+        manifest = shrink.write_manifest(source, folder, bad)
+        more = shrink.left_over(listing, folder)
     made = ", ".join(f"{counts[what]} {words}" for what, words in SHRUNK.items() if counts[what] or what != "kept")
     sizes = f"{before / 1e6:.1f} MB before, {after / 1e6:.1f} MB after"
     print(f"{target}: {len(listing.paths) - len(bad)} images ({made}); {sizes}")
     print(f"next: --config.data.{'folder' if manifest is None else 'manifest'}={manifest or target}")
-    wrong, more = [], shrink.left_over(listing, folder)
+    wrong = []
     if bad:
         wrong.append(f"{len(bad)} of {len(listing.paths)} images are not in {target}; they are named above")
     if more:

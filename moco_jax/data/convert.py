@@ -6,7 +6,6 @@ back, and the data set its dataset_info.json, which makes it one, when every sha
 
 import concurrent.futures
 import contextlib
-import fcntl
 import os
 import shutil
 import threading
@@ -18,7 +17,7 @@ from tensorflow_datasets.core import file_adapters
 from tqdm import tqdm
 
 from moco_jax.config import ConfigError
-from moco_jax.data import tfrecord
+from moco_jax.data import lock, tfrecord
 from moco_jax.data.shards import FEATURES, INFO, Plan, Shard, planned
 
 UNFINISHED = INFO + ".unfinished"  # what INFO will be; it marks a conversion that is under way, and is its lock
@@ -79,10 +78,7 @@ def _held(plan: Plan) -> Iterator[None]:
     except OSError as error:
         raise _unwritable(plan.target, error) from error
     with mark:
-        try:
-            fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigError(f"another process is converting into {plan.target}; let it finish, or stop it") from error
+        lock.take(mark, f"converting into {plan.target}")
         mark.seek(0)
         found = mark.read()
         if not plan.info.startswith(found):  # a killed process may have left a part of it

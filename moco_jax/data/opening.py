@@ -12,11 +12,10 @@ import numpy as np
 import tensorflow_datasets
 
 from moco_jax.config import ConfigError, Data
-from moco_jax.data import files, pixels, sources, tfds
+from moco_jax.data import files, pixels, prepare, sources, tfds
 from moco_jax.data.file_sources import ArrayFile, FileSource
 
 KINDS = ("dataset", "folder", "manifest", "array")  # keys of config.Data that say where images are
-CHANNELS = (None, 1, 3)  # what data.channels may be
 
 
 def open_split(
@@ -36,8 +35,8 @@ def open_split(
     Raises ConfigError for what is not there, holds no such split, or is named twice.
     """
     kind, where = _origin(data) if name is None else _kind(name, data_dir or data.data_dir)
-    if data.channels not in CHANNELS and kind != "array":
-        raise ConfigError(f"data.channels {data.channels} is no conversion; use 1 (gray), 3 (RGB) or None (as stored)")
+    if kind != "array":
+        pixels.check_channels(data.channels)
     if kind == "dataset":
         same = data.dataset is not None and _base(data.dataset) == _base(where)
         own = (data.image_feature, data.label_feature) if same else (tfds.IMAGE, tfds.LABEL)
@@ -58,14 +57,12 @@ def names_images(data: Data) -> bool:
 def own_split(data: Data, *, name: str | None = None, data_dir: str | None = None) -> sources.Source | None:
     """The images that a run trained on, `data.split`, to be compared with those of `name` (as in `open_split`).
 
-    None where `name` cannot hold any of them, and where they are not there any more.
+    None where `name` cannot hold any of them. Raises ConfigError or OSError where they are not there any more, so that
+    nobody takes that for none in common.
     """
-    try:
-        if name is not None and not _may_share(data, name, data_dir):
-            return None
-        return open_split(data, data.split)
-    except (ConfigError, OSError):
+    if name is not None and not _may_share(data, name, data_dir):
         return None
+    return open_split(data, data.split)
 
 
 def folder_of(name: str, data_dir: str | None) -> Path | None:
@@ -176,13 +173,18 @@ def _part(numbers: np.ndarray | None, places: np.ndarray) -> np.ndarray | None:
 
 
 def _origin(data: Data) -> tuple[str, str]:
-    """Which of the four keys is set, and to what; ConfigError for none and for several."""
+    """Which of the four keys is set, and to what; ConfigError for none, for several, and for what is not there."""
+    kind, value = _named(data)
+    if kind != "dataset" and not os.path.exists(os.path.expanduser(value)):
+        raise ConfigError(f"data.{kind}={value!r} is not there (from {os.getcwd()})")
+    return kind, value
+
+
+def _named(data: Data) -> tuple[str, str]:
+    """The same, whether or not it is there."""
     given = {kind: value for kind in KINDS if (value := getattr(data, kind)) is not None}
     if len(given) == 1:
-        kind, value = next(iter(given.items()))
-        if kind != "dataset" and not os.path.exists(os.path.expanduser(value)):
-            raise ConfigError(f"data.{kind}={value!r} is not there (from {os.getcwd()})")
-        return kind, value
+        return next(iter(given.items()))
     if not given:
         raise ConfigError(f"no images are named: set one of {', '.join(f'data.{kind}' for kind in KINDS)}")
     named = " and ".join(f"data.{kind}={value!r}" for kind, value in given.items())
@@ -192,11 +194,11 @@ def _origin(data: Data) -> tuple[str, str]:
 
 def _may_share(data: Data, name: str, data_dir: str | None) -> bool:
     """Whether what a text names is of the data set, or like the run's own `data` in files."""
-    (kind, own), (other_kind, other) = _origin(data), _kind(name, data_dir or data.data_dir)
+    (kind, own), (other_kind, other) = _named(data), _kind(name, data_dir or data.data_dir)
     if "dataset" not in (kind, other_kind):
         return True
     bases = {_base(text) for text in (own, other)}
-    folders = {os.path.realpath(tfds.data_folder(folder)) for folder in (data.data_dir, data_dir or data.data_dir)}
+    folders = {os.path.realpath(prepare.folder_of(folder)) for folder in (data.data_dir, data_dir or data.data_dir)}
     return len(bases) == len(folders) == 1
 
 
@@ -214,13 +216,13 @@ def _kind(name: str, data_dir: str | None) -> tuple[str, str]:
     bare, is_folder = re.fullmatch(r"[^./~][^/]*", name) is not None, os.path.isdir(path)
     if is_folder and not bare:
         return "folder", name
-    known = tfds.is_known(name, tfds.data_folder(data_dir))
+    known = tfds.is_known(name, prepare.folder_of(data_dir))
     if is_folder and not known:
         return "folder", name
     if os.path.exists(path) and not is_folder:
         raise ConfigError(f"{name!r} is a file; a folder, a .csv or an .npy file is needed")
     if not bare and not known:
         raise ConfigError(
-            f"{name!r} is not there: no such folder, and no such data set in {tfds.data_folder(data_dir)}"
+            f"{name!r} is not there: no such folder, and no such data set in {prepare.folder_of(data_dir)}"
         )
     return "dataset", name

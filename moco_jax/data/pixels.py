@@ -7,7 +7,9 @@ channels, and then it is Pillow's. An EXIF orientation is not applied, as in tor
 import io
 import os
 import time
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -15,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from moco_jax.config import ConfigError
 from moco_jax.data import jpeg
 
+CHANNELS = (None, 1, 3)  # what `decode` converts to
 DTYPES = ("uint8", "uint16", "float32")  # storage dtypes that the views understand
 STORED = frozenset(np.dtype(name) for name in DTYPES)
 EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # Pillow modes that convert without clipping
@@ -28,6 +31,8 @@ TIFF_EXTRA = 'pip install "moco_jax[tiff]"'
 WAITS = (0.5, 2.0)  # seconds before a file is tried again that the disk did not give
 FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)  # another try would say the same
 
+Answer = TypeVar("Answer")
+
 
 class Unreadable(ConfigError):
     """A bad file: one that is empty, damaged, no image, or not there any more; `why` says so in a few words."""
@@ -35,6 +40,12 @@ class Unreadable(ConfigError):
     def __init__(self, message: str, why: str | None = None) -> None:
         super().__init__(message)
         self.why = message if why is None else why
+
+
+def check_channels(channels: int | None) -> None:
+    """Raises ConfigError for what is none of CHANNELS."""
+    if channels not in CHANNELS:
+        raise ConfigError(f"data.channels {channels} is no conversion; use 1 (gray), 3 (RGB) or None (as stored)")
 
 
 def format_of(encoded: bytes) -> str:
@@ -52,24 +63,26 @@ def read_file(path: str | os.PathLike[str], *, channels: int | None = None, wher
     """
     where = where or os.fspath(path)
     try:
-        encoded = _bytes_of(path)
+        encoded = patiently(_whole, Path(path))
     except FileNotFoundError:
         raise Unreadable(f"{where} is not there", "is not there") from None
     return decode(encoded, where, channels=channels)
 
 
-def _bytes_of(path: str | os.PathLike[str]) -> bytes:
+def patiently(asked: Callable[[Path], Answer], path: Path) -> Answer:
+    """`asked(path)`, three times within seconds where the disk does not answer; raises its last OSError, and at once
+    those that another try would not change."""
     for wait in WAITS:
         try:
-            return _whole(path)
+            return asked(path)
         except FINAL:
             raise
         except OSError:
             time.sleep(wait)
-    return _whole(path)
+    return asked(path)
 
 
-def _whole(path: str | os.PathLike[str]) -> bytes:
+def _whole(path: Path) -> bytes:
     with open(path, "rb") as file:
         return file.read()
 

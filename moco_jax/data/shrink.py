@@ -1,5 +1,6 @@
 """A copy of a folder or manifest of images at training size: the same names, by threads, taken up where it stopped."""
 
+import contextlib
 import csv
 import functools
 import importlib.util
@@ -8,16 +9,16 @@ import json
 import os
 import shutil
 from collections.abc import Collection, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 from moco_jax.config import ConfigError
-from moco_jax.data import files, pixels, smaller, tree
+from moco_jax.data import files, lock, pixels, smaller, threads, tree
 
-RECORD = f"{tree.OWN}-shrink.json"  # in the copy: how it was made
+RECORD = f"{tree.OWN}-shrink.json"  # in the copy: how it was made; and the lock of who makes it
 PARTS = f"{tree.OWN}-parts"  # in it too, while it is made: files that are being written
-AT_ONCE = 2_000  # images handed to the threads, so that a million do not wait in memory
+
+AGAIN = "the same command goes on"
 
 
 class Done(NamedTuple):
@@ -30,12 +31,13 @@ class Done(NamedTuple):
     problem: str = ""
 
 
-def plan(source: str, target: str, *, short_side: int, quality: int) -> tuple[files.Listing, Path]:
-    """The images to copy and the folder for them, which is made and says how in RECORD.
+@contextlib.contextmanager
+def begun(source: str, target: str, *, short_side: int, quality: int) -> Iterator[tuple[files.Listing, Path]]:
+    """The images to copy and the folder for them, which is made, says how in RECORD, and is held meanwhile.
 
     `source` is a folder as `files.list_folder` has it, or a .csv manifest whose paths lie below its own folder. Raises
     ConfigError for a target that lies in the source or holds anything else, another way than that of an earlier start,
-    and TIFFs without tifffile.
+    another process at work in it, and TIFFs without tifffile.
     """
     manifest = _is_manifest(source)
     listing = files.list_manifest(source) if manifest else files.list_folder(source)
@@ -52,39 +54,49 @@ def plan(source: str, target: str, *, short_side: int, quality: int) -> tuple[fi
     if tiffs and importlib.util.find_spec("tifffile") is None:
         raise ConfigError(f"{len(tiffs)} images are TIFFs, such as {tiffs[0]}: {pixels.TIFF_EXTRA}")
     origin = str(Path(source).expanduser().resolve())
-    _begin(folder, target, {"source": origin, "short_side": short_side, "quality": quality})
-    return listing, folder
+    with contextlib.ExitStack() as held:
+        try:
+            record = held.enter_context(_opened(folder, target))
+            lock.take(record, f"copying into {target}")
+            _settle(record, target, {"source": origin, "short_side": short_side, "quality": quality})
+        except OSError as error:
+            raise _unwritable(folder, error) from error
+        yield listing, folder
 
 
-def _begin(folder: Path, name: str, how: dict[str, str | int]) -> None:
-    """Make the folder and its RECORD, or find in it the same; ConfigError for anything else."""
+def _opened(folder: Path, name: str) -> TextIO:
+    """The RECORD of a folder, which is made; ConfigError for one that is something else."""
+    folder.mkdir(parents=True, exist_ok=True)
     file = folder / RECORD
+    if not file.exists() and any(not name.startswith(tree.OWN) for name in os.listdir(folder)):
+        raise ConfigError(f"{name} holds files that are no copy of ours; name a folder that is empty or new")
+    return file.open("a+")
+
+
+def _settle(record: TextIO, name: str, how: dict[str, str | int]) -> None:
+    """Write a RECORD, or find the same in it; ConfigError for anything else."""
+    text = json.dumps(how)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if file.exists():
-            last = json.loads(file.read_text())
-            if last == how:
-                return
-            other = ", ".join(
-                f"{key}={last.get(key)!r} and not {how[key]!r}" for key in how if last.get(key) != how[key]
-            )
-            raise ConfigError(f"{name} was begun with {other}: use the same, or another folder (it says so in {file})")
-        if any(not name.startswith(tree.OWN) for name in os.listdir(folder)):
-            raise ConfigError(f"{name} holds files that are no copy of ours; name a folder that is empty or new")
-        tree.write(file, json.dumps(how).encode())
-    except OSError as error:
-        raise _unwritable(folder, error) from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} is damaged; remove {name}, and copy again") from error
+        record.seek(0)
+        found = record.read()
+        if text.startswith(found):  # a killed process may have left a part of it
+            record.write(text[len(found) :])
+            record.flush()
+            return
+        last = json.loads(found)
+    except ValueError as error:  # no JSON, or no text
+        raise ConfigError(f"{record.name} is damaged; remove {name}, and copy again") from error
+    other = ", ".join(f"{key}={last.get(key)!r} and not {how[key]!r}" for key in how if last.get(key) != how[key])
+    raise ConfigError(f"{name} was begun with {other}: use the same, or another folder (it says so in {record.name})")
 
 
 def copy(listing: files.Listing, folder: Path, *, short_side: int, quality: int, workers: int) -> Iterator[Done]:
     """Copy all images by `workers` threads; what became of each, in order.
 
     Those whose shorter side is longer than `short_side` are made smaller (`smaller.smaller`), others are copied byte
-    for byte. A copy comes by a rename, so that those that are there are whole. It has its source's time of change; one
-    of another time is made again, and that of an image that is bad now is removed. Raises ConfigError where the target
-    cannot be written.
+    for byte. A copy comes by a rename, so that those that are there are whole. It has its source's time of modification
+    (mtime); one of another time, as far as the coarsest clock can tell, is made again, and that of an image that is bad
+    now is removed. Raises ConfigError where the disk does not give a source, whose copy stays, or take its copy.
     """
     folders = functools.cache(functools.partial(os.makedirs, exist_ok=True))
     parts = folder / PARTS
@@ -97,15 +109,24 @@ def copy(listing: files.Listing, folder: Path, *, short_side: int, quality: int,
         return Done(name, "bad", problem=problem)
 
     def one(name: str) -> Done:
-        target = folder / name
+        source, target = listing.root / name, folder / name
         try:
-            before, last = os.stat(listing.root / name), _stat(target)
-            if last and last.st_size and last.st_mtime_ns == before.st_mtime_ns:
-                return Done(name, "kept", before.st_size, last.st_size)
-            encoded = (listing.root / name).read_bytes()
-            made = smaller.smaller(encoded, name, short_side=short_side, quality=quality)
+            last = _stat(target)
         except OSError as error:
-            return bad(name, f"{name} cannot be read: {error.strerror or error}")
+            raise _unwritable(folder, error) from error
+        try:
+            before = pixels.patiently(os.stat, source)
+            if last and last.st_size and abs(last.st_mtime_ns - before.st_mtime_ns) < tree.YOUNG:
+                return Done(name, "kept", before.st_size, last.st_size)
+            encoded = pixels.patiently(Path.read_bytes, source)
+        except FileNotFoundError:
+            return bad(name, f"{name} is not there")
+        except OSError as error:  # which says nothing of the image
+            raise ConfigError(
+                f"{source} cannot be read ({error.strerror or error}); what is done is kept, and {AGAIN}"
+            ) from error
+        try:
+            made = smaller.smaller(encoded, name, short_side=short_side, quality=quality)
         except ConfigError as error:
             return bad(name, str(error))
         content = encoded if made is None else made
@@ -117,9 +138,7 @@ def copy(listing: files.Listing, folder: Path, *, short_side: int, quality: int,
             raise _unwritable(folder, error) from error
         return Done(name, "copied" if made is None else "smaller", len(encoded), len(content))
 
-    with ThreadPoolExecutor(workers) as pool:
-        for start in range(0, len(listing.paths), AT_ONCE):
-            yield from pool.map(one, listing.paths[start : start + AT_ONCE])
+    yield from threads.in_order(one, listing.paths, workers=workers)
     shutil.rmtree(parts, ignore_errors=True)  # and what earlier starts, killed, left in it
 
 
@@ -163,6 +182,4 @@ def _stat(path: Path) -> os.stat_result | None:
 
 
 def _unwritable(folder: Path, error: OSError) -> ConfigError:
-    return ConfigError(
-        f"{folder} cannot be written: {error.strerror or error}; what is done is kept, and the same command goes on"
-    )
+    return ConfigError(f"{folder} cannot be written: {error.strerror or error}; what is done is kept, and {AGAIN}")

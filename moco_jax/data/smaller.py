@@ -31,7 +31,7 @@ def smaller(encoded: bytes, where: str, *, short_side: int, quality: int = QUALI
             return None
         filter = "bicubic" if image.dtype == np.uint8 else "bilinear"  # closer; but it makes values beyond those there
         return _encoded(crops.shorter_side(image, short_side, filter=filter), encoded, where, quality)
-    except ConfigError:
+    except (ConfigError, ImportError, MemoryError):  # nothing that the bytes are to blame for
         raise
     except Exception as error:  # a damaged image can raise anything in a decoder
         said = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -3,14 +3,13 @@
 import collections
 import hashlib
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from moco_jax.config import ConfigError
-from moco_jax.data import files, opening, pixels
+from moco_jax.data import files, opening, pixels, threads
 
 
 class Kind(NamedTuple):
@@ -118,10 +117,9 @@ def survey(
 ) -> Survey:
     """The looks at all records, by `workers` threads; `seen` is called after each."""
     looks = []
-    with ThreadPoolExecutor(workers) as pool:
-        for one in pool.map(look, range(len(names))):
-            looks.append(one)
-            seen()
+    for one in threads.in_order(look, range(len(names)), workers=workers):
+        looks.append(one)
+        seen()
     return Survey(looks)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from tensorflow_datasets.core import constants, read_only_builder
+from tensorflow_datasets.core import read_only_builder
 
 from moco_jax import config
 from moco_jax.config import ConfigError
@@ -107,7 +107,7 @@ def open_source(
     converts 8-bit images as Pillow does. Raises ConfigError for a data set, split or feature that is not there, another
     file format, more files than may be open at once, and a conversion that is not one of these.
     """
-    folder = data_folder(data_dir)
+    folder = prepare.folder_of(data_dir)
     if dataset == "digits":
         digits.prepare(folder)
     builder = _builder(dataset, folder)
@@ -123,8 +123,7 @@ def open_source(
             f"data set {dataset!r} has no feature {label!r} of one whole number, only {_listed(features)}; "
             "name another as data.label_feature"
         )
-    if channels not in (None, 1, 3):
-        raise ConfigError(f"data.channels {channels} is no conversion; use 1 (gray), 3 (RGB) or None (as stored)")
+    pixels.check_channels(channels)
     if channels is not None and not (isinstance(picture, tfds.features.Image) and picture.np_dtype == np.uint8):
         raise ConfigError(
             f"data.channels converts 8-bit pictures and {dataset!r} holds {picture.np_dtype}; leave it out"
@@ -141,11 +140,6 @@ def is_known(dataset: str, folder: str) -> bool:
     base = dataset.split("/")[0].split(":")[0]
     here = {name.split("/")[0] for name in found(folder)}
     return base in here or base in tfds.list_builders(with_community_datasets=False)
-
-
-def data_folder(data_dir: str | None) -> str:
-    """Where data sets are looked for: `data_dir`, or TFDS's own default."""
-    return os.path.expanduser(data_dir or constants.DATA_DIR)
 
 
 def _feature(features: Any, name: str) -> Any:

@@ -1,8 +1,9 @@
 """The images of a tree of folders, by name, and an index of them, so that a large tree is read once.
 
-The index is checked by one stat of every folder: its time of change is another when something in it was added, removed
-or renamed. Only such folders are read again, and those that hold a link to a folder or to nothing, as what a link
-leads to may come and go without that. What a file holds is not in it.
+The index is checked by one stat of every folder: its times are others when something in it was added, removed or
+renamed. Its time of modification (mtime) alone would not do, as tar, rsync and cp -a set it to what it was elsewhere;
+its time of change (ctime) is the disk's own. Only such folders are read again, and those that hold a link to a folder
+or to nothing, as what a link leads to may come and go without that. What a file holds is not in it.
 """
 
 import gzip
@@ -20,8 +21,9 @@ from typing import NamedTuple
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".npy", ".bmp", ".pgm", ".ppm")  # of images, any case
 OWN = ".moco_jax"  # what our own files beside images begin with; they are not counted
 MANY = 10_000  # images from which on a tree has an index; fewer are read in a fraction of a second
-YOUNG = 2_000_000_000  # ns: the coarsest clock of a file system; a change within it may leave the time as it was
-FORMAT = {"format": 1, "suffixes": list(SUFFIXES)}  # an index of another kind is not read
+YOUNG = 2_000_000_000  # ns: the coarsest clock of a file system; a change within it may leave times as they were
+UNSURE = (-1, -1)  # no folder's times
+FORMAT = {"format": 2, "suffixes": list(SUFFIXES)}  # an index of another kind is not read
 # what a file of other bytes, of other JSON or of none raises
 DAMAGE = (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, AttributeError)
 DIGITS = re.compile(r"([0-9]+)")
@@ -30,7 +32,7 @@ DIGITS = re.compile(r"([0-9]+)")
 class Folder(NamedTuple):
     """What lay in one folder of a tree."""
 
-    changed: int  # its time of change in ns since 1970; -1 where a later change might not be another
+    times: tuple[int, int]  # of modification and of change, in ns since 1970; UNSURE where a change might leave them
     folders: list[str]  # in it, but hidden ones
     names: list[str]  # of images, in natural order
     left_out: int  # other files, and hidden ones
@@ -57,11 +59,12 @@ def scan(root: Path, known: Mapping[str, Folder]) -> dict[str, Folder]:
         place, real, above = waiting.pop()
         folder = os.path.join(root, place)
         before = time.time_ns()
-        changed = os.stat(folder).st_mtime_ns
+        now = os.stat(folder)
+        times = (now.st_mtime_ns, now.st_ctime_ns)
         last = known.get(place)
-        if last is None or last.changed != changed:
+        if last is None or last.times != times:
             inside, links = _inside(folder)
-            last = Folder(-1 if links or changed >= before - YOUNG else changed, *inside)
+            last = Folder(UNSURE if links or max(times) >= before - YOUNG else times, *inside)
         found[place] = last
         for name in last.folders:
             path = os.path.join(real, name)
@@ -110,12 +113,15 @@ def kept(root: Path) -> dict[str, Folder]:
     return {}
 
 
-def _folder(changed: object, folders: object, names: object, left_out: object) -> Folder:
-    if not (type(changed) is type(left_out) is int and isinstance(folders, list) and isinstance(names, list)):
+def _folder(times: object, folders: object, names: object, left_out: object) -> Folder:
+    if not (isinstance(times, list) and isinstance(folders, list) and isinstance(names, list)):
+        raise TypeError
+    modified, changed = times
+    if not type(modified) is type(changed) is type(left_out) is int:
         raise TypeError
     if not {*map(type, folders), *map(type, names)} <= {str}:
         raise TypeError
-    return Folder(changed, folders, names, left_out)
+    return Folder((modified, changed), folders, names, left_out)
 
 
 def keep(root: Path, found: Mapping[str, Folder]) -> None:
@@ -145,7 +151,7 @@ def write(file: Path, content: bytes, *, by: Path | None = None, changed: int | 
     """All of the content or nothing, whoever else writes the same file at the same time; raises OSError.
 
     A part of it, which a kill may leave, is in the folder `by` of the same disk (None: beside the file). `changed` is
-    the time of change that the file gets, in ns since 1970 (None: now).
+    the time of modification that the file gets, in ns since 1970 (None: now).
     """
     part = (by or file.parent) / f"{OWN}-{secrets.token_hex(8)}.part"
     try:

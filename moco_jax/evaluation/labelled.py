@@ -81,8 +81,12 @@ def open_pair(
         test_is = f"split {data.test_split}"
     _check_images(train, test, data)
     _check_groups(train, test, data)
-    if not own_source and (seen := pretrained(test.source, data, run, opened)):
-        test_is += f"; {seen:,} of its {len(test.labels):,} images were pretrained on, without labels"
+    if not own_source and opening.names_images(run):
+        seen = pretrained(test.source, data, run, opened)
+        if isinstance(seen, str):
+            test_is += f"; whether it was pretrained on is not known ({seen})"
+        elif seen:
+            test_is += f"; {seen:,} of its {len(test.labels):,} images were pretrained on, without labels"
     classes = int(max(train.labels.max(), test.labels.max())) + 1
     names = sources.class_names_of(train.source)
     names = list(map(str, range(classes))) if names is None else list(names)
@@ -150,15 +154,22 @@ def _check_images(train: Split, test: Split, data: protocols.Labelled) -> None:
         )
 
 
-def pretrained(test: sources.Source, data: protocols.Labelled, run: Data, opened: sources.Source | None = None) -> int:
-    """How many test images a run saw without labels; 0 where that cannot be known.
+def pretrained(
+    test: sources.Source, data: protocols.Labelled, run: Data, opened: sources.Source | None = None
+) -> int | str:
+    """How many test images a run saw without labels; where that cannot be known, why, in words.
 
     `opened` is data.train_split, whole, of the run's own images, where it is open already.
     """
     same = opened is not None and data.dataset is None and data.train_split == run.split
-    own = opened if same else opening.own_split(run, name=data.dataset, data_dir=data.data_dir)
-    seen = None if own is None else sources.shared(test, own)
-    return 0 if seen is None else len(seen)
+    try:
+        own = opened if same else opening.own_split(run, name=data.dataset, data_dir=data.data_dir)
+    except (ConfigError, OSError) as error:
+        return str(error)
+    if own is None:
+        return 0
+    seen = sources.shared(test, own)
+    return f"{test.name} or {own.name} does not say which records it holds" if seen is None else len(seen)
 
 
 def _check_groups(train: Split, test: Split, data: protocols.Labelled) -> None:

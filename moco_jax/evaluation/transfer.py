@@ -12,7 +12,7 @@ import numpy as np
 
 from moco_jax import parallel, protocols
 from moco_jax.config import ConfigError
-from moco_jax.data import sources
+from moco_jax.data import opening, sources
 from moco_jax.evaluation import encoder as frozen
 from moco_jax.evaluation import few, fitting, intervals, knn, labelled, loading, networks
 from moco_jax.evaluation.rows import (
@@ -142,9 +142,14 @@ def _question(
         settings.data, first.config.data, seed=settings.seed, own_source=first.source, like=first.values
     )
     for path, loaded in list(encoders.items())[1:]:
-        seen = 0 if loaded.source else labelled.pretrained(pair.test.source, settings.data, loaded.config.data)
-        if seen and loaded.config.data != first.config.data:
-            pair = pair._replace(test_is=f"{pair.test_is}; {seen:,} by {_names(list(encoders))[path]}")
+        own = loaded.config.data
+        if loaded.source or not opening.names_images(own) or own == first.config.data:
+            continue
+        seen, name = labelled.pretrained(pair.test.source, settings.data, own), _names(list(encoders))[path]
+        if isinstance(seen, str):
+            pair = pair._replace(test_is=f"{pair.test_is}; whether {name} was pretrained on it is not known ({seen})")
+        elif seen:
+            pair = pair._replace(test_is=f"{pair.test_is}; {seen:,} by {name}")
     count = len(pair.train.labels)
     if settings.k > count:
         raise ConfigError(

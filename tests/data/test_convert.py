@@ -262,7 +262,7 @@ def test_another_process_ends_just_before_ours_begins(source, out, monkeypatch, 
         assert convert.convert(str(source), str(out), workers=1)[1]
 
     if where == "before the lock":
-        monkeypatch.setattr(convert.fcntl, "flock", lambda mark, how: (another(), lock(mark, how)))
+        monkeypatch.setattr(fcntl, "flock", lambda mark, how: (another(), lock(mark, how)))
     else:
         monkeypatch.setattr(convert, "_is_there", lambda plan: (look(plan), another())[0])
     plan, made = convert.convert(str(source), str(out), workers=1)

@@ -283,7 +283,7 @@ def test_features_are_those_of_the_data_set_that_has_them(monkeypatch, tmp_path)
 
 
 def test_a_runs_own_images_are_opened_where_others_may_be_among_them(photos, tmp_path, digits_dir):
-    """Files beside files, a data set beside the same one in the same folder; None where they are gone, or cannot be."""
+    """Files beside files, a data set beside the same one in its folder; else None. Gone is an error."""
     folder = photos[0]
     run = dataclasses.replace(of(folder=folder), split="val")
     assert opening.own_split(run).names() == ["val/b/1.png"]
@@ -296,7 +296,15 @@ def test_a_runs_own_images_are_opened_where_others_may_be_among_them(photos, tmp
     assert not (tmp_path / "other").exists()  # nothing is prepared to be compared
     for image in folder.rglob("*.png"):
         image.unlink()
-    assert opening.own_split(run) is None is opening.own_split(of(folder=tmp_path / "gone"))
+    gone = of(folder=tmp_path / "gone")
+    assert opening.own_split(gone, name="digits", data_dir=digits_dir) is None
+    for data, name, words in (
+        (run, None, "holds no"),
+        (gone, None, "is not there"),
+        (gone, str(photos[0]), "not there"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            opening.own_split(data, name=name)
 
 
 @pytest.mark.parametrize("by_group", [False, True])

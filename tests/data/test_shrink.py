@@ -4,13 +4,14 @@ import errno
 import json
 import os
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from moco_jax.config import ConfigError
-from moco_jax.data import files, opening, pixels, shrink, tree
+from moco_jax.data import files, opening, pixels, shrink, smaller, tree
 
 HOW = {"short_side": 20, "quality": 95}
 
@@ -30,8 +31,8 @@ def source(tmp_path):
 
 def copied(source, target, **how):
     """What became of every image: a list of Done."""
-    listing, folder = shrink.plan(str(source), str(target), **{**HOW, **how})
-    return list(shrink.copy(listing, folder, workers=3, **{**HOW, **how}))
+    with shrink.begun(str(source), str(target), **{**HOW, **how}) as (listing, folder):
+        return list(shrink.copy(listing, folder, workers=3, **{**HOW, **how}))
 
 
 def content(folder):
@@ -62,8 +63,7 @@ def test_a_stopped_copy_goes_on(source, tmp_path, monkeypatch):
     """What is there is kept; the rest, an empty file and one older than its source are made; the end is the same."""
     copy, whole = tmp_path / "copy", tmp_path / "whole"
     copied(source, whole)
-    listing, folder = shrink.plan(str(source), str(copy), **HOW)
-    with monkeypatch.context() as slow:
+    with shrink.begun(str(source), str(copy), **HOW) as (listing, folder), monkeypatch.context() as slow:
         write = shrink.tree.write
         slow.setattr(shrink.tree, "write", lambda *args, **named: (time.sleep(0.05), write(*args, **named)))
         started = shrink.copy(listing, folder, workers=1, **HOW)
@@ -107,9 +107,14 @@ def test_a_target_that_would_spoil_something(source, tmp_path):
             copied(source, target)
     assert content(tmp_path) == before
     copied(source, tmp_path / "copy")
-    (tmp_path / "copy" / shrink.RECORD).write_bytes(b"\xff{")
-    with pytest.raises(ConfigError, match="is damaged; remove"):
-        copied(source, tmp_path / "copy")
+    whole = (tmp_path / "copy" / shrink.RECORD).read_bytes()
+    for damaged in (b"\xff{", b"{x"):
+        (tmp_path / "copy" / shrink.RECORD).write_bytes(damaged)
+        with pytest.raises(ConfigError, match="is damaged; remove"):
+            copied(source, tmp_path / "copy")
+    (tmp_path / "copy" / shrink.RECORD).write_bytes(whole[:9])  # by a kill in the middle of it
+    assert {one.what for one in copied(source, tmp_path / "copy")} == {"kept"}
+    assert (tmp_path / "copy" / shrink.RECORD).read_bytes() == whole
 
 
 def test_bad_files_are_left_out(source, tmp_path):
@@ -149,15 +154,15 @@ def test_a_manifest_goes_along(source, tmp_path):
     (source / "val/c9/small.png").write_bytes(b"")
     paths = ["./train/c0/large.JPG", " val/c1/small.png", "val/c9/small.png"]
     (source / "m.csv").write_text("note,path,label\n" + "".join(f'"a, b",{path},k\n' for path in paths))
-    listing, folder = shrink.plan(str(source / "m.csv"), str(tmp_path / "copy"), **HOW)
-    bad = {one.name for one in shrink.copy(listing, folder, workers=2, **HOW) if one.what == "bad"}
+    with shrink.begun(str(source / "m.csv"), str(tmp_path / "copy"), **HOW) as (listing, folder):
+        bad = {one.name for one in shrink.copy(listing, folder, workers=2, **HOW) if one.what == "bad"}
     written = shrink.write_manifest(str(source / "m.csv"), folder, bad)
     assert written.read_text() == "note,path,label\n" + "".join(f'"a, b",{path},k\n' for path in paths[:2])
     assert files.list_manifest(written).paths == ["train/c0/large.JPG", "val/c1/small.png"]
     assert shrink.write_manifest(str(source), folder, bad) is None
     (source / "train" / "m.csv").write_text("path\n../val/c1/small.png\n")
     with pytest.raises(ConfigError, match="names 1 images that are not below its folder, such as ../val/c1/small.png"):
-        shrink.plan(str(source / "train" / "m.csv"), str(tmp_path / "other"), **HOW)
+        copied(source / "train" / "m.csv", tmp_path / "other")
 
 
 def test_tiffs_without_their_reader_are_refused_at_once(source, tmp_path, monkeypatch):
@@ -182,13 +187,14 @@ def test_a_changed_source(source, tmp_path):
     stamp = (source / "train/c0/large.JPG").stat().st_mtime_ns
     assert (copy / "train/c0/large.JPG").stat().st_mtime_ns == stamp
     names = [*(f"train/c{i}/large.JPG" for i in range(4)), "val/c9/small.png"]
+    steps = (2 * 10**9, -(10**12), 10**12, 10**12)
     good = (source / "train/c9/large.JPG").read_bytes()
-    for name, step, new in zip(names, (10**9, -(10**12), 1, 10**9), (good, good, good, b"no image"), strict=False):
+    for name, step, new in zip(names, steps, (good, good, good, b"no image"), strict=False):
         (source / name).write_bytes(new)
         os.utime(source / name, ns=(stamp, (copy / name).stat().st_mtime_ns + step))
     (source / names[4]).unlink()
-    listing, folder = shrink.plan(str(source), str(copy), **HOW)
-    assert shrink.left_over(listing, folder) == [names[4]]
+    with shrink.begun(str(source), str(copy), **HOW) as found:
+        assert shrink.left_over(*found) == [names[4]]
     done = {one.name: one.what for one in copied(source, copy)}
     assert [done.get(name) for name in names] == ["smaller"] * 3 + ["bad", None]
     assert [what for name, what in done.items() if name not in names] == ["kept"] * 15
@@ -203,3 +209,68 @@ def test_an_image_that_cannot_be_read_any_more_loses_its_copy(source, tmp_path):
     (source / "val/c5/small.png").symlink_to(tmp_path / "nowhere")
     assert [one.name for one in copied(source, tmp_path / "copy") if one.what == "bad"] == ["val/c5/small.png"]
     assert not (tmp_path / "copy" / "val/c5/small.png").exists()
+
+
+@pytest.mark.parametrize("call", ["stat", "read"])
+@pytest.mark.parametrize("failures", [2, 3])
+def test_a_disk_that_does_not_answer_costs_no_copy(source, tmp_path, monkeypatch, call, failures):
+    """Three tries, as in training; then the copy stops in a line, what is there stays, and the same command goes on."""
+    name, tries, waits = source / "train/c3/large.JPG", [], []
+    copied(source, tmp_path / "copy")
+    before = content(tmp_path / "copy")
+    if call == "read":
+        os.utime(name, (0, 0))
+    where, attribute = (os, "stat") if call == "stat" else (Path, "read_bytes")
+    real = getattr(where, attribute)
+
+    def stale(path, *how, **more):
+        if str(path) == str(name):
+            tries.append(path)
+            if len(tries) <= failures:
+                raise OSError(errno.ESTALE, "Stale file handle")
+        return real(path, *how, **more)
+
+    monkeypatch.setattr(pixels.time, "sleep", waits.append)
+    with monkeypatch.context() as disk:
+        disk.setattr(where, attribute, stale)
+        if failures == 2:
+            done = {one.name: one.what for one in copied(source, tmp_path / "copy")}
+            assert done["train/c3/large.JPG"] == {"stat": "kept", "read": "smaller"}[call]
+        else:
+            with pytest.raises(ConfigError, match=r"large\.JPG cannot be read \(Stale file handle\); what is done is"):
+                copied(source, tmp_path / "copy")
+    assert content(tmp_path / "copy") == before
+    assert len(tries) == 3 and waits == list(pixels.WAITS)
+
+
+def test_too_little_memory_costs_no_copy(source, tmp_path, monkeypatch):
+    """It says nothing of the image."""
+    copied(source, tmp_path / "copy")
+    before = content(tmp_path / "copy")
+    os.utime(source / "train/c3/large.JPG", (0, 0))
+
+    def full(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(smaller.crops, "shorter_side", full)
+    with pytest.raises(MemoryError):
+        copied(source, tmp_path / "copy")
+    assert content(tmp_path / "copy") == before
+
+
+def test_a_second_one_at_the_same_place_is_refused(source, tmp_path):
+    """While one is at work; not when it has ended, or was killed."""
+    with shrink.begun(str(source), str(tmp_path / "copy"), **HOW):
+        with pytest.raises(ConfigError, match=r"^another process is copying into .*copy; let it finish, or stop it$"):
+            copied(source, tmp_path / "copy")
+        assert list(content(tmp_path / "copy")) == [shrink.RECORD]
+    assert len(copied(source, tmp_path / "copy")) == 20
+
+
+def test_a_disk_of_coarse_times_keeps_its_copies(source, tmp_path):
+    """FAT's are even seconds."""
+    copied(source, tmp_path / "copy")
+    for file in (tmp_path / "copy").rglob("*.*g"):
+        even = file.stat().st_mtime_ns // (2 * 10**9) * (2 * 10**9)
+        os.utime(file, ns=(even, even))
+    assert {one.what for one in copied(source, tmp_path / "copy")} == {"kept"}

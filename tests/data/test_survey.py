@@ -1,11 +1,13 @@
 """What reading every image of a folder says, against values computed from the arrays that were written."""
 
+import time
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from moco_jax.config import ConfigError
-from moco_jax.data import pixels, survey
+from moco_jax.data import pixels, survey, threads
 
 RNG = np.random.default_rng(0)
 
@@ -146,3 +148,20 @@ def test_an_array_is_looked_at_row_by_row(tmp_path):
     np.save(tmp_path / "b.npy", np.zeros((2, 3, 4)))
     with pytest.raises(ConfigError, match="float64"):
         survey.array(str(tmp_path / "b.npy"))
+
+
+def test_few_looks_wait_in_memory():
+    """The threads are no further ahead of who takes the looks than so many, also of a million images."""
+    begun, ahead = [], []
+
+    def look(index):
+        begun.append(index)
+        return survey.Look(str(index))
+
+    def seen():
+        time.sleep(0 if ahead else 0.3)
+        ahead.append(len(begun))
+
+    names = list(map(str, range(2 * threads.AT_ONCE)))
+    assert [one.name for one in survey.survey(names, look, workers=2, seen=seen).looks] == names
+    assert ahead[0] <= threads.AT_ONCE + 1 and len(ahead) == len(begun) == len(names)

@@ -3,18 +3,23 @@
 import gzip
 import json
 import os
+import shutil
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from moco_jax.data import files, tree
 
+HOUR = 3_600_000_000_000  # ns
+
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
-    """A tree of six images, old enough for an index, which it is large enough for; caches are in tmp_path."""
+    """A tree of six images, an hour old by the clock and large enough for an index; caches are in tmp_path."""
     monkeypatch.setattr(tree, "MANY", 5)
+    monkeypatch.setattr(tree.time, "time_ns", lambda now=time.time_ns: now() + HOUR)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
     folder = tmp_path / "disk" / "images"
     for name in (
@@ -29,14 +34,7 @@ def root(tmp_path, monkeypatch):
         (folder / name).touch()
     (folder / "train" / "a" / "notes.txt").touch()
     (folder / "train" / "empty").mkdir()
-    age(folder)
     return folder
-
-
-def age(folder):
-    """Every folder below was last changed an hour ago, each at a time of its own."""
-    for i, (place, _, _) in enumerate(sorted(os.walk(folder))):
-        os.utime(place, ns=(0, os.stat(place).st_mtime_ns - 3_600_000_000_000 + i))
 
 
 @pytest.fixture
@@ -60,9 +58,9 @@ def test_the_second_time_no_folder_is_read(root, looked):
     assert told(files.list_folder(root)) == first and looked == []
 
 
-@pytest.mark.parametrize("change", ["add", "remove", "rename", "folder"])
+@pytest.mark.parametrize("change", ["add", "remove", "rename", "unpacked", "folder"])
 def test_a_changed_folder_is_read_again_and_no_other(root, looked, change):
-    """A file or folder that comes, goes or is renamed."""
+    """A file or folder that comes, goes or is renamed; also by who sets the time of modification back, as tar does."""
     files.list_folder(root)
     folder = root / "train" / "a"
     if change == "add":
@@ -71,6 +69,10 @@ def test_a_changed_folder_is_read_again_and_no_other(root, looked, change):
         (folder / "2.png").unlink()
     elif change == "rename":
         (folder / "2.png").rename(folder / "20.png")
+    elif change == "unpacked":
+        was = os.stat(folder)
+        (folder / "3.png").touch()
+        os.utime(folder, ns=(was.st_atime_ns, was.st_mtime_ns))
     else:
         (folder / "more").mkdir()
         (folder / "more" / "1.png").touch()
@@ -80,15 +82,31 @@ def test_a_changed_folder_is_read_again_and_no_other(root, looked, change):
     assert after == tree.scan(root, {})
 
 
-def test_a_folder_that_changed_just_now_is_not_believed(root, looked):
-    """A file that came within the same tick of the clock would leave the time as it is: so it is read next time too."""
-    now = root / "val" / "b"
-    os.utime(now)
+@pytest.mark.parametrize("which", ["modification", "change"])
+def test_a_folder_that_changed_just_now_is_not_believed(root, looked, monkeypatch, which):
+    """A file that came within the same tick of the clock would leave the times: it is read again the next time."""
+    for place, _, _ in os.walk(root):
+        os.utime(place, ns=(0, time.time_ns() - 2 * HOUR))
+    if which == "modification":
+        os.utime(root / "val" / "b", ns=(0, time.time_ns()))
+    else:  # set back by hand or by tar, but the disk knows
+        monkeypatch.setattr(tree.time, "time_ns", lambda now=tree.time.time_ns: now() - HOUR)
     files.list_folder(root)
-    stamp = os.stat(now)
-    (now / "late.png").touch()
-    os.utime(now, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
-    assert "val/b/late.png" in files.list_folder(root).paths
+    looked.clear()
+    files.list_folder(root)
+    assert looked == ["b"] if which == "modification" else len(looked) == 8
+
+
+def test_a_copied_index_costs_one_reading(root, looked):
+    """Beside a copy that kept the times of modification: the disk's own are others, and are right from then on."""
+    before = told(files.list_folder(root))[1:]
+    copy = root.parent / "copy" / root.name
+    shutil.copytree(root, copy)
+    shutil.copy(next(tree.places(root)), copy.parent)
+    looked.clear()
+    assert told(files.list_folder(copy))[1:] == before and len(looked) == 8
+    looked.clear()
+    assert told(files.list_folder(copy))[1:] == before and looked == []
 
 
 def test_it_stands_beside_the_tree_or_in_the_folder_for_caches(root, looked, tmp_path):
@@ -125,11 +143,14 @@ SHAPES = {  # valid JSON of our format, but for what `folders` is
     "list": [],
     "null": None,
     "number": {"": 5},
-    "few": {"": [1, [], []]},
-    "float": {"": [1.5, [], [], 0]},
-    "no lists": {"": [1, "ab", {}, 0]},
-    "no name of a folder": {"": [1, ["a", None], [], 0]},
-    "no name of an image": {"": [1, [], ["1.png", 3], 0]},
+    "few": {"": [[1, 1], [], []]},
+    "one time": {"": [1, [], [], 0]},
+    "float": {"": [[1, 1.5], [], [], 0]},
+    "other float": {"": [[1.5, 1], [], [], 0]},
+    "three times": {"": [[1, 1, 1], [], [], 0]},
+    "no lists": {"": [[1, 1], "ab", {}, 0]},
+    "no name of a folder": {"": [[1, 1], ["a", None], [], 0]},
+    "no name of an image": {"": [[1, 1], [], ["1.png", 3], 0]},
 }
 
 
@@ -217,7 +238,6 @@ def test_links_are_followed_once(root, looked):
     """A link to a folder above ends there, from the index too, whatever way the root is spelled."""
     os.symlink(root / "train", root / "train" / "a" / "up")
     os.symlink(root / "val" / "a", root / "train" / "c")
-    age(root)
     for path in (root, Path(os.path.relpath(root)), root):
         assert "train/c" in tree.read(path) and "train/a/up" not in tree.read(path)
 
@@ -230,8 +250,6 @@ def test_what_a_link_leads_to_comes_and_goes(root, looked, tmp_path, at_first):
     (target / "1.png").touch()
     os.symlink(target, root / "train" / "c")
     os.symlink(root / "val" / "a" / "1.png", root / "val" / "b" / "file.png")  # one to a file: nothing to look at again
-    age(root)
-    age(target)
     for there in (at_first, not at_first, at_first):
         if there != target.exists():
             (away if there else target).rename(target if there else away)

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from moco_jax.config import ConfigError, Data
 from moco_jax.data import digits, opening, sources
@@ -114,7 +115,34 @@ def test_images_that_were_pretrained_on_are_counted(digits_dir, tmp_path):
     assert words("train[:1300]+train", **half) == f"split train[1200:]; 300 {seen}"  # each counts once
     digits.prepare(str(tmp_path))  # another data set
     assert words("train", test_split=None, dataset="digits", data_dir=str(tmp_path)).endswith("by class, seed 0")
-    assert words("gone", **half) == "split train[1200:]"
+    unknown = "split train[1200:]; whether it was pretrained on is not known (split 'gone' of 'digits' holds no images "
+    assert words("gone", **half).startswith(unknown)
+
+
+def test_a_folder_that_was_renamed_hides_nothing(tmp_path, digits_dir):
+    """The run trained on the very test images, which are elsewhere now: it is not known, and why; a data set of TFDS,
+    which is no folder, holds none of them."""
+    for i in range(8):
+        file = tmp_path / "old" / ("train", "val")[i // 4] / "ab"[i % 2] / f"{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((9, 9, 3), i, np.uint8)).save(file)
+    run = Data(dataset=None, folder=str(tmp_path / "old"), split="val")
+    named = Labelled(dataset=f"{tmp_path}/old", test_split="val")
+    seen = "split val; 4 of its 4 images were pretrained on, without labels"
+    assert labelled.open_pair(named, run, seed=0).test_is == seen
+    (tmp_path / "old").rename(tmp_path / "new")
+    named = dataclasses.replace(named, dataset=f"{tmp_path}/new")
+    unknown = "split val; whether it was pretrained on is not known (data.folder="
+    assert labelled.open_pair(named, run, seed=0).test_is.startswith(f"{unknown}'{tmp_path}/old' is not there (")
+    other = Labelled(dataset="digits", data_dir=digits_dir)
+    assert labelled.open_pair(other, run, seed=0).test_is == "split test"
+    assert labelled.open_pair(other, Data(dataset=None), seed=0).test_is == "split test"  # a file of weights
+
+
+def test_a_source_that_cannot_tell_is_said_to_be_one(splits, monkeypatch):
+    """Records without names or places: not known, and not none."""
+    splits["test"] = ArraySource(splits["test"].images, splits["test"].labels(), name="test")
+    assert "not known (test or train does not say which records it holds)" in open_pair().test_is
 
 
 def test_features_that_the_page_names(splits, monkeypatch):

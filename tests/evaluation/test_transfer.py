@@ -10,6 +10,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from moco_jax.config import ConfigError
+from moco_jax.data import opening
 from moco_jax.evaluation import encoder as frozen
 from moco_jax.evaluation import few, labelled, logistic, networks, transfer
 from moco_jax.evaluation.features import extract
@@ -158,6 +159,12 @@ def test_test_images_of_every_encoder_are_counted(bench, tmp_path, monkeypatch):
     monkeypatch.setattr(bench, "load", lambda path: both[path])
     text, _ = run(bench, tmp_path, FEATURES, ("runs/a", "runs/b"))
     assert "on 30 test images (split test; 30 by b)" in text
+    gone = dataclasses.replace(there, data=dataclasses.replace(there.data, folder=str(tmp_path / "gone"), dataset=None))
+    both["runs/b"] = both["runs/b"]._replace(config=gone)
+    real = opening.open_split
+    monkeypatch.setattr(opening, "open_split", lambda data, *a, **k: (opening._origin(data), real(data, *a, **k))[1])
+    text, _ = run(bench, tmp_path, FEATURES, ("runs/a", "runs/b"))
+    assert f"whether b was pretrained on it is not known (data.folder='{tmp_path}/gone' is not there" in text
 
 
 def test_a_changed_encoder_gives_no_column(bench, tmp_path, monkeypatch):
