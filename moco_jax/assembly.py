@@ -12,7 +12,7 @@ from moco_jax import checks, dictionary, parallel, views
 from moco_jax.config import Config, ConfigError
 from moco_jax.core import schedules
 from moco_jax.core.optimizers import sgd
-from moco_jax.data import file_sources, loader, measured, opening, order, replacing, sources, tfds
+from moco_jax.data import file_sources, loader, measured, opening, order, replacing, shrink, sources, tfds
 from moco_jax.evaluation import encoder as frozen
 from moco_jax.mechanisms import MECHANISMS, VIEWS
 from moco_jax.models import encoder as encoders
@@ -158,7 +158,9 @@ def _fingerprint(images: sources.Source, facts: measured.Measured, config: Confi
     """What may not change under the numbers of the records within a run, though the path to them may."""
     if config.data.array is not None and isinstance(images, file_sources.ArrayFile):
         return f"{facts.dtype} {images.images.shape}"
-    return sources.fingerprint(images, pairs=paired)
+    found = sources.fingerprint(images, pairs=paired)
+    copied = shrink.made_as(images.root.resolve()) if isinstance(images, file_sources.FileSource) else None
+    return found if found is None or copied is None else f"{found} copied at {copied}"
 
 
 def check_hosts(parts: Parts) -> None:

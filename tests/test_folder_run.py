@@ -10,6 +10,7 @@ from PIL import Image
 
 from moco_jax import assembly, config, pretrain, protocols, run_folder
 from moco_jax.config import ConfigError
+from moco_jax.data import shrink
 from moco_jax.evaluation import probe
 from tests import tiny
 
@@ -47,6 +48,18 @@ def page(folder, **changes):
         consistency=config.Consistency(every_epochs=0),
     )
     return dataclasses.replace(c, **changes)
+
+
+def test_a_copy_of_another_size_is_other_images(photos, tmp_path):
+    """Its names are the same, so that a run would go on with them; moved, and copied anew, it is the same again."""
+    shorter = {}
+    for name, side in (("small", 8), ("again", 8), ("smaller", 6)):
+        with shrink.begun(str(photos), str(tmp_path / name), short_side=side, quality=95) as (listing, folder):
+            list(shrink.copy(listing, folder, short_side=side, quality=95, workers=1))
+        (tmp_path / name).rename(tmp_path / f"{name}_moved")
+        shorter[name] = assembly.assemble(page(tmp_path / f"{name}_moved/train")).records["fingerprint"]
+    here = assembly.assemble(page(photos / "train")).records["fingerprint"]
+    assert shorter["small"] == shorter["again"] and len({here, *shorter.values()}) == 3
 
 
 @pytest.mark.slow

@@ -64,6 +64,17 @@ def begun(source: str, target: str, *, short_side: int, quality: int) -> Iterato
         yield listing, folder
 
 
+def made_as(folder: Path) -> str | None:
+    """How the copy that a folder lies in was made, in a few words; None where it lies in none."""
+    for place in (folder, *folder.parents):
+        try:
+            how = json.loads((place / RECORD).read_text())
+            return f"short side {how['short_side']}, quality {how['quality']}"
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return None
+
+
 def _opened(folder: Path, name: str) -> TextIO:
     """The RECORD of a folder, which is made; ConfigError for one that is something else."""
     folder.mkdir(parents=True, exist_ok=True)

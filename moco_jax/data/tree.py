@@ -85,11 +85,16 @@ def _inside(folder: str) -> tuple[tuple[list[str], list[str], int], bool]:
             if entry.is_dir():
                 if not hidden:
                     folders.append(name)
-            elif not hidden and name.lower().endswith(SUFFIXES):
+            elif not hidden and name.lower().endswith(SUFFIXES) and _may_be_read(entry):
                 names.append(name)
             elif not name.startswith(OWN):
                 left_out += 1
     return (folders, sorted(names, key=natural), left_out), links
+
+
+def _may_be_read(entry: "os.DirEntry[str]") -> bool:
+    """Whether it is a file, or a link to nothing, which is a bad file: reading a pipe or a device may never end."""
+    return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
 
 
 def natural(name: str) -> tuple[list[str | int], str]:

@@ -234,6 +234,15 @@ def test_who_writes_between_two_steps_of_another_does_no_harm(tmp_path, monkeypa
     assert (tmp_path / "index").read_bytes() == b"first" and os.listdir(tmp_path) == ["index"]
 
 
+def test_what_may_never_end_is_no_image(root):
+    """A pipe and a link to a device are left out; a link to nothing stays, as a bad file."""
+    os.mkfifo(root / "val/a/pipe.png")
+    (root / "val/a/full.png").symlink_to("/dev/full")
+    (root / "val/a/gone.png").symlink_to("nowhere.png")
+    found = tree.scan(root, {})["val/a"]
+    assert found.names == ["1.png", "gone.png"] and found.left_out == 2
+
+
 def test_links_are_followed_once(root, looked):
     """A link to a folder above ends there, from the index too, whatever way the root is spelled."""
     os.symlink(root / "train", root / "train" / "a" / "up")
