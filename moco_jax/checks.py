@@ -281,7 +281,7 @@ def check_same_records(records: Mapping[str, Any], stored: Mapping[str, Any] | N
     have, had = records["count"], stored["count"]
     change = f"{abs(have - had)} {'more' if have > had else 'fewer'}" if have != had else "as many, but others"
     raise ConfigError(
-        f"{where} holds a run on {had} images, and there are {have} now ({change}; names, order, groups or the size "
-        "of a copy differ), so "
-        "the number of an image would change its meaning: bring back the images it began with, or use another --workdir"
+        f"{where} holds a run on {had} images, and there are {have} now ({change}; names, order, groups or the size of "
+        "a copy differ), so the number of an image would change its meaning: bring back the images it began with, or "
+        "use another --workdir"
     )

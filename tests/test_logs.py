@@ -91,6 +91,17 @@ def test_a_full_disk_stops_no_training_and_loses_no_line(tmp_path, capsys):
     assert said.count("warning: log.jsonl cannot be written (No space left on device); training goes on") == 1
 
 
+def test_what_waits_for_space_is_written_at_the_end(tmp_path):
+    """There may be space again by then."""
+    disk = Disk(full=2)
+    with logs.RunLog(tmp_path, total_steps=9, first_step=0, batch_size=1) as log:
+        log._file = disk
+        log.write({"step": 1})
+        log.write({"step": 2})
+        assert disk.content == b""
+    assert [json.loads(line) for line in disk.content.splitlines()] == [{"step": 1}, {"step": 2}]
+
+
 def test_a_console_on_a_full_disk_stops_no_training(tmp_path, monkeypatch):
     """`train.py > console.txt`."""
 

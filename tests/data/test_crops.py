@@ -35,6 +35,9 @@ def test_boxes_reach_both_ends():
     """A crop may touch every border: offsets are drawn from 0 to H - h inclusive."""
     found = np.array(boxes(300, 6, 6, (0.4, 0.8), (1.0, 1.0)))
     assert set(found[:, 0]) == set(found[:, 1]) == {0, 1, 2}
+    whole = boxes(50, 6, 6, (1.0, 1.0), (1.0, 1.0))
+    assert set(whole) == {crops.Box(0, 0, 6, 6)}
+    assert set(boxes(300, 2, 2, (0.2, 1.0))) > {crops.Box(0, 0, 2, 2)}
 
 
 @pytest.mark.parametrize(
