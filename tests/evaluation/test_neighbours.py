@@ -11,12 +11,12 @@ import pytest
 from moco_jax import parallel, protocols
 from moco_jax.config import Config, ConfigError, Data, Views
 from moco_jax.data import opening
-from moco_jax.data.sources import ArraySource
 from moco_jax.evaluation import encoder as frozen
 from moco_jax.evaluation import knn, labelled, loading, neighbours
 from moco_jax.evaluation.features import extract
 from moco_jax.state import Network
 from tests import tiny
+from tests.evaluation import small
 
 SETTINGS = protocols.Knn(k=(1, 5, 20), temperature=0.5, batch_size=16, queries=8, bank=25)
 CONFIG = Config(data=Data(dataset="mine"), views=Views(size=4))
@@ -27,7 +27,7 @@ def source(count, seed, name):
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 3, count)
     values = (3 * rng.integers(0, 80, count) + labels).astype(np.uint8)
-    return ArraySource(np.broadcast_to(values[:, None, None, None], (count, 4, 4, 1)), labels, name=name)
+    return small.Named(np.broadcast_to(values[:, None, None, None], (count, 4, 4, 1)), labels, name=name)
 
 
 def blurred(values):
@@ -190,7 +190,7 @@ def test_other_images_of_the_same_name_are_refused(bench, tmp_path):
     run(tmp_path)
     labels = bench.splits["train"].labels().copy()
     labels[0] = (labels[0] + 1) % 3
-    bench.splits["train"] = ArraySource(bench.splits["train"].images, labels, name="mine/train")
+    bench.splits["train"] = small.Named(bench.splits["train"].images, labels, name="mine/train")
     with pytest.raises(ConfigError, match="holds another evaluation: other images or labels;"):
         run(tmp_path)
 
@@ -263,7 +263,7 @@ def test_device_count_does_not_matter(float64, monkeypatch):
     config = tiny.double(tiny.config())
     encoder = tiny.small_encoder(config, 3)
     how = tiny.preprocessing(tiny.SIZE, 3, computed="float64")
-    images, every, found = ArraySource(tiny.images()[:21]), jax.local_devices(), []
+    images, every, found = small.Named(tiny.images()[:21]), jax.local_devices(), []
     assert len(every) == 8
     for count in (1, 8):
         monkeypatch.setattr(jax, "local_devices", lambda *_, count=count: every[:count])
