@@ -35,9 +35,8 @@ def test_boxes_reach_both_ends():
     """A crop may touch every border: offsets are drawn from 0 to H - h inclusive."""
     found = np.array(boxes(300, 6, 6, (0.4, 0.8), (1.0, 1.0)))
     assert set(found[:, 0]) == set(found[:, 1]) == {0, 1, 2}
-    whole = boxes(50, 6, 6, (1.0, 1.0), (1.0, 1.0))
-    assert set(whole) == {crops.Box(0, 0, 6, 6)}
-    assert set(boxes(300, 2, 2, (0.2, 1.0))) > {crops.Box(0, 0, 2, 2)}
+    high = [box.left for box in boxes(2000, 4, 40, (0.05, 0.12)) if box.height == 4]
+    assert len(set(high)) > 20  # drawn, and not the central one that is taken where no try fits
 
 
 @pytest.mark.parametrize(
