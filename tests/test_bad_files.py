@@ -223,7 +223,7 @@ def test_the_last_step_is_one_of_them(tmp_path):
             batches = told.batches(x for x in map(source.__getitem__, range(4)))
             for _ in range(4):
                 next(batches)
-    new, last = (r for r in log_of(tmp_path) if r.get("event") == bad_files.EVENT)
+    new, last = (r for r in log_of(tmp_path) if r.get("event") == BAD_FILES)
     assert new["step"] == last["step"] == 4 and new["new"] == last["all"] and new["new"][0]["record"] == 3
 
 
