@@ -1,6 +1,7 @@
 """The folder of a run's checkpoints on disk: what is in it, what comes, what goes, and what is moved away."""
 
 import contextlib
+import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +12,7 @@ from moco_jax.checkpoints import arrays, verified
 from moco_jax.config import ConfigError
 
 DAMAGED, TRASH = "damaged", ".trash"  # beside the checkpoints: moved away for good; on the way out
+TRIES, PAUSE = 10, 0.2  # seconds, of removing what a save left that failed
 
 
 def steps_of(folder: Path) -> list[int]:
@@ -76,7 +78,7 @@ class Writer:
         try:
             verified.write(self._folder / str(step), state, about)
         except Exception as error:
-            self._clean()
+            self._clean_after_failure()
             newest = max(steps_of(self._folder), default=None)
             left = "there is no other" if newest is None else f"the newest one is step {newest}, and whole"
             said = f"{type(error).__name__}: {verified.first_line(error)}"
@@ -87,6 +89,15 @@ class Writer:
             _empty(self._folder / TRASH)
         except OSError as error:  # no loss of a checkpoint; the next save tries again
             self._stays = f"checkpoint {self._folder}/{step} is written, but older ones stay ({error})"
+
+    def _clean_after_failure(self) -> None:
+        """`_clean`, until nothing comes any more: of a save that failed other writes may still be under way."""
+        for _ in range(TRIES):
+            self._clean()
+            time.sleep(PAUSE)
+            with contextlib.suppress(OSError):
+                if not any(arrays.TEMPORARY in path.name for path in places.listed(self._folder)):
+                    return
 
     def _clean(self) -> None:
         with contextlib.suppress(OSError):  # whatever is in the way will be said by the next save

@@ -3,6 +3,7 @@
 import errno
 import shutil
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -112,6 +113,27 @@ def test_a_failed_save_is_heard_of_and_the_next_one_tried(tmp_path, monkeypatch)
     assert heard == [f"checkpoint {tmp_path}/{step} {said}" for step in (2, 3)]
     assert folder.steps_of(tmp_path) == [4, 5]
     stores.Store(tmp_path, read_only=True).restore(5, parallel.abstract(init))
+
+
+def test_what_a_failed_save_still_writes_is_removed(tmp_path, monkeypatch):
+    """Orbax writes several files at once, and one that fails does not wait for the others."""
+    late = []
+
+    def fails(path, *_):
+        def straggle():
+            time.sleep(0.1)
+            (path.with_name(f"{path.name}{arrays.TEMPORARY}") / "state").mkdir(parents=True)
+
+        late.append(threading.Thread(target=straggle))
+        late[-1].start()
+        raise ValueError("RESOURCE_EXHAUSTED")
+
+    monkeypatch.setattr(arrays, "write", fails)
+    writer = folder.Writer(tmp_path, keep=2)
+    writer.start(3, STATE, {"format": 1})
+    assert "could not be written" in str(writer.finish())
+    late[0].join()
+    assert names(tmp_path) == []
 
 
 def test_a_last_save_that_fails_is_an_error_at_the_end(tmp_path, monkeypatch):
