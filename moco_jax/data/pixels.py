@@ -8,7 +8,6 @@ import io
 import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -32,6 +31,7 @@ WAITS = (0.5, 2.0)  # seconds before a file is tried again that the disk did not
 FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)  # another try would say the same
 
 Answer = TypeVar("Answer")
+Place = TypeVar("Place")
 
 
 class Unreadable(ConfigError):
@@ -63,13 +63,13 @@ def read_file(path: str | os.PathLike[str], *, channels: int | None = None, wher
     """
     where = where or os.fspath(path)
     try:
-        encoded = patiently(_whole, Path(path))
+        encoded = patiently(_whole, path)
     except FileNotFoundError:
         raise Unreadable(f"{where} is not there", "is not there") from None
     return decode(encoded, where, channels=channels)
 
 
-def patiently(asked: Callable[[Path], Answer], path: Path) -> Answer:
+def patiently(asked: Callable[[Place], Answer], path: Place) -> Answer:
     """`asked(path)`, three times within seconds where the disk does not answer; raises its last OSError, and at once
     those that another try would not change."""
     for wait in WAITS:
@@ -82,7 +82,7 @@ def patiently(asked: Callable[[Path], Answer], path: Path) -> Answer:
     return asked(path)
 
 
-def _whole(path: Path) -> bytes:
+def _whole(path: str | os.PathLike[str]) -> bytes:
     with open(path, "rb") as file:
         return file.read()
 
