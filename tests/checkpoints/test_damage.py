@@ -32,9 +32,9 @@ def folder(saved, tmp_path):
     return shutil.copytree(saved, tmp_path / "checkpoints")
 
 
-def data_file(step):
-    """The largest file of a checkpoint's state, which holds values."""
-    return max((step / "state").rglob("d/*"), key=lambda p: p.stat().st_size)
+def data_files(step):
+    """The files of a checkpoint's state that hold values; which of them are read depends on how they were written."""
+    return list((step / "state").rglob("d/*"))
 
 
 def flip(path, at=0.5):
@@ -65,8 +65,8 @@ def without_leaf(step):
 DAMAGES = {
     "a leaf": (garble_leaf, r"leaf memory/queue is not what was saved"),
     "a leaf less": (without_leaf, "its state lacks (leaf )?memory"),
-    "the data cut": (lambda step: data_file(step).write_bytes(b""), "its state cannot be read: "),
-    "the data gone": (lambda step: data_file(step).unlink(), "its state cannot be read: "),
+    "the data cut": (lambda step: [p.write_bytes(b"") for p in data_files(step)], "its state cannot be read: "),
+    "the data gone": (lambda step: [p.unlink() for p in data_files(step)], "its state cannot be read: "),
     "the state gone": (lambda step: shutil.rmtree(step / "state"), "its state cannot be read: "),
     "the names": (lambda step: (step / "state/_METADATA").write_text("{"), "its state cannot be read: JSONDecodeError"),
     "no description": (lambda step: (step / "about/metadata").unlink(), "its description cannot be read: FileNotFound"),
