@@ -173,7 +173,7 @@ def check_hosts(parts: Parts) -> None:
     names = parallel.gathered(int.from_bytes(mark))
     for process, (count, named) in enumerate(zip(counts, names, strict=True)):
         if (count, named) != (counts[0], names[0]):
-            differ = f"{counts[0]:,} and {count:,}" if count != counts[0] else f"{count:,} of other names"
+            differ = f"{counts[0]:,} and {count:,}" if count != counts[0] else f"{count:,}, other ones"
             raise ConfigError(
                 f"processes 0 and {process} do not see the same images of {name}: {differ}; each process reads its own "
                 "share of every batch, so every host must hold the same files"

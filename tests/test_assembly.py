@@ -107,7 +107,7 @@ def test_a_pair_rule_that_cannot_be_is_refused(arguments, message):
     [
         (lambda own, call: own, None),
         (lambda own, call: own - (call == 0), "processes 0 and 2 do not see the same images of mine: 64 and 63; each"),
-        (lambda own, call: own + (call == 1), "processes 0 and 2 do not .*: 64 of other names; each process reads its"),
+        (lambda own, call: own + (call == 1), "processes 0 and 2 do not .*: 64, other ones; each process reads its"),
     ],
 )
 def test_hosts_with_other_images_are_told(monkeypatch, theirs, message):
