@@ -208,6 +208,9 @@ def test_what_views_cost_is_counted():
     products = 2 * 2 * 3 * (16 * 64 * 64 + 16 * 16 * 64)
     assert products < found["per_image"]["crops"]["flops"] < 1.3 * products
     assert found["bytes_sent"] == {"two crops": 1536, "canvas": 12288}
+    more = view_cost.measure(images=4, size=16, canvas=64, recipe="moco_v2")["per_image"]
+    for part, counts in found["per_image"].items():  # for each image, however many there are
+        assert counts == pytest.approx(more[part], rel=0.3)
     augmented, shares = found["per_image"]["augmentation"], found["share_of_a_step"]["augmentation"]
     assert augmented["flops"] > 0 and shares["bytes"] == pytest.approx(augmented["bytes"] / 448e6, abs=1e-4)
 

@@ -79,6 +79,7 @@ def test_keys_of_the_queue_come_from_these_views_in_order():
     ("changes", "devices", "message"),
     [
         ({"batch_size": 100}, 8, "batch_size 100 over 8 devices leaves 4 over; use 256"),
+        ({"batch_size": 16}, 1, r"gives 16 images each, which bn.group_size 32 .*, or bn.group_size 8$"),
         (
             {"batch_size": 384},
             8,

@@ -76,6 +76,7 @@ def test_a_switch_is_given_with_or_without_a_value():
         (["--learning_rate=1"], "flag 'learning_rate' is unknown; did you mean 'config.optimizer.learning_rate'"),
         (["digits"], "unexpected argument 'digits'"),
         (["--config", "digits"], "write --config=digits, with an equals sign"),
+        (["--config=digits", "--config=xray"], "--config is given twice, the second time as xray: give one page"),
         (
             ["--config=memory_bank_r50", "--config.queue.size=3"],
             "is of mechanism moco; .* of memory_bank, .* memory_bank",
