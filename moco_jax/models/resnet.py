@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 
 from moco_jax import config
 from moco_jax.models.batch_norm import GroupBatchNorm
+from moco_jax.models.pooling import max_pool
 
 Layer = Callable[..., Any]  # makes a linen module, `name` and all: what the blocks take for convolution and norm
 
@@ -126,7 +127,7 @@ class ResNet(nn.Module):
         x = conv(self.width, self.stem.size, self.stem.stride, name="conv1")(x)
         x = nn.relu(self.norm(name="bn1")(x, train=train))
         if self.stem.pool:
-            x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))  # padded with -inf, as torch pads
+            x = max_pool(x)
 
         maps = []
         for i, blocks in enumerate(self.arch.stage_sizes):

@@ -38,6 +38,11 @@ def rounded(image: jax.Array, whole: bool) -> jax.Array:
     return jnp.floor(image + 0.5) if whole else image
 
 
+def stored(image: jax.Array, whole: bool) -> jax.Array:
+    """The image as it lies in memory from one turn of a loop to the next: whole levels fit a byte."""
+    return image.astype(jnp.uint8) if whole else image
+
+
 def _blend(image: jax.Array, other: jax.Array | float, factor: jax.Array, whole: bool) -> jax.Array:
     """PIL's Image.blend(other, image, factor), clipped to black and white."""
     # Clipped to black before the sum, so that product and sum are not fused into an operation that rounds otherwise.
@@ -130,14 +135,16 @@ def adjust_color(
     `places` (len(kinds),) is a permutation: when each of them comes, 0 first.
     """
 
-    def adjust_one(place: jax.Array, before: jax.Array) -> jax.Array:
-        image = before
+    dtype = image.dtype
+
+    def adjust_one(place: jax.Array, held: jax.Array) -> jax.Array:
+        image = before = held.astype(dtype)
         for i, kind in enumerate(kinds):
             image = jnp.where(places[i] == place, ADJUST[kind](before, factors[i], whole=whole), image)
-        return image
+        return stored(image, whole)
 
     # A loop of 4 halves the time to compile, and its steps cannot be fused into one that recomputes the earlier ones.
-    return lax.fori_loop(0, len(kinds), adjust_one, image)
+    return lax.fori_loop(0, len(kinds), adjust_one, stored(image, whole)).astype(dtype)
 
 
 def random_color_jitter(
@@ -171,10 +178,10 @@ def adjust_blur(image: jax.Array, sigma: jax.Array, *, widest: float, whole: boo
     weights = _box(sigma.astype(image.dtype), math.floor((math.sqrt(4 * widest**2 + 1) - 1) / 2) + 1, whole)
 
     def one_pass(_: int, lines: jax.Array) -> jax.Array:
-        out = _weighted(lines, weights)
-        return (out + FIXED // 2) // FIXED if whole else out
+        out = _weighted(lines.astype(weights[0].dtype), weights)
+        return stored((out + FIXED // 2) // FIXED if whole else out, whole)
 
-    blurred = image.astype(jnp.uint32) if whole else image
+    blurred = stored(image, whole)
     for _ in range(2):
         blurred = blurred.swapaxes(0, 1)  # along each row first, then along each column
         # A loop, since unrolled passes are fused into one that computes the earlier ones again for every tap.

@@ -68,8 +68,8 @@ def crop_and_resize(image: jax.Array, box: Box, size: int) -> jax.Array:
     # HIGHEST: 16-bit values and 8 bits of TF32 or bfloat16 do not go together.
     out = jnp.einsum("pw,hwc->hpc", columns, image.astype(dtype), precision=lax.Precision.HIGHEST)
     if image.dtype == jnp.uint8:
-        out = jnp.floor(out + 0.5)
-    out = jnp.einsum("oh,hpc->opc", rows, out, precision=lax.Precision.HIGHEST)
+        out = jnp.floor(out + 0.5).astype(jnp.uint8)
+    out = jnp.einsum("oh,hpc->opc", rows, out.astype(dtype), precision=lax.Precision.HIGHEST)
     if jnp.issubdtype(image.dtype, jnp.integer):
         limits = jnp.iinfo(image.dtype)
         out = jnp.clip(jnp.floor(out + 0.5), limits.min, limits.max)
