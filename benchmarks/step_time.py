@@ -3,16 +3,17 @@
     python -m benchmarks.step_time --config=configs/digits.py --steps=20 --repeats=3 --output=FILE.json
 
 Images are random and resident, so that nothing but the step is timed. images/s is the median over the repeats of
-`steps` steps dispatched back to back and waited for once. The share of augmentation is the time of crop and
-augmentation of both views alone, mapped the same way, over the time of a step. FLOPs, bytes and planned memory are what
-`moco_jax/dry_run.py` says of a run; peak memory is the device's, where it reports one.
+`steps` steps (in calls of train.steps_per_call) dispatched back to back and waited for once. The share of augmentation
+is the time of crop and augmentation of both views alone, mapped the same way, over the time of a step. FLOPs, bytes and
+planned memory are what `moco_jax/dry_run.py` says of a run; peak memory is the device's, where it reports one.
 """
 
+import dataclasses
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks import output
 from moco_jax import config
@@ -25,57 +26,117 @@ NAMED = {
 }
 
 
-def measure(run_config: config.Config, *, steps: int, repeats: int) -> dict[str, Any]:
-    """All figures of one config on the devices at hand."""
-    import jax
+class Program(NamedTuple):
+    """A compiled step, and what it is called with."""
+
+    parts: Any  # assembly.Parts
+    steps: int  # of a call
+    call: Any
+    compile_seconds: float
+    batch: Any
+    data: Any
+
+
+def parts_of(run_config: config.Config) -> Any:
+    """The parts of a run on random images: four batches of them, 4,096 at most."""
     import numpy as np
 
-    from moco_jax import assembly, dry_run, parallel
+    from moco_jax import assembly
     from moco_jax.data.sources import ArraySource
 
-    channels = len(run_config.data.mean)
-    count = max(2 * run_config.batch_size, 4 * (run_config.queue.size or 0) if run_config.queue else 0)
-    side = run_config.views.size
-    images = np.random.default_rng(0).integers(0, 256, (min(count, 4096), side, side, channels), np.uint8)
-    parts = assembly.assemble(run_config, source=ArraySource(images, name="random"))
-    data = parallel.put_data({"images": images})
-    rows = np.random.default_rng(1).integers(0, len(images), (len(parallel.positions(run_config.batch_size)), 2))
-    batch = parallel.put_batch({"ids": rows.astype(np.int32)[None]})
+    side, channels = run_config.views.size, len(run_config.data.mean)
+    count = max(run_config.batch_size, min(4 * run_config.batch_size, 4096))
+    images = np.random.default_rng(0).integers(0, 256, (count, side, side, channels), np.uint8)
+    train = dataclasses.replace(run_config.train, steps_per_call=1)  # a CPU refuses more, which scan here all the same
+    return assembly.assemble(dataclasses.replace(run_config, train=train), source=ArraySource(images, name="random"))
 
-    call, compile_seconds = dry_run.compile_call(parts, batch, data)
-    state, _ = jax.block_until_ready(call(parallel.born(parts.mechanism.init), batch, data))
 
-    def go() -> None:
+def batch_of(parts: Any, steps: int, seed: int = 1) -> Any:
+    """Rows for a call of so many steps, on the host: ids (steps, n, 2)."""
+    import numpy as np
+
+    from moco_jax import parallel
+
+    rows = len(parallel.positions(parts.config.batch_size))
+    ids = np.random.default_rng(seed).integers(0, len(parts.source), (steps, rows, 2))
+    return {"ids": ids.astype(np.int32)}
+
+
+def compiled(run_config: config.Config) -> Program:
+    """The step of a config, train.steps_per_call of them in a call, compiled for the devices at hand."""
+    from moco_jax import parallel
+
+    parts, steps = parts_of(run_config), run_config.train.steps_per_call
+    data = parallel.put_data({"images": parts.source.source.images})
+    batch = parallel.put_batch(batch_of(parts, steps))
+    step = parts.mechanism.step
+    mapped: Any = parallel.mapped(parallel.call_of(step) if steps == 1 else parallel.scanned(step))
+    began = time.perf_counter()
+    call = mapped.lower(parallel.abstract(parts.mechanism.init), batch, data).compile()
+    return Program(parts, steps, call, time.perf_counter() - began, batch, data)
+
+
+def timed(program: Program, *, calls: int, repeats: int) -> list[float]:
+    """Seconds of a step in each repeat of so many calls, after two of them."""
+    import jax
+
+    from moco_jax import parallel
+
+    state = parallel.born(program.parts.mechanism.init)
+
+    def go(calls: int) -> None:
         nonlocal state
-        for _ in range(steps):
-            state, _ = call(state, batch, data)
+        for _ in range(calls):
+            state, _ = program.call(state, program.batch, program.data)
+            if parallel.on_cpu():  # as `parallel.map_step`: collectives of several calls can deadlock
+                jax.block_until_ready(state)
         jax.block_until_ready(state)
 
-    step_seconds = statistics.median(_timed(go)[1] / steps for _ in range(repeats))
-    views_seconds = _views_seconds(parts, batch, data, steps, repeats)
-    memory = dry_run.memory_of(call, parts, data)
+    go(2)
+    return [_seconds(lambda: go(calls)) / (calls * program.steps) for _ in range(repeats)]
+
+
+def measure(run_config: config.Config, *, steps: int, repeats: int) -> dict[str, Any]:
+    """All figures of one config on the devices at hand."""
+    program = compiled(run_config)
+    return figures(program, timed(program, calls=max(1, steps // program.steps), repeats=repeats), repeats=repeats)
+
+
+def figures(program: Program, seconds: list[float], *, repeats: int) -> dict[str, Any]:
+    """What is said of a program that took so many seconds a step."""
+    import jax
+
+    from moco_jax import dry_run, parallel
+
+    parts, step_seconds = program.parts, statistics.median(seconds)
+    memory = dry_run.memory_of(program.call, parts, program.data)
+    moved = dry_run.bytes_per_image(program.call, parts.config.batch_size)
     return {
         "devices": parallel.describe(),
         "jax": jax.__version__,
         "encoder": parts.encoder.label,
-        "batch_size": run_config.batch_size,
-        "images_per_second": run_config.batch_size / step_seconds,
+        "batch_size": parts.config.batch_size,
+        "steps_per_call": program.steps,
+        "images_per_second": parts.config.batch_size / step_seconds,
         "step_milliseconds": 1e3 * step_seconds,
-        "compile_seconds": compile_seconds,
-        "augmentation_share": views_seconds / step_seconds,
-        "flops_per_image": dry_run.flops_per_image(parts, batch, data),
-        "bytes_per_image": dry_run.bytes_per_image(call, run_config.batch_size),
+        "spread_milliseconds": [1e3 * min(seconds), 1e3 * max(seconds)],
+        "compile_seconds": program.compile_seconds,
+        "augmentation_share": views_seconds(program, repeats) / step_seconds,
+        "flops_per_image": dry_run.flops_per_image(parts, program.batch, program.data),
+        "bytes_per_image": moved,  # XLA counts the body of a loop once, so that of several steps is of one
         "planned_bytes_per_device": memory.peak if memory else None,
         "peak_bytes_per_device": parallel.memory_stats().get("peak_bytes_in_use"),
     }
 
 
-def _views_seconds(parts: Any, batch: Any, data: Any, steps: int, repeats: int) -> float:
-    """Seconds of cropping and augmenting every view of a batch."""
+def views_seconds(program: Program, repeats: int) -> float:
+    """Seconds of cropping and augmenting every view of a batch: the median of the repeats."""
     import jax
 
     from moco_jax import parallel
     from moco_jax.core import axis, randomness
+
+    parts = program.parts
 
     def views(step: Any, batch: Any, data: Any) -> Any:
         rows = jax.tree.map(lambda a: a[0], batch)
@@ -86,28 +147,29 @@ def _views_seconds(parts: Any, batch: Any, data: Any, steps: int, repeats: int) 
 
     mapped = parallel.map_rows(views)
 
-    def go() -> None:
+    def go(calls: int = 1) -> None:
         out = None
-        for step in range(steps):
-            out = mapped(step, batch, data)
+        for step in range(calls):
+            out = mapped(step, program.batch, program.data)
         jax.block_until_ready(out)
 
     go()
-    return statistics.median(_timed(go)[1] / steps for _ in range(repeats))
+    calls = max(1, min(20, round(0.2 / max(_seconds(go), 1e-4))))
+    return statistics.median(_seconds(lambda: go(calls)) / calls for _ in range(repeats))
 
 
-def _timed(function: Callable[[], Any]) -> tuple[Any, float]:
+def _seconds(function: Callable[[], Any]) -> float:
     start = time.perf_counter()
-    out = function()
-    return out, time.perf_counter() - start
+    function()
+    return time.perf_counter() - start
 
 
 def main() -> int:
     """Measure what the flags say."""
     page, named = flags.parse(sys.argv[1:], page="digits", named=NAMED, usage=__doc__ or "")
     flags.prepare_environment()
-    figures = measure(config.read(page), steps=int(named["steps"]), repeats=int(named["repeats"]))
-    output.keep(figures, named["output"])
+    found = measure(config.read(page), steps=int(named["steps"]), repeats=int(named["repeats"]))
+    output.keep(found, named["output"])
     return 0
 
 

@@ -209,10 +209,26 @@ def call_of(step: Step) -> Step:
         state, metrics = step(state, jax.tree.map(lambda a: a[0], batch), data)
         return state, jax.tree.map(lambda a: a[None], metrics)
 
-    def several(state: Any, batch: Any, data: Any) -> tuple[Any, dict[str, jax.Array]]:
-        return lax.scan(lambda s, b: step(s, b, data), state, batch)
+    return one if on_cpu() else scanned(step)
 
-    return one if on_cpu() else several
+
+def scanned(step: Step) -> Step:
+    """Steps one after the other on one device, in one program: batch leaves (steps, n, ...), metrics (steps,).
+
+    A loop also for one step, so that every number of steps per call compiles to the same kernels, and gives the same
+    bits.
+    """
+
+    def several(state: Any, batch: Any, data: Any) -> tuple[Any, dict[str, jax.Array]]:
+        def one(state: Any, batch: Any) -> tuple[Any, dict[str, jax.Array]]:
+            # XLA would write a loop of one turn out, and fuse it otherwise, were there nothing in it that it may not
+            # touch: a draw of its own generator, which has a state. The number is for nobody.
+            state, _ = lax.optimization_barrier((state, lax.rng_uniform(jnp.float32(0), jnp.float32(1), ())))
+            return step(state, batch, data)
+
+        return lax.scan(one, state, batch)
+
+    return several
 
 
 def lowered(step: Step, state: Any, batch: Any, data: Any) -> Any:
