@@ -76,6 +76,30 @@ def compiled(run_config: config.Config) -> Program:
     return Program(parts, steps, call, time.perf_counter() - began, batch, data)
 
 
+def on_ready_views(run_config: config.Config) -> Program:
+    """The step on two views that are there already, as floats: what it costs without crop and augmentation."""
+    import jax
+    import numpy as np
+
+    from moco_jax import assembly, parallel
+    from moco_jax.data.sources import ArraySource
+    from moco_jax.views.recipes import Crop, ViewRecipe
+
+    side, channels, count = run_config.views.size, len(run_config.data.mean), run_config.batch_size
+    images = np.random.default_rng(0).random((2 * count, side, side, channels), np.float32)
+    given = dataclasses.replace(run_config, data=dataclasses.replace(run_config.data, range=(0.0, 1.0)))
+    plain = (ViewRecipe(Crop((1.0, 1.0)), ()),) * 2
+    parts = assembly.assemble(given, source=ArraySource(images, name="random"), recipe=plain)
+    rows = parallel.positions(count)
+    raw = tuple(images[None, view * count :][:, rows] for view in range(2))
+    batch = parallel.put_batch(batch_of(parts, 1) | {"raw": raw})
+    began = time.perf_counter()
+    state: Any = parallel.abstract(parts.mechanism.init)
+    call = parallel.lowered(parts.mechanism.step, state, batch, {}).compile()
+    jax.block_until_ready(batch)
+    return Program(parts, 1, call, time.perf_counter() - began, batch, {})
+
+
 def timed(program: Program, *, calls: int, repeats: int) -> list[float]:
     """Seconds of a step in each repeat of so many calls, after two of them."""
     import jax
@@ -99,18 +123,18 @@ def timed(program: Program, *, calls: int, repeats: int) -> list[float]:
 def measure(run_config: config.Config, *, steps: int, repeats: int) -> dict[str, Any]:
     """All figures of one config on the devices at hand."""
     program = compiled(run_config)
-    return figures(program, timed(program, calls=max(1, steps // program.steps), repeats=repeats), repeats=repeats)
+    found = pace(program, timed(program, calls=max(1, steps // program.steps), repeats=repeats))
+    return found | costs(program, step_seconds=found["step_milliseconds"] / 1e3, repeats=repeats)
 
 
-def figures(program: Program, seconds: list[float], *, repeats: int) -> dict[str, Any]:
-    """What is said of a program that took so many seconds a step."""
+def pace(program: Program, seconds: list[float]) -> dict[str, Any]:
+    """What is said at once of a program that took so many seconds a step in each repeat."""
     import jax
 
     from moco_jax import dry_run, parallel
 
     parts, step_seconds = program.parts, statistics.median(seconds)
     memory = dry_run.memory_of(program.call, parts, program.data)
-    moved = dry_run.bytes_per_image(program.call, parts.config.batch_size)
     return {
         "devices": parallel.describe(),
         "jax": jax.__version__,
@@ -121,11 +145,21 @@ def figures(program: Program, seconds: list[float], *, repeats: int) -> dict[str
         "step_milliseconds": 1e3 * step_seconds,
         "spread_milliseconds": [1e3 * min(seconds), 1e3 * max(seconds)],
         "compile_seconds": program.compile_seconds,
-        "augmentation_share": views_seconds(program, repeats) / step_seconds,
-        "flops_per_image": dry_run.flops_per_image(parts, program.batch, program.data),
-        "bytes_per_image": moved,  # XLA counts the body of a loop once, so that of several steps is of one
         "planned_bytes_per_device": memory.peak if memory else None,
         "peak_bytes_per_device": parallel.memory_stats().get("peak_bytes_in_use"),
+    }
+
+
+def costs(program: Program, *, step_seconds: float, repeats: int) -> dict[str, Any]:
+    """What takes longer to find out: it lowers the step once more, and compiles crop and augmentation alone."""
+    from moco_jax import dry_run
+
+    parts = program.parts
+    return {
+        "augmentation_share": views_seconds(program, repeats) / step_seconds,
+        "flops_per_image": dry_run.flops_per_image(parts, program.batch, program.data),
+        # XLA counts the body of a loop once, so that of several steps is of one.
+        "bytes_per_image": dry_run.bytes_per_image(program.call, parts.config.batch_size),
     }
 
 

@@ -45,9 +45,11 @@ def enqueue(memory: Queue, keys: jax.Array, step: jax.Array, *, ok: jax.Array | 
     rows = (memory.ptr + jnp.arange(count, dtype=jnp.int32)) % size  # (B,)
     keys = jnp.where(ok, keys.astype(memory.queue.dtype), memory.queue[rows])  # of the rows, not of the whole queue
     return memory.replace(
-        queue=memory.queue.at[rows].set(keys),
+        queue=memory.queue.at[rows].set(keys, unique_indices=True),  # else a GPU may have to write them one by one
         ptr=jnp.where(ok, (memory.ptr + count) % size, memory.ptr),
-        written=memory.written.at[rows].set(jnp.where(ok, step.astype(jnp.int32), memory.written[rows])),
+        written=memory.written.at[rows].set(
+            jnp.where(ok, step.astype(jnp.int32), memory.written[rows]), unique_indices=True
+        ),
     )
 
 

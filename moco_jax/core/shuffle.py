@@ -44,4 +44,4 @@ def shuffled(x: jax.Array, source: jax.Array, block: int) -> tuple[jax.Array, ja
 
 def unshuffled(rows: jax.Array, source: jax.Array) -> jax.Array:
     """Gathered rows in shuffled order put back: (G, C), source (G,) -> (G, C) in the original order."""
-    return jnp.zeros_like(rows).at[source].set(rows)
+    return jnp.zeros_like(rows).at[source].set(rows, unique_indices=True)

@@ -67,7 +67,8 @@ COMPILED = pytest.param(
 
 
 @pytest.mark.parametrize(
-    ("options", "tolerance"), [({"channels_last": True}, 1e-4), ({"compute": torch.bfloat16}, 0.5), COMPILED]
+    ("options", "tolerance"),
+    [({"channels_last": True}, 1e-4), ({"fused": True}, 1e-4), ({"compute": torch.bfloat16}, 0.5), COMPILED],
 )
 def test_options_for_speed_keep_the_step(options, tolerance):
     """Logits and the update of a weight, relative to their size: memory format and compiler round, autocast more so."""

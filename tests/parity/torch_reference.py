@@ -1,7 +1,7 @@
 """MoCo v1 and v2 in PyTorch, one process, any device: an independent reference of the published step.
 
 Written from the papers (arXiv:1911.05722, arXiv:2003.04297) and from what the released code was observed to compute. It
-needs torch alone, and also serves as PyTorch's side of speed comparisons (`compute`, `channels_last`, `compiled`).
+needs torch alone, and also serves as PyTorch's side of speed comparisons (`compute` and what follows it).
 Batch-norm groups are contiguous rows and stand for the original's GPUs.
 """
 
@@ -28,7 +28,7 @@ class GroupBatchNorm(nn.BatchNorm2d):
         self.size = size
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
+        if not self.training or self.size == len(x):  # one group: torch's own
             return super().forward(x)
         out, means, variances = [], [], []
         for rows in x.split(self.size):
@@ -120,8 +120,12 @@ class Moco:
         compute: torch.dtype | None = None,
         channels_last: bool = False,
         compiled: bool = False,
+        fused: bool = False,
     ) -> None:
-        """Encoders on their device; `compute` is autocast's dtype (None: none), `compiled` uses torch.compile."""
+        """Encoders on their device; `compute` is autocast's dtype (None: none), `compiled` uses torch.compile.
+
+        `fused` updates all parameters of both encoders in a few kernels.
+        """
         target.load_state_dict(online.state_dict())
         self.online, self.target = online.train(), target.train().requires_grad_(False)
         device = online.conv1.weight.device
@@ -132,7 +136,10 @@ class Moco:
         if channels_last:
             online.to(memory_format=self.format)
             target.to(memory_format=self.format)
-        self.optimizer = torch.optim.SGD(online.parameters(), 0.0, sgd_momentum, weight_decay=weight_decay)
+        self.fused = fused
+        self.optimizer = torch.optim.SGD(
+            online.parameters(), 0.0, sgd_momentum, weight_decay=weight_decay, fused=fused or None
+        )
         self.encode = [torch.compile(e) if compiled else e for e in (online, target)]
 
     def project(self, which: int, x: Tensor) -> Tensor:
@@ -152,8 +159,13 @@ class Moco:
     def step(self, views: Sequence[Tensor], permutations: Sequence[Tensor], rate: float) -> dict[str, Any]:
         """One step on two views (N, C, H, W); the target moves first. -> loss, and logits and keys per direction."""
         with torch.no_grad():
-            for k, q in zip(self.target.parameters(), self.online.parameters(), strict=True):
-                k.mul_(self.momentum).add_(q, alpha=1 - self.momentum)
+            targets, onlines = list(self.target.parameters()), list(self.online.parameters())
+            if self.fused:
+                torch._foreach_mul_(targets, self.momentum)
+                torch._foreach_add_(targets, onlines, alpha=1 - self.momentum)
+            else:
+                for k, q in zip(targets, onlines, strict=True):
+                    k.mul_(self.momentum).add_(q, alpha=1 - self.momentum)
         directions = [(0, 1), (1, 0)] if self.symmetric else [(0, 1)]
         logits, keys = [], []
         for (query, key), permutation in zip(directions, permutations, strict=True):
