@@ -44,23 +44,26 @@ class Run:
         return time.perf_counter() > self.deadline
 
 
-def compile_all(run: Run, pool: ThreadPoolExecutor) -> None:
-    """Begin to compile what several sections need; XLA compiles outside of Python's lock."""
+def compile_all(run: Run, pool: ThreadPoolExecutor, names: list[str]) -> None:
+    """Begin to compile what the sections of `names` need, most used first; XLA compiles outside of Python's lock."""
     s = run.sizes
-
-    def begin(name: str, make: Callable[[], step_time.Program]) -> None:
-        run.programs[name] = pool.submit(make)
-
-    beside = pages.imagenet(s, batch_size=s.beside)
-    begin(f"batch {s.beside}", lambda: step_time.compiled(beside))
-    begin("ready", lambda: step_time.on_ready_views(pages.one_group(beside)))
-    begin("demo", lambda: step_time.compiled(pages.demo(s, **{"train.steps_per_call": s.demo_steps})))
-    begin("demo ready", lambda: step_time.on_ready_views(pages.one_group(pages.demo(s))))
-    begin("demo, one step", lambda: step_time.compiled(pages.demo(s)))
-    for batch in s.batches:
-        if batch != s.beside:
-            c = pages.imagenet(s, batch_size=batch)
-            begin(f"batch {batch}", lambda c=c: step_time.compiled(c))  # type: ignore[misc]
+    beside, small = pages.imagenet(s, batch_size=s.beside), pages.demo(s)
+    epoch = pages.demo(s, **{"train.steps_per_call": s.demo_steps})
+    one = (f"batch {s.beside}", step_time.compiled, beside)
+    other = [(f"batch {b}", step_time.compiled, pages.imagenet(s, batch_size=b)) for b in s.batches if b != s.beside]
+    ready = [
+        (name, step_time.on_ready_views, pages.one_group(c)) for name, c in (("ready", beside), ("demo ready", small))
+    ]
+    needed = {
+        "steps": [one, *other],
+        "beside_pytorch": ready,
+        "demo": [("demo", step_time.compiled, epoch), ("demo, one step", step_time.compiled, small)],
+        "profile": [one],
+        "compiling": [one],
+    }
+    for name, make, c in (program for section in names for program in needed.get(section, [])):
+        if name not in run.programs:
+            run.programs[name] = pool.submit(make, c)
 
 
 def timed(run: Run, name: str, *, costs: bool = False) -> dict[str, Any]:
@@ -191,7 +194,7 @@ def measure(sizes: pages.Sizes, *, seconds: float, names: list[str], keep: Calla
     found: dict[str, Any] = {"card": parallel.describe(), "jax": jax.__version__, "platform": device.platform}
     found |= {"full_size": sizes == pages.FULL, "not_measured": [], "seconds": {}}
     with ThreadPoolExecutor(WORKERS) as pool:
-        compile_all(run, pool)
+        compile_all(run, pool, names)
         for name in names:
             if run.late():
                 found["not_measured"].append(name)

@@ -1,0 +1,177 @@
+"""The suite for a GPU runs whole on a CPU, shrunken; what it reads from a compiled program; its table."""
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from benchmarks import gpu_suite
+from benchmarks.gpu import alone, hlo, pages, program, table, xla_flags
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.slow
+def test_it_runs_whole_on_a_cpu(tmp_path):
+    """Every section, in a process of its own with one device: nothing fails, the step is right, the JSON holds all."""
+    out = tmp_path / "suite.json"
+    command = [sys.executable, "-m", "benchmarks.gpu_suite", "--sizes=shrunken", f"--output={out}", "--seconds=100000"]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(out.read_text())
+    assert set(gpu_suite.SECTIONS) <= set(found) and found["not_measured"] == [] and not found["full_size"]
+    assert found["correct"]["all_hold"] and found["correct"]["against the CPU"]["float32"]["gradients"] == 0
+    assert 0 < found["correct"]["against the CPU"]["bfloat16"]["gradients"] < 0.3
+    steps = found["steps"]
+    assert {"batch 8", "batch 16", "fit", "program"} <= set(steps)
+    assert all(part["images_per_second"] > 0 for name, part in steps.items() if name.startswith("batch"))
+    assert steps["batch 16"]["flops_per_image"] > 0 and steps["program"]["mb_per_image_by_part"]["backward"] > 0
+    assert found["demo"]["demo"]["steps_per_call"] == 2
+    assert found["parts"]["SGD and the target's average"]["milliseconds"] > 0
+    assert len(found["profile"]["ten"]) == 10
+    assert found["compiling"]["cached_seconds"] > 0
+    beside = found["beside_pytorch"]
+    if find_spec("torch") is None:
+        assert beside == {"not measured": "torch is not installed"}
+    else:
+        assert beside["ResNet-50"]["ours over its fastest"] > 0
+    assert "correct: yes" in done.stdout and "shrunken: no figure means anything" in done.stdout
+
+
+def test_what_fails_or_comes_too_late_is_named(monkeypatch):
+    """The next section is measured all the same, and after the last second none begins."""
+
+    def fails(run):
+        raise ValueError("no such kernel")
+
+    monkeypatch.setattr(gpu_suite, "SECTIONS", {"a": fails, "b": lambda run: {"x": 1}, "c": lambda run: {"x": 2}})
+    monkeypatch.setattr(gpu_suite, "compile_all", lambda run, pool, names: None)
+    kept = []
+    found = gpu_suite.measure(
+        pages.SHRUNKEN, seconds=100, names=["a", "b"], keep=lambda found: kept.append(json.dumps(found))
+    )
+    assert found["a"] == {"failed": "ValueError: no such kernel"} and found["b"] == {"x": 1}
+    assert len(kept) == 3 and '"b"' not in kept[0].replace('"b":', "") and "no such kernel" in kept[0]
+    late = gpu_suite.measure(pages.SHRUNKEN, seconds=-1, names=["b", "c"], keep=lambda found: None)
+    assert late["not_measured"] == ["b", "c"] and "b" not in late
+    assert "for want of time: b, c" in table.of(late) and "a FAILED: ValueError" in table.of(found)
+
+
+def test_every_byte_of_a_program_is_counted_once():
+    """A product, a fusion that reads two arrays and writes one, and a loop of five turns."""
+
+    def f(a, b):
+        return jax.lax.fori_loop(0, 5, lambda i, x: jnp.sin(x + b) * i, a) @ b
+
+    shape = jax.ShapeDtypeStruct((64, 64), jnp.float32)
+    kernels = hlo.kernels(jax.jit(f).lower(shape, shape).compile().as_text())
+    array = 64 * 64 * 4
+    in_loop = [k for k in kernels if k.times == 5 and k.bytes >= 5 * 2 * array]
+    assert sum(k.bytes for k in in_loop) == pytest.approx(5 * 3 * array, rel=0.01)  # b, x, and the next x
+    (dot,) = [k for k in kernels if k.times == 1 and "dot_general" in k.of]
+    assert dot.bytes == 3 * array
+    assert all(k.operation not in hlo.FREE for k in kernels)
+
+
+def test_sizes_of_types():
+    """Arrays, scalars, tuples; a token has none."""
+    assert hlo.size("bf16[256,56,56,64]{3,2,1,0}") == 2 * 256 * 56 * 56 * 64
+    assert hlo.size("(f32[2,3]{1,0}, s32[], /*index=2*/pred[7]{0}, token[])") == 24 + 4 + 7
+    with pytest.raises(ValueError, match="no ENTRY"):
+        hlo.kernels("module @jit_f {}")
+
+
+def test_parts_of_a_step_are_told_apart():
+    """By the names of flax and JAX: gradients, queries, keys, views, and the rest."""
+    names = {
+        "jit(f)/transpose(jvp(Network))/backbone/bn1/mul": "backward",
+        "jit(f)/jvp(Network)/backbone/conv1/conv": "query forward",
+        "jit(f)/Network/backbone/conv1/conv": "key forward",
+        "jit(f)/jvp(vmap())/while/add": "views",
+        "jit(f)/dot_general": "rest",
+    }
+    found = hlo.by_part([hlo.Kernel("k", "fusion", 2**i, 1, name) for i, name in enumerate(names)])
+    assert found == {part: 2**i for i, part in enumerate(names.values())}
+
+
+def test_float32_activations_are_found():
+    """A fusion of the backbone that writes float32 maps of every image; statistics and bfloat16 maps are none."""
+    line = (
+        '  %fusion.{i} = {kind} fusion(%x), kind=kLoop, calls=%f, metadata={{op_name="jit(s)/Network/backbone/relu"}}'
+    )
+    kinds = ["(f32[8,56,56,64]{3,2,1,0}, f32[64]{0})", "bf16[8,56,56,64]{3,2,1,0}", "f32[4,64,64]{2,1,0}"]
+    text = "\n".join(
+        ["ENTRY %main (x: f32[8]) -> f32[8] {", *(line.format(i=i, kind=k) for i, k in enumerate(kinds)), "}"]
+    )
+    assert program.wide_activations(text, 8) == ["fusion.0 f32[8,56,56,64]"]
+
+
+def test_a_fixed_cost_and_a_rate():
+    """4 ms a step and a quarter of a millisecond an image."""
+    found = alone.fit([32, 64, 256], [4 + 0.25 * b for b in (32, 64, 256)])
+    assert found["images_per_second_at_large_batches"] == pytest.approx(4000)
+    assert found["fixed_milliseconds"] == pytest.approx(4)
+
+
+def test_the_table_judges_by_the_card():
+    """Bands of the H200, a comparison that is not fair, and a step that is not right."""
+    pace = {"images_per_second": 4600.0, "step_milliseconds": 55.0, "spread_milliseconds": [54.0, 56.0]}
+    slow = pace | {"images_per_second": 2000.0}
+    found = {
+        "card": "1 x NVIDIA H200 in 1 process",
+        "jax": "0",
+        "full_size": True,
+        "not_measured": [],
+        "correct": {"all_hold": False, "the same call twice": {"holds": False, "differ": ["x"]}},
+        "steps": {"batch 256": pace},
+        "beside_pytorch": {
+            "ResNet-50": {
+                "ours on ready views, plain batch norm": pace,
+                "PyTorch": {"torch": "2", "not measured": [], "eager, NCHW": slow, "broken": {"failed": "why"}},
+                "ours over its fastest": 2.3,
+            }
+        },
+    }
+    lines = table.of(found)
+    assert "batch 256: 4,600 images/s, 55.00 ms (54.00 to 56.00); good" in lines
+    assert "correct: NO" in lines and "DOES NOT HOLD" in lines
+    assert "a fair comparison: NO, its fastest is below 2,300 images/s" in lines and "broken: why" in lines
+    assert "par" in table.of(found | {"steps": {"batch 256": slow}}) and "good" not in table.of(found | {"card": "CPU"})
+
+
+def test_xla_knows_the_flags():
+    """An unknown flag aborts the process; all of them in one."""
+    environment = os.environ | {"XLA_FLAGS": " ".join(xla_flags.FLAGS), "JAX_PLATFORMS": "cpu"}
+    code = "import jax; jax.jit(lambda x: x + 1)(1)"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_each_flag_is_tried_alone(monkeypatch):
+    """None first and last; what a flag broke is said."""
+    seen = []
+
+    def run(command, *, env, **options):
+        seen.append(env["XLA_FLAGS"])
+        if "triton" in seen[-1]:
+            return subprocess.CompletedProcess(command, 1, "", "no such flag")
+        rate = {"images_per_second": float(len(seen)), "compile_seconds": 1.0}
+        path = next(a.removeprefix("--output=") for a in command if a.startswith("--output="))
+        Path(path).write_text(
+            json.dumps({"card": "a card", "steps": {"batch 32": rate, "fit": {}}, "demo": {"demo": rate}})
+        )
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(xla_flags.subprocess, "run", run)
+    monkeypatch.setenv("XLA_FLAGS", "")
+    found = xla_flags.measure("two batches")
+    assert seen == [*xla_flags.FLAGS, ""] and list(found)[0] == "none" and list(found)[-1] == "none, at the end"
+    assert found["none, at the end"]["batch 32"] == len(seen) and found["none"]["demo"] == 1
+    assert "no such flag" in found["--xla_gpu_enable_triton_gemm=false"]["failed"]
+    assert all(part["expected"] for part in found.values())
