@@ -13,7 +13,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -212,11 +212,16 @@ def measure(sizes: pages.Sizes, *, seconds: float, names: list[str], keep: Calla
 
 
 def main() -> int:
+    """Run the command; status 2 for flags that cannot be."""
+    return flags.run(command, sys.argv[1:], error_status=2)
+
+
+def command(argv: Sequence[str]) -> int:
     """Measure; status 1 where a section failed or the step is not right."""
     from benchmarks.gpu import table
     from moco_jax.config import unknown
 
-    _, named = flags.parse_without_page(sys.argv[1:], places={}, named=NAMED, usage=__doc__ or "")
+    _, named = flags.parse_without_page(argv, places={}, named=NAMED, usage=__doc__ or "")
     names = named["sections"].split(",") if named["sections"] else list(SECTIONS)
     for name in names:
         if name not in SECTIONS:

@@ -51,7 +51,7 @@ SHRUNKEN = Sizes(
     product=64,
     copied=2**16,
 )
-SIZES = {"full": FULL, "two batches": dataclasses.replace(FULL, batches=(32, 256)), "shrunken": SHRUNKEN}
+SIZES = {"full": FULL, "short": dataclasses.replace(FULL, batches=(32, 256)), "shrunken": SHRUNKEN}
 
 
 def imagenet(sizes: Sizes, **more: Any) -> config.Config:

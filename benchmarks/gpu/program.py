@@ -12,6 +12,7 @@ import os
 import re
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from benchmarks import output
@@ -38,7 +39,7 @@ NAMED = {"output": (None, "file for the JSON, besides stdout"), "text": (None, "
 
 
 def compiled(run_config: config.Config) -> Any:
-    """The dispatched step of a resident run for one H200, compiled. Raises RuntimeError without CUDA's libraries."""
+    """The dispatched step of a resident run for one H200, compiled. Raises ConfigError without CUDA's libraries."""
     import jax
     from jax.experimental import topologies
     from jax.sharding import NamedSharding
@@ -49,7 +50,12 @@ def compiled(run_config: config.Config) -> Any:
     from moco_jax.core.axis import AXIS
 
     parts, steps = step_time.parts_of(run_config), run_config.train.steps_per_call
-    topology = topologies.get_topology_desc(platform="cuda", target_config=H200, topology="1x1x1")
+    try:
+        topology = topologies.get_topology_desc(platform="cuda", target_config=H200, topology="1x1x1")
+    except NotImplementedError:
+        raise config.ConfigError(
+            "JAX has no compiler for CUDA here: pip install 'jax[cuda13]'; no card is needed"
+        ) from None
     mesh = topologies.make_mesh(topology, (1,), (AXIS,))
 
     def at(tree: Any, spec: P) -> Any:
@@ -101,8 +107,13 @@ def wide_activations(text: str, images: int) -> list[str]:
 
 
 def main() -> int:
+    """Run the command; status 2 for flags that cannot be."""
+    return flags.run(command, sys.argv[1:], error_status=2)
+
+
+def command(argv: Sequence[str]) -> int:
     """Compile what the flags say."""
-    page, named = flags.parse(sys.argv[1:], page="moco_v2_r50", named=NAMED, usage=__doc__ or "")
+    page, named = flags.parse(argv, page="moco_v2_r50", named=NAMED, usage=__doc__ or "")
     os.environ["JAX_PLATFORMS"] = "cpu"  # or JAX looks for a card, and gives the compiler up where there is none
     flags.prepare_environment()
     page.data.path, page.data.canvas = "resident", 0

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ FLAGS = {
     "--xla_gpu_exclude_nondeterministic_ops=true": "0 to 10 % slower: fewer algorithms for the filters' gradients",
     "--xla_gpu_deterministic_ops=true": "as the one before; no scatter of the step adds, so none is written out",
 }
-NAMED = {"sizes": ("two batches", "of the suite"), "output": (None, "file for the JSON, besides stdout")}
+NAMED = {"sizes": ("short", "of the suite"), "output": (None, "file for the JSON, besides stdout")}
 
 
 def measure(sizes: str) -> dict[str, Any]:
@@ -56,8 +57,13 @@ def _one(flag: str, sizes: str) -> dict[str, Any]:
 
 
 def main() -> int:
+    """Run the command; status 2 for flags that cannot be."""
+    return flags.run(command, sys.argv[1:], error_status=2)
+
+
+def command(argv: Sequence[str]) -> int:
     """Measure all."""
-    _, named = flags.parse_without_page(sys.argv[1:], places={}, named=NAMED, usage=__doc__ or "")
+    _, named = flags.parse_without_page(argv, places={}, named=NAMED, usage=__doc__ or "")
     output.keep(measure(named["sizes"]), named["output"])
     return 0
 
