@@ -8,6 +8,7 @@ is to try which algorithm of a convolution is fastest. So this says what the ste
 nothing of time. Resident random images; model.dtype auto is bfloat16, as on a GPU.
 """
 
+import math
 import os
 import re
 import sys
@@ -101,7 +102,9 @@ def wide_activations(text: str, images: int) -> list[str]:
     for i in (i for name in bodies for i in found[name] if i.operation in ("fusion", "custom-call", "copy", "convert")):
         for shape in re.findall(r"\bf32\[([\d,]+)\]", i.type):
             sides = [int(n) for n in shape.split(",")]
-            if "backbone" in i.rest and len(sides) == 4 and sides[0] == images and sides[1] * sides[2] >= 16:
+            grouped = len(sides) == 4 and sides[0] * sides[1] == images  # (groups, members, pixels, C)
+            pixels = sides[2] if grouped else math.prod(sides[1:3])
+            if "backbone" in i.rest and len(sides) == 4 and (grouped or sides[0] == images) and pixels >= 16:
                 wide.append(f"{i.name} f32[{shape}]")
     return wide
 

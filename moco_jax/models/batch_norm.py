@@ -66,8 +66,9 @@ class GroupBatchNorm(nn.Module):
             running_mean.value = _advance(running_mean.value, mean)
             running_var.value = _advance(running_var.value, var * (count / (count - 1)))
 
-        gain = lax.rsqrt(var + EPSILON) * scale[None]
-        y = (y - mean[:, None, None]) * gain[:, None, None] + bias[None, None, None]
+        gain = lax.rsqrt(var + EPSILON) * scale[None]  # (groups, C)
+        shift = bias[None] - mean * gain  # (groups, C)
+        y = scaled(y, gain, shift)
         return y.reshape(x.shape).astype(self.dtype)
 
 
@@ -102,6 +103,31 @@ def group_moments(y: jax.Array, layout: Layout) -> tuple[jax.Array, jax.Array]:
         moments = lax.pmean(moments, axis.AXIS, axis_index_groups=axis.subsets(layout.span))
     # E[x^2] - E[x]^2 cancels: rounding can take it below zero, and rsqrt then to nan.
     return moments[0], jnp.maximum(moments[1] - moments[0] ** 2, 0)
+
+
+@jax.custom_vjp
+def scaled(y: jax.Array, gain: jax.Array, shift: jax.Array) -> jax.Array:
+    """y (groups, members, pixels, C) times its group's gain (groups, C), plus its shift.
+
+    Its gradient is written out to keep XLA from two detours on a GPU. It would see that the bias's gradient is a sum
+    over the groups, and sum all values once more for it; and it sums some shapes from a copy in float32, but not these:
+    over the pixels of an image first, then over images.
+    """
+    return y * gain[:, None, None] + shift[:, None, None]
+
+
+def _scaled(y: jax.Array, gain: jax.Array, shift: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return scaled(y, gain, shift), (y, gain)
+
+
+def _scaled_back(kept: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    y, gain = kept
+    by_image = lax.optimization_barrier(((gradient * y).sum(2), gradient.sum(2)))  # (groups, members, C) each
+    of_gain, of_shift = lax.optimization_barrier(tuple(s.sum(1) for s in by_image))  # (groups, C) each
+    return gradient * gain[:, None, None], of_gain, of_shift
+
+
+scaled.defvjp(_scaled, _scaled_back)
 
 
 def _advance(running: jax.Array, new: jax.Array) -> jax.Array:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from moco_jax.models import batch_norm
-from moco_jax.models.batch_norm import GroupBatchNorm
+from moco_jax.models.batch_norm import GroupBatchNorm, scaled
 
 CHANNELS = 3
 RUNNING = {"mean": np.array([0.3, -0.2, 0.1]), "var": np.array([1.5, 0.5, 2.0])}
@@ -162,3 +162,19 @@ def test_what_does_not_divide_is_refused_with_the_numbers(n, group, pixels, mess
     step = jax.vmap(lambda x: train(x, group, params=affine, running=running), axis_name="batch")
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(step, rows)
+
+
+@pytest.mark.usefixtures("float64")
+def test_the_gradient_written_out_is_that_of_the_product_and_sum():
+    """Of values, gain and shift, of two groups of three images of five pixels."""
+    rng = np.random.default_rng(0)
+    y, gain, shift = (jnp.asarray(rng.normal(size=shape)) for shape in ((2, 3, 5, 4), (2, 4), (2, 4)))
+    gradient = jnp.asarray(rng.normal(size=y.shape))
+
+    def plain(y, gain, shift):
+        return y * gain[:, None, None] + shift[:, None, None]
+
+    found, expected = (jax.vjp(f, y, gain, shift) for f in (scaled, plain))
+    assert np.array_equal(found[0], expected[0])
+    for a, b in zip(found[1](gradient), expected[1](gradient), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-13)

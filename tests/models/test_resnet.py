@@ -208,3 +208,12 @@ def test_unknown_names_are_answered_with_the_known_ones():
         net("resnet5")
     with pytest.raises(ConfigError, match="model.stem 'cifar10' is unknown; did you mean 'cifar'"):
         net(stem="cifar10")
+
+
+def test_a_rectified_sum_has_relus_gradient():
+    """Both branches get it where the sum is positive, and none where it is negative or zero."""
+    y, other = jnp.array([1.0, -1.0, 2.0, 0.0]), jnp.array([0.5, 0.5, -2.0, 0.0])
+    out, back = jax.vjp(resnet.rectified_sum, y, other)
+    np.testing.assert_array_equal(out, [1.5, 0, 0, 0])
+    for gradient in back(jnp.array([3.0, 5.0, 7.0, 9.0])):
+        np.testing.assert_array_equal(gradient, [3, 0, 0, 0])
