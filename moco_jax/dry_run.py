@@ -169,10 +169,11 @@ def memory_of(call: Any, parts: Parts, data: Any) -> Memory | None:
 def flops_per_image(parts: Parts, batch: Any, data: Any) -> float | None:
     """XLA's count for one training step, per image of the global batch, before any optimisation: alike everywhere.
 
-    Counted without micro-batches and for one step, since a loop counts as one turn of it.
+    Counted without micro-batches, for one step and with the whole queue, since a loop counts as one turn of it.
     """
     train = dataclasses.replace(parts.config.train, microbatch_size=None, steps_per_call=1)
-    mechanism = parts.make(dataclasses.replace(parts.config, train=train))
+    queue = parts.config.queue and dataclasses.replace(parts.config.queue, chunk=None)
+    mechanism = parts.make(dataclasses.replace(parts.config, train=train, queue=queue))
     one_step = jax.eval_shape(lambda b: jax.tree.map(lambda a: a[:, :1], b), batch)
     lowered = parallel.lowered(mechanism.step, parallel.abstract(mechanism.init), one_step, data)
     try:
