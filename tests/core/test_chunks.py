@@ -61,7 +61,7 @@ def test_a_query_may_keep_no_negative(float64):
     own = jnp.zeros((N, 2), jnp.int32), jnp.zeros(K, jnp.int32)
     (found, gradient), (expected, wanted) = both(8, own)
     for got, right in zip((*found, gradient), (*expected, wanted), strict=True):
-        np.testing.assert_array_equal(got, right)
+        np.testing.assert_allclose(got, right, rtol=1e-12, atol=1e-12)
     assert found.hit.all() and not np.any(found.info_nce) and not np.any(gradient)
 
 

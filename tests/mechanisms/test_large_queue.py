@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import re
 
 import jax
@@ -11,7 +12,8 @@ import pytest
 from moco_jax.config import Moco, Queue, Train
 from tests import tiny
 
-K, CHUNK = 88, 22  # no other array of a step has 16 x 88 elements or more of the like
+K, CHUNK = 88, 22
+LARGE, DIM = 16 * 1021, 7  # a queue whose rows times those of a batch, or of a part of it, no other array reaches
 STORED = tiny.images()
 CASES = {
     "as it comes": {},
@@ -58,26 +60,39 @@ def test_steps_are_those_without_chunks(case, devices, scan, float64):
         assert got.metrics[name] == pytest.approx(value, rel=1e-12, abs=1e-12), name
 
 
-def largest(program):
-    """Elements of the largest array of a compiled program."""
-    return max(np.prod([int(n) for n in s.split(",")]) for s in re.findall(r"\b[a-z]+\d*\[([\d,]+)\]", program))
-
-
-def compiled(function, case, chunk):
-    """The optimised program of a mechanism's function on one device, with a queue of 4,096 rows for 16 images."""
+def sizes(function, case, chunk):
+    """Elements of every array of the optimised program of (state, batch, data) -> ..., on one device."""
     changes = dict(CASES[case])
-    c = tiny.config(queue=Queue(4096, changes.pop("mask", False), chunk), **changes)
+    c = tiny.config(queue=Queue(LARGE, changes.pop("mask", False), chunk), **changes)
+    c = dataclasses.replace(c, model=dataclasses.replace(c.model, dim=DIM))
     m = tiny.mechanism(c, STORED, tiny.LIGHT, encoder=tiny.small_encoder(c, 3), scan=True)
     state, data = jax.eval_shape(m.init), {"images": STORED}
-    rows = {"ids": np.zeros((1, 16, 2), np.int32), "queue_ids": np.zeros((1, 16, 256), np.int32)}
-    mapped = jax.vmap(function(m), in_axes=(None, 0, None), axis_name="batch")
-    return largest(jax.jit(mapped).lower(state, rows, data).compile().as_text())
+    rows = {"ids": np.zeros((1, 16, 2), np.int32), "queue_ids": np.zeros((1, 16, -(-LARGE // 16)), np.int32)}
+    mapped = jax.vmap(functools.partial(function, m), in_axes=(None, 0, None), axis_name="batch")
+    program = jax.jit(mapped).lower(state, rows, data).compile().as_text()
+    return {math.prod(map(int, s.split(","))) for s in re.findall(r"\b[a-z]+\d*\[([\d,]+)\]", program)}
 
 
-@pytest.mark.parametrize("case", ["as it comes", "symmetric micro-batches, own keys left out"])
-def test_the_compiled_step_holds_no_array_of_all_logits(case):
-    """Forward, backward and measures; without chunks it holds one."""
-    n, step = (4 if "micro" in case else 16), lambda m: m.step
-    queue = 4096 * 8
-    assert compiled(step, case, 256) <= max(queue, 4096 * 8) < n * 4096 or n == 4
-    assert compiled(step, case, None) >= n * 4096
+def step(m, *arguments):
+    return m.step(*arguments)
+
+
+def hits(m, *arguments):
+    """What the leak alarm takes of the forward."""
+    return m.contrast(*arguments).hits
+
+
+@pytest.mark.parametrize(
+    ("function", "case"),
+    [
+        (step, "as it comes"),
+        (step, "symmetric micro-batches, own keys left out"),
+        (hits, "symmetric, own keys left out"),
+    ],
+)
+def test_the_compiled_program_holds_no_array_of_all_logits(function, case):
+    """Forward, backward, mask, measures and leak alarm: the queue is its largest array; without chunks logits are."""
+    logits = (4 if "micro" in case else 16) * LARGE
+    queue = DIM * LARGE
+    chunked, plain = (sizes(function, case, chunk) - {queue} for chunk in (LARGE // 16, None))
+    assert max(chunked) < logits <= max(plain)
