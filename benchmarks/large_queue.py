@@ -16,35 +16,42 @@ from typing import Any
 from benchmarks import output
 from moco_jax.cli import flags
 
+DIM, TEMPERATURE = 128, 0.2
+CHUNKS = (4096, 16384, 65536)
 NAMED = {
     "rows": ("256", "queries, of one device"),
     "sizes": ("65536,1048576", "rows of the queue"),
-    "chunks": ("4096,16384,65536", "rows compared at once"),
+    "chunks": (",".join(map(str, CHUNKS)), "rows compared at once"),
     "timed": ("65536,1048576", "those of the sizes that are run, and not compiled alone"),
     "repeats": ("5", "calls of each way, of which the median counts"),
     "output": (None, "file for the JSON, besides stdout"),
 }
 USAGE = "usage: python -m benchmarks.large_queue [--rows=N] [--sizes=K,...] [--chunks=ROWS,...] [--timed=K,...]"
-DIM, TEMPERATURE = 128, 0.2
 
 
 def measure(
-    *, rows: int, sizes: Sequence[int], chunks: Sequence[int], timed: Sequence[int], repeats: int, dim: int = DIM
+    sizes: Sequence[int],
+    *,
+    rows: int,
+    repeats: int,
+    chunks: Sequence[int] = CHUNKS,
+    timed: Sequence[int] | None = None,
+    dim: int = DIM,
 ) -> dict[str, Any]:
-    """{"loss": {K: {way: figures}}, "step": {K: {way: planned bytes}}} on the devices at hand; a way: rows at once."""
-    import jax
+    """{K: {rows of the queue at once, or "all": figures}} of the loss, for each K of `sizes`; timed None: all."""
+    of = {size: _ways(size, chunks) for size in sizes}
+    run = sizes if timed is None else timed
+    return {str(size): _of_loss(rows, size, dim, of[size], repeats if size in run else 0) for size in sizes}
 
-    from moco_jax import parallel
 
-    ways = {size: {"all": None} | {str(c): c for c in chunks if c < size} for size in sizes}
-    return {
-        "devices": parallel.describe(),
-        "jax": jax.__version__,
-        "rows": rows,
-        "dim": dim,
-        "loss": {str(size): _of_loss(rows, size, dim, ways[size], repeats if size in timed else 0) for size in sizes},
-        "step": {str(size): {way: _of_step(size, chunk) for way, chunk in ways[size].items()} for size in sizes},
-    }
+def steps(sizes: Sequence[int], *, chunks: Sequence[int] = CHUNKS) -> dict[str, Any]:
+    """{K: {rows at once: planned bytes}} of a whole step of a small net."""
+    return {str(k): {way: _of_step(k, chunk) for way, chunk in _ways(k, chunks).items()} for k in sizes}
+
+
+def _ways(size: int, chunks: Sequence[int]) -> dict[str, int | None]:
+    """All rows at once, and the chunks that are fewer; of a queue that is smaller than these, a quarter."""
+    return {"all": None} | {str(c): c for c in ([c for c in chunks if c < size] or [size // 4])}
 
 
 def loss_of(chunk: int | None) -> Callable[..., Any]:
@@ -59,7 +66,7 @@ def loss_of(chunk: int | None) -> Callable[..., Any]:
         if chunk is None:
             found = losses.compared(losses.contrast_logits(q, k, queue, TEMPERATURE))
         else:
-            found = chunks.compared(q, k, queue, TEMPERATURE, chunk)
+            found = chunks.compared(q, k, queue, TEMPERATURE, chunk=chunk)
         return jnp.mean(found.info_nce), health.similarities(found, TEMPERATURE)
 
     return jax.value_and_grad(loss, has_aux=True)
@@ -127,8 +134,15 @@ def main() -> int:
 def _run(argv: list[str]) -> int:
     _, named = flags.parse_without_page(argv, places={}, named=NAMED, usage=USAGE)
     flags.prepare_environment()
-    several = {name: tuple(map(int, named[name].split(","))) for name in ("sizes", "chunks", "timed")}
-    output.keep(measure(rows=int(named["rows"]), repeats=int(named["repeats"]), **several), named["output"])
+    import jax
+
+    from moco_jax import parallel
+
+    sizes, chunks, timed = (tuple(map(int, named[name].split(","))) for name in ("sizes", "chunks", "timed"))
+    rows, repeats = int(named["rows"]), int(named["repeats"])
+    found = {"devices": parallel.describe(), "jax": jax.__version__, "rows": rows, "dim": DIM}
+    found["loss"] = measure(sizes, rows=rows, repeats=repeats, chunks=chunks, timed=timed)
+    output.keep(found | {"step": steps(sizes, chunks=chunks)}, named["output"])
     return 0
 
 

@@ -19,6 +19,7 @@ def compared(
     k: jax.Array,
     queue: jax.Array,
     temperature: float,
+    *,
     chunk: int,
     left_out: tuple[jax.Array, jax.Array] | None = None,
 ) -> Compared:

@@ -146,7 +146,7 @@ def make(
         """What those logits come to, rows of all directions (directions * n,), without forming them."""
         q, k = jnp.concatenate(queries), jnp.concatenate(keys)
         left_out = (jnp.tile(own[0], (len(queries), 1)), own[1]) if queue.mask_same_image and own else None
-        return chunks.compared(q, k, state.memory.queue, section.temperature, chunk, left_out)
+        return chunks.compared(q, k, state.memory.queue, section.temperature, chunk=chunk, left_out=left_out)
 
     def loss_in_chunks(
         queries: Arrays, keys: Arrays, own: Own | None, state: State, chunk: int

@@ -39,7 +39,9 @@ def both(chunk, own=None, arrays=None):
         (_, found), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(z)
         return found, gradient
 
-    return of(lambda q: chunks.compared(q, k, queue, T, chunk, own)), of(lambda q: at_once(q, k, queue, own))
+    return of(lambda q: chunks.compared(q, k, queue, T, chunk=chunk, left_out=own)), of(
+        lambda q: at_once(q, k, queue, own)
+    )
 
 
 @pytest.mark.parametrize("chunk", [1, 8, 40])
@@ -69,10 +71,10 @@ def test_large_logits_stay_finite_and_a_nan_is_not_hidden():
     """A largest logit in the last chunk, 200 above the first ones; a nan in a row of the queue is in loss and mean."""
     z, k, queue = (a.astype(jnp.float32) for a in vectors())
     steep = jnp.concatenate([-k[:1] for _ in range(20)] + [k[:1] for _ in range(20)])
-    found = chunks.compared(k, k, steep, 0.01, 4)
+    found = chunks.compared(k, k, steep, 0.01, chunk=4)
     np.testing.assert_allclose(found.info_nce[0], np.log(21), rtol=1e-4)
     assert np.isfinite(found.info_nce).all()
-    bad = chunks.compared(losses.unit(z), k, queue.at[3, 0].set(jnp.nan), T, 8)
+    bad = chunks.compared(losses.unit(z), k, queue.at[3, 0].set(jnp.nan), T, chunk=8)
     assert np.isnan(bad.info_nce).all() and np.isnan(bad.negative).all() and not bad.hit.any()
 
 
@@ -99,7 +101,10 @@ def test_the_compiled_loss_holds_no_array_of_all_logits():
     def compiled(compare):
         return jax.jit(jax.grad(lambda z: compare(losses.unit(z)).info_nce.mean())).lower(z).compile()
 
-    plain, chunked = compiled(lambda q: at_once(q, k, queue)), compiled(lambda q: chunks.compared(q, k, queue, T, 128))
+    plain, chunked = (
+        compiled(lambda q: at_once(q, k, queue)),
+        compiled(lambda q: chunks.compared(q, k, queue, T, chunk=128)),
+    )
     largest = [
         max(np.prod(s) for s in shapes(c.as_text()) if s not in ((2048, C), (C, 2048))) for c in (plain, chunked)
     ]
