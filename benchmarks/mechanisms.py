@@ -141,6 +141,7 @@ def digest(run: Run) -> str:
         "data.workers",
         "data.canvas",
         "data.max_bad_fraction",
+        "queue.chunk",
         "consistency.",
         "train.max_skipped",
         "train.heartbeat_seconds",

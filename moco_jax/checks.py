@@ -22,6 +22,7 @@ FREE = (
     "consistency.",
     "checkpoint.",
     "log.",
+    "queue.chunk",  # memory against time, as micro-batches: another order of sums
     "train.init_from",  # a path: what it leads to is compared by `initial.begin`
     "train.microbatch_size",
     "train.max_skipped",
@@ -33,7 +34,7 @@ SEEN = 1.5  # eval.resize over views.size from which the centre is little of an 
 PAIRS = ("same_image", "same_group")
 POSITIVE: tuple[str, ...] = ("batch_size", "views.size", "model.width", "model.dim", "moco.temperature", "train.epochs")
 POSITIVE += ("end_to_end.temperature", "memory_bank.temperature", "memory_bank.size")
-POSITIVE += ("moco.nce_batches", "memory_bank.nce_batches")
+POSITIVE += ("queue.chunk", "moco.nce_batches", "memory_bank.nce_batches")
 POSITIVE += ("train.microbatch_size", "train.steps_per_call", "train.max_skipped", "train.heartbeat_seconds")
 POSITIVE += ("eval.k", "eval.temperature", "eval.resize")
 POSITIVE += ("eval.batch_size", "checkpoint.every_epochs", "checkpoint.keep", "log.every_steps", "data.workers")

@@ -107,6 +107,7 @@ class Queue:
 
     size: int | None = None  # K; None: largest power of two up to a quarter of the images, at most 65,536
     mask_same_image: bool = False  # leave out of a query's negatives the old keys of its own image
+    chunk: int | None = None  # rows compared at once, a divisor of K, so that N x K logits never exist (None: all rows)
 
 
 @dataclass(frozen=True)

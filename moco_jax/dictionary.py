@@ -97,6 +97,8 @@ def _check_queue(config: Config, queue: Queue, records: int) -> list[str]:
             f"queue.size {size} is less than the {keys} keys enqueued per step (batch_size {config.batch_size}"
             f"{', symmetric' if keys > config.batch_size else ''}); use {keys} or more, or a smaller batch"
         )
+    if queue.chunk is not None:
+        _check_chunk(config, size, queue.chunk)
     if 2 * size > records and not queue.mask_same_image:
         return [
             f"queue.size {size} is more than half of the {records} images: many negatives are old keys of the very "
@@ -104,6 +106,26 @@ def _check_queue(config: Config, queue: Queue, records: int) -> list[str]:
             "leave them out by queue.mask_same_image=True"
         ]
     return []
+
+
+def _check_chunk(config: Config, size: int, chunk: int) -> None:
+    """Whole chunks alone: a shorter last one would be a second program beside the first."""
+    if size % chunk:
+        below = largest_chunk(size, chunk)
+        raise ConfigError(
+            f"queue.chunk {chunk} does not divide queue.size {size}: it leaves {size % chunk} rows over; use {below}, "
+            "another divisor, or None for all rows at once"
+        )
+    if config.moco is not None and config.moco.loss == "nce":
+        raise ConfigError(
+            f"queue.chunk {chunk} with moco.loss='nce': that loss needs its constant, from all similarities, before it "
+            "can use any of them; use None, or moco.loss='infonce'"
+        )
+
+
+def largest_chunk(size: int, most: int = 65536) -> int:
+    """Largest divisor of `size` up to `most`: a value for queue.chunk."""
+    return next(chunk for chunk in range(min(size, most), 0, -1) if size % chunk == 0)
 
 
 def _smaller_queue(config: Config, records: int) -> str:

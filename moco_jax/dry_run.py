@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from moco_jax import config as schema
-from moco_jax import parallel, places, pretrain, run_folder
+from moco_jax import dictionary, parallel, places, pretrain, run_folder
 from moco_jax.assembly import Parts, assemble, batches_of
 from moco_jax.config import Config
 from moco_jax.data import loader, order, sources
@@ -93,6 +93,8 @@ def report(
         call, compile_seconds = compile_call(parts, batch, images)
         memory, flops = memory_of(call, parts, images), flops_per_image(parts, batch, images)
         say(_memory_line(memory))
+        for line in _about_logits(parts.config, memory):
+            say(line)
         say(f"compute: {_amount(flops, 'FLOP')} per image and step: encoders, gradients, augmentation, logits")
         limit = parallel.memory_stats().get("bytes_limit")
         pace = None
@@ -169,10 +171,11 @@ def memory_of(call: Any, parts: Parts, data: Any) -> Memory | None:
 def flops_per_image(parts: Parts, batch: Any, data: Any) -> float | None:
     """XLA's count for one training step, per image of the global batch, before any optimisation: alike everywhere.
 
-    Counted without micro-batches and for one step, since a loop counts as one turn of it.
+    Counted without micro-batches, for one step and with the whole queue, since a loop counts as one turn of it.
     """
     train = dataclasses.replace(parts.config.train, microbatch_size=None, steps_per_call=1)
-    mechanism = parts.make(dataclasses.replace(parts.config, train=train))
+    queue = parts.config.queue and dataclasses.replace(parts.config.queue, chunk=None)
+    mechanism = parts.make(dataclasses.replace(parts.config, train=train, queue=queue))
     one_step = jax.eval_shape(lambda b: jax.tree.map(lambda a: a[:, :1], b), batch)
     lowered = parallel.lowered(mechanism.step, parallel.abstract(mechanism.init), one_step, data)
     try:
@@ -279,6 +282,21 @@ def _memory_line(memory: Memory | None) -> str:
         f"{line}; warning: it has {_amount(limit, 'B')}: use a smaller batch_size, or train.microbatch_size where the "
         "mechanism and its loss take one, or data.path='streamed'"
     )
+
+
+def _about_logits(config: Config, memory: Memory | None) -> Iterator[str]:
+    """A line where all logits of a queue are a quarter of the memory, and need not be."""
+    queue, moco = config.queue, config.moco
+    if memory is None or queue is None or queue.size is None or queue.chunk or moco is None or moco.loss != "infonce":
+        return
+    rows = config.train.microbatch_size or config.batch_size // parallel.device_count()
+    rows *= len(dictionary.key_views(config))
+    if (logits := 4 * rows * queue.size) >= memory.peak / 4:
+        chunk = dictionary.largest_chunk(queue.size, min(65536, max(queue.size // 4, 1)))
+        yield (
+            f"logits of {rows} queries and {queue.size} keys take {_amount(logits, 'B')} of it, or more: "
+            f"queue.chunk={chunk} would never hold them all"
+        )
 
 
 def _time_line(pace: Pace | None, hours: float | None, left: int, compile_seconds: float) -> str:

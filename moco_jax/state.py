@@ -39,6 +39,7 @@ class Contrast(NamedTuple):
 
     logits: jax.Array  # (directions, N, 1 + K), the positive first; minus infinity: left out
     keys: jax.Array  # (directions, N, C), what the step stores of the rows, where it stores anything
+    hits: jax.Array  # (directions, N) bool: a row's own key scores highest (pretext accuracy)
 
 
 class Mechanism(NamedTuple):

@@ -30,6 +30,21 @@ def test_step_time_measures_every_figure():
     assert figures["augmentation_share"] < 1 and figures["batch_size"] == 64
 
 
+def test_a_large_queue_is_measured_whole_and_in_chunks():
+    """Both ways give one loss; chunks need less, in the loss and in a step; what is not timed is compiled alone."""
+    from benchmarks import large_queue
+
+    found = large_queue.measure((256, 4096), rows=8, repeats=2, chunks=(64,), timed=(256,), dim=8)
+    small, large = found["256"], found["4096"]
+    assert small["all"]["loss"] == pytest.approx(small["64"]["loss"], rel=1e-5)
+    for way in ("all", "64"):
+        least, most = small[way]["seconds_least_and_most"]
+        assert 0 < least <= small[way]["seconds"] <= most and set(large[way]) == {"planned_bytes"}
+    assert large["64"]["planned_bytes"] < 8 * 4096 * 4 < large["all"]["planned_bytes"]
+    step = large_queue.steps((4096,))["4096"]
+    assert step["1024"] < step["all"]
+
+
 @pytest.mark.long
 def test_drift_begins_with_rounding(tmp_path, monkeypatch):
     """Two devices and micro-batches leave one device by rounding: not by nothing, and by little after three steps."""

@@ -117,6 +117,7 @@ def test_flops_are_those_of_a_count_by_hand():
     first, second = 2 * 6 * 6 * 128 * 27, 2 * 4 * 4 * 128 * 9 * 128
     by_hand = 2 * (first + second) + first + 2 * second
     assert by_hand < flops(small()) < 1.1 * by_hand
+    assert flops(small(queue=config.Queue(16, chunk=4))) == flops(small())
 
 
 def planned(arguments, output, alias, temporary):
@@ -139,6 +140,14 @@ def report(monkeypatch):
         return dry_run.report(small(), workdir, **objects(small()) | given, say=said.append), "\n".join(said)
 
     return run
+
+
+def test_logits_that_are_much_of_the_memory_are_named(report, tmp_path):
+    """2 queries a device against 16 keys: 128 bytes. Of 500 they are a quarter, of 5,000 not worth a word."""
+    advice = "logits of 2 queries and 16 keys take 128 B of it, or more: queue.chunk=4 would never hold them all"
+    for peak, named in ((500, True), (5000, False)):
+        _, said = report(tmp_path / "none", planned(peak, 0, 0, 0))
+        assert (advice in said) == named == ("queue.chunk" in said)
 
 
 def test_what_a_backend_does_not_tell_is_not_known(report, tmp_path):

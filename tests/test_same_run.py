@@ -38,6 +38,7 @@ FREE = {
     "consistency.every_epochs",
     "log.every_steps",
     "log.tensorboard",
+    "queue.chunk",
     "train.heartbeat_seconds",
     "train.init_from",  # the weights behind it are compared instead: tests/test_initial.py
     "train.max_skipped",

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from moco_jax.core import axis
-from moco_jax.core.losses import mean_negative, pretext_accuracy
+from moco_jax.core.losses import Compared
 
 
 def alignment(positive_similarity: jax.Array) -> jax.Array:
@@ -36,16 +36,12 @@ def effective_rank(keys: jax.Array) -> jax.Array:
     return jnp.trace(covariance) ** 2 / jnp.maximum(jnp.sum(covariance * covariance), tiny)
 
 
-def similarities(logits: list[jax.Array], temperature: float) -> dict[str, jax.Array]:
-    """Means over rows and directions: pretext accuracy, cosine with the key and with what else is compared.
-
-    logits: (N, 1 + K) of each direction, the key in column 0.
-    """
-    rows = jnp.concatenate(logits)  # (directions * N, 1 + K)
+def similarities(rows: Compared, temperature: float) -> dict[str, jax.Array]:
+    """Means over rows, of all directions: pretext accuracy, cosine with the key and with what else is compared."""
     return {
-        "pretext_accuracy": pretext_accuracy(rows),
-        "positive_similarity": jnp.mean(rows[:, 0]) * temperature,
-        "negative_similarity": mean_negative(rows) * temperature,
+        "pretext_accuracy": jnp.mean(rows.hit, dtype=rows.positive.dtype),
+        "positive_similarity": jnp.mean(rows.positive) * temperature,
+        "negative_similarity": jnp.mean(rows.negative) * temperature,
     }
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from moco_jax import parallel
 from moco_jax.config import Config, Shuffle
-from moco_jax.core import axis, losses, shuffle
+from moco_jax.core import axis, shuffle
 from moco_jax.core.randomness import RESHUFFLE, SHUFFLE
 from moco_jax.loop import Evaluator
 from moco_jax.state import Mechanism
@@ -53,8 +53,8 @@ def leak_alarm(
         data, anew = extra
         permuted = dataclasses.replace(config, shuffle=Shuffle(block))
         mechanism = make(permuted, permutation=functools.partial(permutation, anew))
-        logits = mechanism.contrast(state, jax.tree.map(lambda a: a[0], batch), data).logits
-        return axis.mean(losses.pretext_accuracy(logits.reshape(-1, logits.shape[-1])))
+        hits = mechanism.contrast(state, jax.tree.map(lambda a: a[0], batch), data).hits
+        return axis.mean(jnp.mean(hits, dtype=jnp.float32))
 
     mapped = parallel.map_rows(accuracy)  # one compile for both orders
 

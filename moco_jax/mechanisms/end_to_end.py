@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from moco_jax.config import Config, EndToEnd
 from moco_jax.core import axis, guard, health
-from moco_jax.core.losses import contrast_logits, info_nce, leave_out, unit
+from moco_jax.core.losses import compared, contrast_logits, info_nce, leave_out, unit
 from moco_jax.core.optimizers import Optimizer
 from moco_jax.core.randomness import AUGMENT, CROP, INIT, SHUFFLE, key
 from moco_jax.core.shuffle import drawn, shuffled, unshuffled
@@ -108,7 +108,8 @@ def make(
             logits, keys, used = logits_of(given, raw, state.step)
             loss = jnp.stack([info_nce(x) for x in logits]).sum()
             batch_stats = tuple(network.batch_stats for network in used)
-            return loss, (batch_stats, health.similarities(logits, section.temperature), keys[0])
+            measures = health.similarities(compared(jnp.concatenate(logits)), section.temperature)
+            return loss, (batch_stats, measures, keys[0])
 
         value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
         (loss, (batch_stats, measures, keys)), gradients = value_and_grad(params_of(networks))
@@ -136,7 +137,8 @@ def make(
         n = batch["ids"].shape[0]
         raw = views.raw(batch, data, axis.here(n), key(config.seed, state.step, CROP))
         logits, keys, _ = logits_of(networks_of(state.online, state.target), raw, state.step)
-        return Contrast(jnp.stack(logits), jnp.stack([axis.mine(k, n) for k in keys]))
+        hits = [compared(x).hit for x in logits]
+        return Contrast(jnp.stack(logits), jnp.stack([axis.mine(k, n) for k in keys]), jnp.stack(hits))
 
     return Mechanism(init, step, contrast, chance=len(directions) * math.log(config.batch_size))
 

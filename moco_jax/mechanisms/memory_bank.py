@@ -16,7 +16,7 @@ from moco_jax.config import Config, MemoryBank
 from moco_jax.core import axis, guard, health
 from moco_jax.core.bank import drawn, update
 from moco_jax.core.bank import start as start_bank
-from moco_jax.core.losses import contrast_logits, info_nce, unit
+from moco_jax.core.losses import compared, contrast_logits, info_nce, unit
 from moco_jax.core.microbatch import microbatched
 from moco_jax.core.nce import chance, log_z, nce, remembered
 from moco_jax.core.optimizers import Optimizer
@@ -81,7 +81,7 @@ def make(
             def loss_fn(params: Any) -> tuple[jax.Array, Any]:
                 logits, q, batch_stats = logits_of(params, state, rows)
                 loss, measures = loss_of(logits, state)
-                return loss, (batch_stats, measures | health.similarities([logits], section.temperature), q)
+                return loss, (batch_stats, measures | health.similarities(compared(logits), section.temperature), q)
 
             value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
             (loss, (batch_stats, measures, q)), gradients = value_and_grad(state.online.params)
@@ -118,7 +118,7 @@ def make(
             return None, (logits, q)
 
         _, (logits, q) = in_parts(part, (raw, positions, ids))
-        return Contrast(logits[None], q[None])
+        return Contrast(logits[None], q[None], compared(logits).hit[None])
 
     def stored(state: State, batch: Any, step: jax.Array) -> jax.Array:
         """What the bank holds of the rows of a step, which is their last: (1, N, C)."""

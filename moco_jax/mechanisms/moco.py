@@ -5,7 +5,7 @@ Algorithm 1 moves it last. Since both start equal, the two orders give the same 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from moco_jax.config import Config, Moco
-from moco_jax.core import axis, guard, health
+from moco_jax.config import Config, Moco, Queue
+from moco_jax.core import axis, chunks, guard, health
 from moco_jax.core.ema import ema
-from moco_jax.core.losses import contrast_logits, info_nce, leave_out, unit
+from moco_jax.core.losses import Compared, compared, contrast_logits, info_nce, leave_out, unit
 from moco_jax.core.microbatch import Part, microbatched
 from moco_jax.core.nce import chance, log_z, nce, remembered
 from moco_jax.core.optimizers import Optimizer
@@ -28,6 +28,10 @@ from moco_jax.state import Contrast, Facts, Mechanism, Network, State
 
 # (step, direction) -> (G,) int32: the original position that fills each shuffled slot, equal on all devices.
 Permutation = Callable[[jax.Array, int], jax.Array]
+Arrays = Sequence[jax.Array]  # of every direction
+Own = tuple[
+    jax.Array, jax.Array
+]  # ids (n, V) of rows and records (K,) behind the queue, by which old keys are a row's own
 
 
 def make(
@@ -44,7 +48,7 @@ def make(
 
     permutation replaces the seeded draw (to replay a recorded one); scan loops over micro-batches instead of unrolling.
     """
-    section, queue_size, mask, block, in_parts = _sections(config, scan)
+    section, queue, queue_size, block, in_parts = _sections(config, scan)
     directions = ((0, 1), (1, 0)) if section.symmetric else ((0, 1),)  # (view of the query, view of the key)
 
     seeded = partial(drawn, config.seed, purpose=SHUFFLE, total=config.batch_size, block=block)
@@ -101,35 +105,58 @@ def make(
     def records_of(state: State, batch: Any) -> jax.Array | None:
         """The record behind each key of the queue (K,); None where the batch does not say."""
         if "queue_ids" not in batch:
-            if mask:
+            if queue.mask_same_image:
                 raise ValueError("queue.mask_same_image needs batch['queue_ids'], as data.loader.batches makes it")
             return None
         return behind(state.memory, batch["queue_ids"], len(directions) * config.batch_size, state.step)
 
-    def logits_of(
-        params: Any, state: State, rows: Any, records: jax.Array | None
-    ) -> tuple[list[jax.Array], jax.Array | None, Any]:
-        """Logits (n, 1 + K) of every direction, which keys are of the rows' own images (n, K), and batch statistics.
-
-        rows: (raw views, positives, positions, ids); records (K,) as `records_of` gives them: None for None.
-        """
-        raw, positives, positions, ids = rows
-        own = None if records is None else own_keys(ids, records)
-        batch_stats, logits = state.online.batch_stats, []
-        for d, (query_view, _) in enumerate(directions):
+    def queries_of(
+        params: Any, raw: tuple[jax.Array, ...], positions: jax.Array, state: State
+    ) -> tuple[list[jax.Array], Any]:
+        """Queries (n, C) of every direction from raw views (n, S, S, C), and the batch statistics that they leave."""
+        batch_stats, queries = state.online.batch_stats, []
+        for query_view, _ in directions:
             images = views.augment(raw[query_view], positions, key(config.seed, state.step, AUGMENT), query_view)
             q, batch_stats = encoder.project(params, batch_stats, images)
-            scores = contrast_logits(unit(q), positives[d], state.memory.queue, section.temperature)
-            logits.append(leave_out(scores, own) if mask and own is not None else scores)
-        return logits, own, batch_stats
+            queries.append(unit(q))
+        return queries, batch_stats
 
-    def loss_of(logits: list[jax.Array], state: State) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """The loss, summed over directions, and what NCE has to remember."""
+    def logits_of(queries: Arrays, keys: Arrays, own: Own | None, state: State) -> list[jax.Array]:
+        """Logits (n, 1 + K) of every direction's queries against their own keys (n, C) and the queue."""
+        pairs = zip(queries, keys, strict=True)
+        logits = [contrast_logits(q, k, state.memory.queue, section.temperature) for q, k in pairs]
+        return [leave_out(x, own_keys(*own)) for x in logits] if queue.mask_same_image and own else logits
+
+    def loss_of(queries: Arrays, keys: Arrays, own: Own | None, state: State) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """The loss, summed over directions, and what else is to be known of these logits."""
+        logits, measures = logits_of(queries, keys, own, state), {}
         if section.loss == "infonce":
-            return jnp.stack([info_nce(x) for x in logits]).sum(), {}
-        negatives = jnp.concatenate(logits)[:, 1:]  # a key of one's own is no draw from the dictionary
-        z = log_z(state.memory, negatives, facts.records, section.nce_batches)
-        return jnp.stack([nce(x, z, facts.records) for x in logits]).sum(), {"log_z": z}
+            losses = [info_nce(x) for x in logits]
+        else:
+            negatives = jnp.concatenate(logits)[:, 1:]  # a key of one's own is no draw from the dictionary
+            measures["log_z"] = log_z(state.memory, negatives, facts.records, section.nce_batches)
+            losses = [nce(x, measures["log_z"], facts.records) for x in logits]
+        loss = jnp.stack(losses).sum()
+        measures |= health.similarities(compared(jnp.concatenate(logits)), section.temperature)
+        if own is not None:  # old keys of a query's own image, whether left out or not
+            measures["own_keys"] = jnp.mean(jnp.sum(own_keys(*own), axis=1, dtype=loss.dtype))
+        return loss, measures
+
+    def compare_in_chunks(queries: Arrays, keys: Arrays, own: Own | None, state: State, chunk: int) -> Compared:
+        """What those logits come to, rows of all directions (directions * n,), without forming them."""
+        q, k = jnp.concatenate(queries), jnp.concatenate(keys)
+        left_out = (jnp.tile(own[0], (len(queries), 1)), own[1]) if queue.mask_same_image and own else None
+        return chunks.compared(q, k, state.memory.queue, section.temperature, chunk=chunk, left_out=left_out)
+
+    def loss_in_chunks(
+        queries: Arrays, keys: Arrays, own: Own | None, state: State, chunk: int
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """`loss_of` with InfoNCE, from `chunk` rows of the queue at a time."""
+        found = compare_in_chunks(queries, keys, own, state, chunk)
+        measures = health.similarities(found, section.temperature)
+        if own is not None:
+            measures["own_keys"] = jnp.mean(chunks.own_count(*own, chunk), dtype=found.positive.dtype)
+        return len(queries) * jnp.mean(found.info_nce), measures
 
     def step(state: State, batch: Any, data: Any) -> tuple[State, dict[str, jax.Array]]:
         """One step of MoCo seen from one device: batch {ids (N, V), ...} -> (new state, metrics)."""
@@ -141,12 +168,13 @@ def make(
         records = records_of(state, batch)  # (K,)
 
         def part(rows: Any) -> tuple[Any, None]:
+            raw, positives, positions, ids = rows
+            own = None if records is None else (ids, records)
+
             def loss_fn(params: Any) -> tuple[jax.Array, Any]:
-                logits, own, batch_stats = logits_of(params, state, rows, records)
-                loss, measures = loss_of(logits, state)
-                measures |= health.similarities(logits, section.temperature)
-                if own is not None:  # old keys of a query's own image, whether left out or not
-                    measures["own_keys"] = jnp.mean(jnp.sum(own, axis=1, dtype=loss.dtype))
+                queries, batch_stats = queries_of(params, raw, positions, state)
+                asked = queries, positives, own, state
+                loss, measures = loss_in_chunks(*asked, queue.chunk) if queue.chunk else loss_of(*asked)
                 return loss, (batch_stats, measures)
 
             (loss, (batch_stats, measures)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.online.params)
@@ -181,12 +209,18 @@ def make(
         positives = [axis.mine(k, n) for k in keys_of(moved(state), raw, state.step)[0]]
         records = records_of(state, batch)  # (K,)
 
-        def part(rows: Any) -> tuple[None, jax.Array]:
-            logits, _, _ = logits_of(state.online.params, state, rows, records)
-            return None, jnp.stack(logits, axis=1)  # (n, directions, 1 + K)
+        def part(rows: Any) -> tuple[None, tuple[jax.Array, jax.Array]]:
+            raw, positives, positions, ids = rows
+            own = None if records is None else (ids, records)
+            queries, _ = queries_of(state.online.params, raw, positions, state)
+            asked = queries, positives, own, state
+            logits = logits_of(*asked)
+            found = compare_in_chunks(*asked, queue.chunk) if queue.chunk else compared(jnp.concatenate(logits))
+            hits = found.hit.reshape(len(directions), -1)
+            return None, (jnp.stack(logits, axis=1), hits.T)  # (n, directions, 1 + K), (n, directions)
 
-        _, logits = in_parts(part, (raw, positives, positions, batch["ids"]))
-        return Contrast(jnp.moveaxis(logits, 1, 0), jnp.stack(positives))
+        _, (logits, hits) = in_parts(part, (raw, positives, positions, batch["ids"]))
+        return Contrast(jnp.moveaxis(logits, 1, 0), jnp.stack(positives), hits.T)
 
     def stored(state: State, batch: Any, step: jax.Array) -> jax.Array:
         """The keys (directions, N, C) that the queue holds of the rows of an earlier step."""
@@ -196,10 +230,10 @@ def make(
     return Mechanism(init, step, contrast, chance=guess, stored=stored)
 
 
-def _sections(config: Config, scan: bool) -> tuple[Moco, int, bool, int, Callable[[Part, Any], tuple[Any, Any]]]:
-    """Section moco, K, mask and block of a resolved config, and how rows are split into micro-batches."""
+def _sections(config: Config, scan: bool) -> tuple[Moco, Queue, int, int, Callable[[Part, Any], tuple[Any, Any]]]:
+    """Sections moco and queue, K and block of a resolved config, and how rows are split into micro-batches."""
     section, queue, shuffle = config.moco, config.queue, config.shuffle
     if section is None or queue is None or shuffle is None or queue.size is None or shuffle.block is None:
         raise ValueError("moco takes a resolved config with the sections moco, queue and shuffle: see checks.resolve")
     in_parts = partial(microbatched, size=config.train.microbatch_size, scan=scan)
-    return section, queue.size, queue.mask_same_image, shuffle.block, in_parts
+    return section, queue, queue.size, shuffle.block, in_parts

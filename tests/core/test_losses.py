@@ -34,9 +34,9 @@ def test_what_is_left_out_is_in_no_softmax_maximum_or_mean():
     )
     np.testing.assert_allclose(losses.pretext_accuracy(left), np.mean([x[0] >= max(x) for x in kept]))
     means = [x[1:].mean() if len(x) > 1 else 0 for x in kept]
-    np.testing.assert_allclose(losses.mean_negative(left), np.mean(means), rtol=1e-5)
-    np.testing.assert_allclose(losses.mean_negative(jnp.asarray(logits)), logits[:, 1:].mean(), rtol=1e-5)
-    assert np.isnan(losses.mean_negative(left.at[0, 1].set(jnp.nan)))
+    np.testing.assert_allclose(losses.compared(left).negative.mean(), np.mean(means), rtol=1e-5)
+    np.testing.assert_allclose(losses.compared(jnp.asarray(logits)).negative.mean(), logits[:, 1:].mean(), rtol=1e-5)
+    assert np.isnan(losses.compared(left.at[0, 1].set(jnp.nan)).negative.mean())
     gradient = jax.grad(lambda x: losses.info_nce(losses.leave_out(x, jnp.asarray(out))))(jnp.asarray(logits))
     assert np.isfinite(gradient).all() and not np.any(np.asarray(gradient)[:, 1:][out])
 
