@@ -1,6 +1,5 @@
 """Benchmarks are commands that people run: each runs, shrunken, and says what it promises."""
 
-import importlib.util
 import io
 import json
 import sys
@@ -14,13 +13,11 @@ from benchmarks import bn_leak, output, shrunk, verdicts
 from moco_jax import config, pages, parallel, pretrain
 
 
-@pytest.mark.slow
+@pytest.mark.long  # the suite for a GPU takes the same figures, of one device (`test_gpu_suite.py`)
 def test_step_time_measures_every_figure():
     """images/s, compile seconds, FLOPs, bytes, memory, share of augmentation: positive numbers of a tiny net."""
-    path = Path(__file__).parents[1] / "benchmarks" / "step_time.py"
-    spec = importlib.util.spec_from_file_location("step_time", path)
-    step_time = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(step_time)
+    from benchmarks import step_time
+
     page = pages.load("digits")
     page.batch_size, page.bn.group_size, page.model.width, page.queue.size = 64, 8, 4, 64
     figures = step_time.measure(config.read(page), steps=2, repeats=2)

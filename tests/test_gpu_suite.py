@@ -31,7 +31,10 @@ def test_it_runs_whole_on_a_cpu(tmp_path):
     steps = found["steps"]
     assert {"batch 8", "batch 16", "fit", "program"} <= set(steps)
     assert all(part["images_per_second"] > 0 for name, part in steps.items() if name.startswith("batch"))
-    assert steps["batch 16"]["flops_per_image"] > 0 and steps["program"]["mb_per_image_by_part"]["backward"] > 0
+    numbers = ("images_per_second", "step_milliseconds", "compile_seconds", "augmentation_share", "flops_per_image")
+    numbers += ("bytes_per_image", "planned_bytes_per_device")
+    assert all(steps["batch 16"][n] > 0 for n in numbers), steps["batch 16"]
+    assert steps["program"]["mb_per_image_by_part"]["backward"] > 0
     assert found["demo"]["demo"]["steps_per_call"] == 2
     assert found["parts"]["SGD and the target's average"]["milliseconds"] > 0
     assert len(found["profile"]["ten"]) == 10

@@ -85,7 +85,6 @@ def test_two_devices_and_micro_batches_equal_one(float64):
     ("case", "counts"),
     [
         pytest.param("everything on", (8,), marks=pytest.mark.slow),
-        pytest.param("end to end, everything on", (4,), marks=pytest.mark.slow),
         pytest.param("bank, nce", (4,), marks=pytest.mark.slow),
         *(
             pytest.param(case, counts, marks=pytest.mark.long)
@@ -95,7 +94,7 @@ def test_two_devices_and_micro_batches_equal_one(float64):
                 "one group over all devices": (4,),
                 "nce": (4,),
                 "end to end": (2, 4),
-                "end to end, everything on": (2, 8),
+                "end to end, everything on": (2, 4, 8),
                 "bank": (2, 4),
             }.items()
         ),

@@ -53,7 +53,13 @@ def test_the_tables_agree():
 
 
 @pytest.mark.parametrize(
-    "case", [c if c in ("end to end", "bank") else pytest.param(c, marks=pytest.mark.slow) for c in CASES]
+    "case",
+    [
+        "end to end",
+        "bank",
+        pytest.param("bank, nce", marks=pytest.mark.slow),
+        *(pytest.param(c, marks=pytest.mark.long) for c in ("end to end, two encoders", "moco, nce")),
+    ],
 )
 def test_a_run_is_logged_kept_resumed_and_opened(case, tmp_path):
     """Stopped after the first epoch and resumed, it ends in the same bits; its encoder opens."""

@@ -48,7 +48,7 @@ def saved(workdir, step):
     return leaves(store.restore(step, parallel.abstract(parts.mechanism.init)))
 
 
-@pytest.mark.slow
+@pytest.mark.long  # `tests/test_launchers.py` and `tests/test_two_processes.py` show its halves
 def test_two_tasks_of_slurm_equal_one_process(tmp_path, float64):
     """Eight steps over four devices: every shard of every leaf that was saved, and every loss that was logged.
 

@@ -98,13 +98,17 @@ def wide_activations(text: str, images: int) -> list[str]:
     """Results of kernels of the backbone that keep one float32 value or more for each 16 pixels of every image."""
     found, entry = hlo.computations(text)
     bodies = [entry, *(hlo._called(i, "body") for name in found for i in found[name] if i.operation == "while")]
+    types = {i.name: i.type for name in bodies for i in found[name]}
     wide = []
     for i in (i for name in bodies for i in found[name] if i.operation in ("fusion", "custom-call", "copy", "convert")):
         for shape in re.findall(r"\bf32\[([\d,]+)\]", i.type):
             sides = [int(n) for n in shape.split(",")]
             grouped = len(sides) == 4 and sides[0] * sides[1] == images  # (groups, members, pixels, C)
             pixels = sides[2] if grouped else math.prod(sides[1:3])
-            if "backbone" in i.rest and len(sides) == 4 and (grouped or sides[0] == images) and pixels >= 16:
+            whole = (
+                4 * math.prod(sides) >= max((hlo.size(types.get(o, "")) for o in i.operands), default=0) / 2
+            )  # no partial sums
+            if "backbone" in i.rest and len(sides) == 4 and (grouped or sides[0] == images) and pixels >= 16 and whole:
                 wide.append(f"{i.name} f32[{shape}]")
     return wide
 

@@ -43,8 +43,11 @@ def test_its_encoder_gives_features(run):
     assert features.shape == (2, 16) and bool(jnp.isfinite(features).all())
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("run", ARCHIVES, indirect=True)
+@pytest.mark.parametrize(
+    "run",
+    [pytest.param(a, marks=pytest.mark.slow if a == "format_1_moco.tar.gz" else pytest.mark.long) for a in ARCHIVES],
+    indirect=True,
+)
 def test_its_run_goes_on_to_the_end(run, capsys):
     """By the command that it was begun with: every leaf of the state is read, and trained on."""
     mechanism = json.loads((run / "config.json").read_text())["config"]["mechanism"]

@@ -62,8 +62,14 @@ def good(number):
     return np.where(rows == BAD, (rows + 1) % BAD, rows)
 
 
-@pytest.mark.parametrize("kind", ["image", "gradient", "statistics"])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    ("case", "kind"),
+    [
+        pytest.param(case, kind, marks=[] if case in ("moco", "bank, nce") or kind == "image" else pytest.mark.long)
+        for case in CASES
+        for kind in ("image", "gradient", "statistics")
+    ],
+)
 def test_nothing_but_the_step_changes_on_any_device(case, kind):
     """After two good steps one image of one device is bad: as query and key, and as key alone where views differ."""
     init, step = stepping(case, kind)

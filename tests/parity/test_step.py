@@ -22,7 +22,7 @@ from tests.parity.step_cases import CASES, distance, images, initial, permutatio
 
 TOLERANCE = 1e-11  # max|a - b| / max|b| per tensor, in float64; measured: 3e-14
 TINY = [name for name, case in CASES.items() if case.whole]
-MARKS = {"v1_resnet18": pytest.mark.slow, "v2_resnet50": pytest.mark.long}
+MARKS = {"v1_resnet18": pytest.mark.long, "v2_resnet50": pytest.mark.long}
 LARGE = [pytest.param(name, marks=mark) for name, mark in MARKS.items()]
 
 
