@@ -1,9 +1,9 @@
-"""What one card does, in one run of under eight minutes: is the step right, how fast is it, and how fast is PyTorch's.
+"""What one card does, in one run meant for eight minutes: is the step right, how fast is it, and how fast is PyTorch's.
 
     python -m benchmarks.gpu_suite --output=FILE.json            needs the package and JAX; for PyTorch's side torch
     python -m benchmarks.gpu_suite --sizes=shrunken              everything small, on a CPU, in minutes
 
-Correctness first, then speed, then a table; the JSON is rewritten after every section, so that what was measured stays.
+Correctness first, then speed, then a table; the JSON is rewritten after every figure, so that what was measured stays.
 A section that would begin after --seconds is left out, and named. benchmarks/README.md says what each one is.
 """
 
@@ -13,14 +13,15 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
 from benchmarks import step_time
 from benchmarks.gpu import pages
 from moco_jax.cli import flags
+from moco_jax.config import ConfigError, unknown
 
 NAMED = {
     "output": (None, "file for the JSON"),
@@ -29,7 +30,8 @@ NAMED = {
     "sizes": ("full", "full, or shrunken: everything small, as on a CPU"),
 }
 BYTES, FLOPS = 448e6, 32.5e9  # per image of MoCo ResNet-50 at 224 pixels: arithmetic, with batch norm not fused away
-WORKERS = 6  # programs that compile at once
+WORKERS = 6  # programs that compile at once, where there are as many cores
+Found = Iterator[tuple[str, Any]]  # figures by name, each as soon as it is known
 
 
 @dataclasses.dataclass
@@ -52,12 +54,16 @@ def compile_all(run: Run, pool: ThreadPoolExecutor, names: list[str]) -> None:
     one = (f"batch {s.beside}", step_time.compiled, beside)
     other = [(f"batch {b}", step_time.compiled, pages.imagenet(s, batch_size=b)) for b in s.batches if b != s.beside]
     ready = [
-        (name, step_time.on_ready_views, pages.one_group(c)) for name, c in (("ready", beside), ("demo ready", small))
+        (f"{name} on ready views", step_time.on_ready_views, pages.one_group(c))
+        for name, c in (("ResNet-50", beside), ("demo", small))
     ]
     needed = {
         "steps": [one, *other],
         "beside_pytorch": ready,
-        "demo": [("demo", step_time.compiled, epoch), ("demo, one step", step_time.compiled, small)],
+        "demo": [
+            ("an epoch per dispatch", step_time.compiled, epoch),
+            ("one step per dispatch", step_time.compiled, small),
+        ],
         "profile": [one],
         "compiling": [one],
     }
@@ -78,101 +84,105 @@ def timed(run: Run, name: str, *, costs: bool = False) -> dict[str, Any]:
     return found
 
 
-def ceilings(run: Run) -> dict[str, Any]:
-    """What the card copies and multiplies."""
-    from benchmarks.gpu import alone
-
-    return alone.ceilings(run.sizes)
-
-
-def correct(run: Run) -> dict[str, Any]:
+def correct(run: Run) -> Found:
     """The step against a CPU's, one step per dispatch against several, and the same call twice."""
     from benchmarks.gpu import correct
 
-    return correct.check(run.sizes)
+    yield from correct.check(run.sizes).items()
 
 
-def steps(run: Run) -> dict[str, Any]:
+def ceilings(run: Run) -> Found:
+    """What the card copies and multiplies."""
+    from benchmarks.gpu import alone
+
+    yield from alone.ceilings(run.sizes).items()
+
+
+def steps(run: Run) -> Found:
     """ResNet-50 at every batch, the rate and the fixed cost that fit them, and its program against arithmetic."""
     from benchmarks.gpu import alone, program
 
-    out: dict[str, Any] = {}
-    batches = [run.sizes.beside, *(b for b in run.sizes.batches if b != run.sizes.beside)]
-    measured = {}
-    for batch in batches:
+    beside, measured = run.sizes.beside, {}
+    for batch in (beside, *(b for b in run.sizes.batches if b != beside)):
         if measured and run.late():
             break
-        measured[batch] = timed(run, f"batch {batch}", costs=batch == run.sizes.beside)
-    out = {f"batch {batch}": measured[batch] for batch in sorted(measured)}
+        measured[batch] = timed(run, f"batch {batch}", costs=batch == beside)
+        yield f"batch {batch}", measured[batch]
     if len(measured) > 1:
-        order = sorted(measured)
-        out["fit"] = alone.fit(order, [measured[b]["step_milliseconds"] for b in order])
-    found = program.read(run.programs[f"batch {run.sizes.beside}"].result().call.as_text(), run.sizes.beside)
-    flops = measured[run.sizes.beside]["flops_per_image"]
+        yield "fit", alone.fit(list(measured), [pace["step_milliseconds"] for pace in measured.values()])
+    found = program.read(run.programs[f"batch {beside}"].result().call.as_text(), beside)
+    flops = measured[beside]["flops_per_image"]
     found |= {"bytes_over_448_mb": 1e6 * found["mb_per_image"] / BYTES, "flops_over_32.5_g": flops and flops / FLOPS}
-    return out | {"program": found}
+    yield "program", found
 
 
-def demo(run: Run) -> dict[str, Any]:
-    """The CIFAR-10 step, an epoch per dispatch and one step per dispatch."""
-    return {"demo": timed(run, "demo", costs=True), "demo, one step": timed(run, "demo, one step")}
-
-
-def beside_pytorch(run: Run) -> dict[str, Any]:
+def beside_pytorch(run: Run) -> Found:
     """Our step and PyTorch's on views that are ready, of plain batch norm, and the ratio to its fastest variant."""
     from importlib.util import find_spec
 
     from benchmarks.gpu import torch_step
 
     if find_spec("torch") is None:
-        return {"not measured": "torch is not installed"}
-    out: dict[str, Any] = {}
-    for name, ready, page in (("ResNet-50", "ready", pages.imagenet), ("demo", "demo ready", pages.demo)):
-        changes = {"batch_size": run.sizes.beside} if page is pages.imagenet else {}
-        ours = timed(run, ready)
-        theirs = torch_step.measure(page(run.sizes, **changes), run.sizes, done=run.late)
-        rates = [v["images_per_second"] for k, v in theirs.items() if "grouped" not in k and "images_per_second" in v]
-        ratio = ours["images_per_second"] / max(rates) if rates else None
-        out[name] = {"ours on ready views, plain batch norm": ours, "PyTorch": theirs, "ours over its fastest": ratio}
-    return out
+        yield "not measured", "torch is not installed"
+        return
+    nets = {"ResNet-50": pages.imagenet(run.sizes, batch_size=run.sizes.beside), "demo": pages.demo(run.sizes)}
+    ours, fastest = {}, dict.fromkeys(nets, 0.0)
+    for net in nets:
+        ours[net] = timed(run, f"{net} on ready views")
+        yield f"{net}, ours", ours[net]
+    for variant, options in torch_step.VARIANTS:
+        for net, c in nets.items():
+            if run.late():
+                yield f"{net}, PyTorch, {variant}", {"failed": "not measured, for want of time"}
+                continue
+            found = torch_step.measure(c, run.sizes, **options)
+            if "grouped" not in options:
+                fastest[net] = max(fastest[net], found.get("images_per_second", 0.0))
+            yield f"{net}, PyTorch, {variant}", found
+    for net, rate in fastest.items():
+        yield f"{net}, ours over PyTorch's fastest", ours[net]["images_per_second"] / rate if rate else None
 
 
-def parts(run: Run) -> dict[str, Any]:
+def demo(run: Run) -> Found:
+    """The CIFAR-10 step, an epoch per dispatch and one step per dispatch."""
+    yield "an epoch per dispatch", timed(run, "an epoch per dispatch", costs=True)
+    yield "one step per dispatch", timed(run, "one step per dispatch")
+
+
+def parts(run: Run) -> Found:
     """The loss at every K, batch norm, and the update, each alone. Augmentation alone is beside each step."""
     from benchmarks import large_queue
     from benchmarks.gpu import alone
 
     s = run.sizes
-    return {
-        "loss": large_queue.measure(s.queues, rows=s.beside, repeats=s.repeats),
-        "batch norm and ReLU, forward and backward": alone.batch_norm(s),
-        "SGD and the target's average": alone.update(s),
-    }
+    yield "loss", large_queue.measure(s.queues, rows=s.beside, repeats=s.repeats)
+    yield "batch norm and ReLU, forward and backward", alone.batch_norm(s)
+    yield "SGD and the target's average", alone.update(s)
 
 
-def compiling(run: Run) -> dict[str, Any]:
-    """Seconds to compile the step, and to find it in the cache on disk."""
-    import jax
-
-    c = pages.imagenet(run.sizes, batch_size=run.sizes.beside)
-    cold = run.programs[f"batch {run.sizes.beside}"].result().compile_seconds
-    jax.clear_caches()
-    return {"cold_seconds, with others at once": cold, "cached_seconds": step_time.compiled(c).compile_seconds}
-
-
-def profile(run: Run) -> dict[str, Any]:
+def profile(run: Run) -> Found:
     """The ten kernels that take most of a step."""
     from benchmarks.gpu import alone
 
-    program = run.programs[f"batch {run.sizes.beside}"].result()
-    step_time.timed(program, calls=1, repeats=1)
+    go = step_time.runner(run.programs[f"batch {run.sizes.beside}"].result())
+    go(2)
     with tempfile.TemporaryDirectory() as folder:
-        return alone.top_kernels(lambda: step_time.timed(program, calls=1, repeats=1), folder)
+        yield from alone.top_kernels(lambda: go(1), folder).items()
 
 
-SECTIONS: dict[str, Callable[[Run], dict[str, Any]]] = {
+def compiling(run: Run) -> Found:
+    """Seconds to compile the step, and to find it in the cache on disk."""
+    import jax
+
+    yield "seconds, with others at once", run.programs[f"batch {run.sizes.beside}"].result().compile_seconds
+    jax.clear_caches()
+    c = pages.imagenet(run.sizes, batch_size=run.sizes.beside)
+    yield "seconds from the cache", step_time.compiled(c).compile_seconds
+
+
+SECTIONS: dict[str, Callable[[Run], Found]] = {
+    "correct": correct,  # not timed, so other programs compile meanwhile
     "ceilings": ceilings,
-    "correct": correct,
     "steps": steps,
     "beside_pytorch": beside_pytorch,
     "demo": demo,
@@ -182,30 +192,40 @@ SECTIONS: dict[str, Callable[[Run], dict[str, Any]]] = {
 }
 
 
-def measure(sizes: pages.Sizes, *, seconds: float, names: list[str], keep: Callable[[dict[str, Any]], None]) -> Any:
-    """The sections of `names` in their order; `keep` receives what is known after each."""
+def measure(
+    sizes: str, *, seconds: float, names: list[str], keep: Callable[[dict[str, Any]], None] = lambda found: None
+) -> dict[str, Any]:
+    """The sections of `names`; `keep` receives what is known after each figure. ConfigError for several cards."""
     import jax
 
     from moco_jax import parallel
 
+    if parallel.device_count() > 1:
+        raise ConfigError(f"{parallel.describe()}: this is of one card; set CUDA_VISIBLE_DEVICES=0")
     began = time.perf_counter()
-    run = Run(sizes, began + seconds)
-    device = jax.devices()[0]
-    found: dict[str, Any] = {"card": parallel.describe(), "jax": jax.__version__, "platform": device.platform}
-    found |= {"full_size": sizes == pages.FULL, "not_measured": [], "seconds": {}}
-    with ThreadPoolExecutor(WORKERS) as pool:
+    run = Run(pages.SIZES[sizes], began + seconds)
+    found: dict[str, Any] = {"card": parallel.describe(), "jax": jax.__version__, "sizes": sizes}
+    found |= {"not_measured": [], "seconds": {}}
+    pool = ThreadPoolExecutor(min(WORKERS, parallel.host_cores()))
+    try:
         compile_all(run, pool, names)
         for name in names:
+            if name != "correct":  # XLA tries kernels on the card while it compiles: nothing is timed beside that
+                wait(run.programs.values())
             if run.late():
                 found["not_measured"].append(name)
                 continue
-            start = time.perf_counter()
+            start, found[name] = time.perf_counter(), {}
             try:
-                found[name] = SECTIONS[name](run)
+                for part, value in SECTIONS[name](run):
+                    found[name][part] = value
+                    keep(found)
             except Exception as error:  # what fails is said, and what comes after it is measured all the same
-                found[name] = {"failed": f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"}
+                found[name]["failed"] = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
             found["seconds"][name] = time.perf_counter() - start
             keep(found)
+    finally:
+        pool.shutdown(cancel_futures=True)
     found["seconds"]["all"] = time.perf_counter() - began
     keep(found)
     return found
@@ -219,7 +239,6 @@ def main() -> int:
 def command(argv: Sequence[str]) -> int:
     """Measure; status 1 where a section failed or the step is not right."""
     from benchmarks.gpu import table
-    from moco_jax.config import unknown
 
     _, named = flags.parse_without_page(argv, places={}, named=NAMED, usage=__doc__ or "")
     names = named["sections"].split(",") if named["sections"] else list(SECTIONS)
@@ -228,17 +247,21 @@ def command(argv: Sequence[str]) -> int:
             raise unknown("section", name, SECTIONS)
     if named["sizes"] not in pages.SIZES:
         raise unknown("--sizes", named["sizes"], pages.SIZES)
-    sizes = pages.SIZES[named["sizes"]]
+    if named["output"] and not Path(named["output"]).absolute().parent.is_dir():
+        raise ConfigError(f"--output={named['output']}: there is no such folder")
     flags.prepare_environment()
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch is to have memory beside it
+    platforms = os.environ.get("JAX_PLATFORMS", "")
+    if platforms and "cpu" not in platforms:
+        os.environ["JAX_PLATFORMS"] = f"{platforms},cpu"  # which the step is held against
     with tempfile.TemporaryDirectory() as cache:
-        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", cache)
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = cache  # one's own would be warm
 
         def keep(found: dict[str, Any]) -> None:
             if named["output"]:
                 Path(named["output"]).write_text(json.dumps(found, indent=2) + "\n")
 
-        found = measure(sizes, seconds=float(named["seconds"]), names=names, keep=keep)
+        found = measure(named["sizes"], seconds=float(named["seconds"]), names=names, keep=keep)
     print(table.of(found))
     failed = [name for name in names if "failed" in found.get(name, {})]
     right = found.get("correct", {}).get("all_hold", True)

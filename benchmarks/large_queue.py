@@ -87,14 +87,18 @@ def _of_loss(rows: int, size: int, dim: int, ways: dict[str, int | None], repeat
     draw = jax.jit(lambda key, n: unit(jax.random.normal(key, (n, dim))), static_argnums=1)
     arrays = [draw(jax.random.key(i), s.shape[0]) for i, s in enumerate(shapes)]
     seconds: dict[str, list[float]] = {way: [] for way in ways}
-    for _ in range(1 + repeats):
+    calls = dict.fromkeys(ways, 1)  # of a repeat: some at once, where one is soon over
+    for repeat in range(2 + repeats):  # the first two warm up, and say how many
         for way, call in compiled.items():
             start = time.perf_counter()
-            (loss, _), _ = jax.block_until_ready(call(*arrays))
-            seconds[way].append(time.perf_counter() - start)
+            out = [call(*arrays) for _ in range(calls[way])]
+            (loss, _), _ = jax.block_until_ready(out)[-1]
+            seconds[way].append((time.perf_counter() - start) / calls[way])
             found[way]["loss"] = float(loss)
+            if repeat == 1:
+                calls[way] = max(1, min(50, round(0.05 / seconds[way][-1])))
     for way, all_of_them in seconds.items():
-        counted = all_of_them[1:]  # the first call of each warms up
+        counted = all_of_them[2:]
         found[way]["seconds"] = statistics.median(counted)
         found[way]["seconds_least_and_most"] = [min(counted), max(counted)]
     return found

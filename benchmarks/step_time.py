@@ -5,7 +5,7 @@
 Images are random and resident, so that nothing but the step is timed. images/s is the median over the repeats of
 `steps` steps (in calls of train.steps_per_call) dispatched back to back and waited for once. The share of augmentation
 is the time of crop and augmentation of both views alone, mapped the same way, over the time of a step. FLOPs, bytes and
-planned memory are what `moco_jax/dry_run.py` says of a run; peak memory is the device's, where it reports one.
+planned memory are what `moco_jax/dry_run.py` says of a run.
 """
 
 import dataclasses
@@ -71,14 +71,13 @@ def compiled(run_config: config.Config) -> Program:
     batch = parallel.put_batch(batch_of(parts, steps))
     step = parts.mechanism.step
     mapped: Any = parallel.mapped(parallel.call_of(step) if steps == 1 else parallel.scanned(step))
-    began = time.perf_counter()
-    call = mapped.lower(parallel.abstract(parts.mechanism.init), batch, data).compile()
-    return Program(parts, steps, call, time.perf_counter() - began, batch, data)
+    return Program(
+        parts, steps, *_compiled(mapped.lower(parallel.abstract(parts.mechanism.init), batch, data)), batch, data
+    )
 
 
-def on_ready_views(run_config: config.Config) -> Program:
-    """The step on two views that are there already, as floats: what it costs without crop and augmentation."""
-    import jax
+def ready(run_config: config.Config) -> tuple[Any, Callable[[int], Any]]:
+    """The parts of a run whose views are there already, as floats, and (steps) -> host rows of a call of so many."""
     import numpy as np
 
     from moco_jax import assembly, parallel
@@ -91,17 +90,34 @@ def on_ready_views(run_config: config.Config) -> Program:
     plain = (ViewRecipe(Crop((1.0, 1.0)), ()),) * 2
     parts = assembly.assemble(given, source=ArraySource(images, name="random"), recipe=plain)
     rows = parallel.positions(count)
-    raw = tuple(images[None, view * count :][:, rows] for view in range(2))
-    batch = parallel.put_batch(batch_of(parts, 1) | {"raw": raw})
+
+    def views(steps: int) -> Any:
+        raw = tuple(
+            np.stack([images[view * count + (rows + step) % count] for step in range(steps)]) for view in (0, 1)
+        )
+        return batch_of(parts, steps) | {"raw": raw}
+
+    return parts, views
+
+
+def on_ready_views(run_config: config.Config) -> Program:
+    """The step on two views that are there already: what it costs without crop and augmentation."""
+    from moco_jax import parallel
+
+    parts, views = ready(run_config)
+    batch = parallel.put_batch(views(1))
+    lowered = parallel.lowered(parts.mechanism.step, parallel.abstract(parts.mechanism.init), batch, {})
+    return Program(parts, 1, *_compiled(lowered), batch, {})
+
+
+def _compiled(lowered: Any) -> tuple[Any, float]:
+    """A lowered program compiled, and the seconds of that alone."""
     began = time.perf_counter()
-    state: Any = parallel.abstract(parts.mechanism.init)
-    call = parallel.lowered(parts.mechanism.step, state, batch, {}).compile()
-    jax.block_until_ready(batch)
-    return Program(parts, 1, call, time.perf_counter() - began, batch, {})
+    return lowered.compile(), time.perf_counter() - began
 
 
-def timed(program: Program, *, calls: int, repeats: int) -> list[float]:
-    """Seconds of a step in each repeat of so many calls, after two of them."""
+def runner(program: Program) -> Callable[[int], None]:
+    """(calls): dispatch so many, and wait for the last; the state goes on from one to the next."""
     import jax
 
     from moco_jax import parallel
@@ -116,6 +132,12 @@ def timed(program: Program, *, calls: int, repeats: int) -> list[float]:
                 jax.block_until_ready(state)
         jax.block_until_ready(state)
 
+    return go
+
+
+def timed(program: Program, *, calls: int, repeats: int) -> list[float]:
+    """Seconds of a step in each repeat of so many calls, after two of them."""
+    go = runner(program)
     go(2)
     return [_seconds(lambda: go(calls)) / (calls * program.steps) for _ in range(repeats)]
 
@@ -146,7 +168,6 @@ def pace(program: Program, seconds: list[float]) -> dict[str, Any]:
         "spread_milliseconds": [1e3 * min(seconds), 1e3 * max(seconds)],
         "compile_seconds": program.compile_seconds,
         "planned_bytes_per_device": memory.peak if memory else None,
-        "peak_bytes_per_device": parallel.memory_stats().get("peak_bytes_in_use"),
     }
 
 

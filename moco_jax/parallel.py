@@ -183,8 +183,7 @@ def map_step(step: Step, *, steps_per_call: int = 1) -> Step:
     """The per-device step over all devices: (state, batch, data) -> (state, metrics), state donated.
 
     Batch leaves are (local devices, steps_per_call, n, ...); metrics leaves come out as (steps_per_call,). On
-    accelerators the dispatched function is a scan; other numbers of steps per call agree to rounding, as XLA inlines a
-    loop of one.
+    accelerators the dispatched function is a scan.
     """
     if on_cpu() and steps_per_call > 1:
         raise ConfigError(

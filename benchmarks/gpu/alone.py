@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -35,34 +36,40 @@ def seconds(function: Callable[[Any], Any], given: Any, sizes: Sizes) -> dict[st
 
 def ceilings(sizes: Sizes) -> dict[str, Any]:
     """A large copy (bytes read and written) and a bfloat16 product of random matrices: TB/s and TFLOP/s."""
-    x = jnp.ones(sizes.copied, jnp.uint8)
-    copied = seconds(jax.jit(lambda x: x + jnp.uint8(1)), x, sizes)
+    copied = seconds(jax.jit(lambda x: x + 1), jnp.ones(sizes.copied // 4, jnp.float32), sizes)
     a = jax.random.normal(jax.random.key(0), (sizes.product, sizes.product), jnp.bfloat16) / sizes.product**0.5
-    multiplied = seconds(jax.jit(lambda x: x @ a), a, sizes)
+    product = jax.jit(lambda x, a: x @ a)
+    multiplied = seconds(lambda x: product(x, a), a, sizes)
     return {
         "copy_tb_per_second": 2 * sizes.copied / copied["milliseconds"] / 1e9,
         "bfloat16_product_tflops": 2 * sizes.product**3 / multiplied["milliseconds"] / 1e9,
     }
 
 
-def batch_norm(sizes: Sizes) -> dict[str, Any]:
-    """Batch norm with ReLU, forward and backward, in groups of 32: the least it can move is 8 times its input."""
+def norm_and_back(shape: tuple[int, ...]) -> tuple[Callable[[Any], Any], Any]:
+    """((maps, their gradient) -> (batch norm and ReLU of the maps, their gradient), and where to begin."""
     dtype = jnp.bfloat16
-    layer = GroupBatchNorm(min(32, sizes.maps[0]), dtype, jnp.float32)
-    x = jax.random.normal(jax.random.key(0), sizes.maps, dtype)
-    variables = layer.init(jax.random.key(1), x[:1], train=False)
+    layer = GroupBatchNorm(min(32, shape[0]), dtype, jnp.float32)
+    x, g = (jax.random.normal(jax.random.key(i), shape, dtype) for i in range(2))
+    variables = layer.init(jax.random.key(2), x[:1], train=False)
 
     @jax.jit
-    def gradient(x: jax.Array) -> jax.Array:
-        def f(x: jax.Array, params: Any) -> tuple[jax.Array, Any]:
+    def both(given: Any) -> Any:
+        def forward(x: jax.Array, params: Any) -> tuple[jax.Array, Any]:
             y, changed = layer.apply(variables | {"params": params}, x, train=True, mutable=["batch_stats"])
-            return jnp.sum(jax.nn.relu(y).astype(jnp.float32) * 1e-3), changed
+            return jax.nn.relu(y), changed
 
-        (dx, dp), _ = jax.grad(f, argnums=(0, 1), has_aux=True)(x, variables["params"])
-        return x + dx + sum(p.sum() for p in jax.tree.leaves(dp)).astype(dtype)
+        x, g, *_ = given
+        y, back, changed = jax.vjp(forward, x, variables["params"], has_aux=True)
+        return y, *back(g), changed
 
-    found = seconds(gradient, x, sizes)
-    return found | {"shape": list(sizes.maps), "input_megabytes": x.nbytes / 1e6}
+    return both, (x, g)
+
+
+def batch_norm(sizes: Sizes) -> dict[str, Any]:
+    """Batch norm with ReLU, forward and backward, in groups of 32: the least it can move is 8 times its input."""
+    both, start = norm_and_back(sizes.maps)
+    return seconds(both, start, sizes) | {"shape": list(sizes.maps), "input_megabytes": start[0].nbytes / 1e6}
 
 
 def update(sizes: Sizes) -> dict[str, Any]:
@@ -87,19 +94,17 @@ def update(sizes: Sizes) -> dict[str, Any]:
 
 def top_kernels(run: Callable[[], Any], folder: str) -> dict[str, Any]:
     """The ten kernels that take most time while `run` runs, each with its share, from JAX's profiler."""
-    from pathlib import Path
-
     with jax.profiler.trace(folder):
         run()
     (path,) = Path(folder).rglob("*.xplane.pb")
+    planes = list(jax.profiler.ProfileData.from_file(str(path)).planes)
+    gpus = [plane for plane in planes if plane.name.startswith("/device:GPU")]
     spent: dict[str, float] = {}
-    for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
-        on_gpu = plane.name.startswith("/device:GPU")
-        for line in plane.lines:
-            if line.name.startswith("Stream" if on_gpu else "tf_XLA"):
-                for event in line.events:
-                    if "::" not in event.name and not event.name.startswith("end:"):
-                        spent[event.name] = spent.get(event.name, 0.0) + event.duration_ns / 1e6
+    for line in (line for plane in gpus or planes for line in plane.lines):
+        if line.name.startswith("Stream" if gpus else "tf_XLA"):
+            for event in line.events:
+                if gpus or not ("::" in event.name or event.name.startswith("end:")):  # a CPU's are of threads as well
+                    spent[event.name] = spent.get(event.name, 0.0) + event.duration_ns / 1e6
     total = sum(spent.values())
     ten = sorted(spent.items(), key=lambda item: -item[1])[:10]
     return {

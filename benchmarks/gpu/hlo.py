@@ -79,15 +79,17 @@ def _walk(found: dict[str, list[Instruction]], name: str, times: int) -> Iterato
             continue
         if i.operation == "while":
             turns = re.search(r'"known_trip_count":\{"n":"(\d+)"', i.rest)
-            yield from _walk(found, _called(i, "body"), times * (int(turns[1]) if turns else 1))
+            yield from _walk(found, called(i, "body"), times * (int(turns[1]) if turns else 1))
         elif i.operation == "call" or (i.operation == "async-start" and "calls=" in i.rest):
-            yield from _walk(found, _called(i, "to_apply|calls"), times)
+            yield from _walk(found, called(i, "to_apply|calls"), times)
         else:
-            moved = size(i.type) + sum(size(types.get(o, "")) for o in i.operands)
+            result = re.sub(r", u8\[\d*\]\S*\)$", ")", i.type) if i.operation == "custom-call" else i.type  # scratch
+            moved = size(result) + sum(size(types.get(o, "")) for o in i.operands)
             yield Kernel(i.name, _kind(i), times * moved, times, _source(i))
 
 
-def _called(i: Instruction, attribute: str) -> str:
+def called(i: Instruction, attribute: str) -> str:
+    """The computation that an attribute of an instruction names."""
     match = re.search(rf"(?:{attribute})=%?([\w.\-]+)", i.rest)
     if match is None:
         raise ValueError(f"{i.name}, a {i.operation}, names no computation")

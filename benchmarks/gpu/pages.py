@@ -13,7 +13,7 @@ class Sizes:
     changes: dict[str, Any]  # of the ResNet-50 page
     demo_changes: dict[str, Any]  # of the CIFAR-10 page
     batches: tuple[int, ...]  # images per step of ResNet-50
-    beside: int  # the batch at which PyTorch stands beside
+    beside: int  # the batch at which PyTorch stands beside, one of `batches`
     demo_steps: int  # per dispatch
     repeats: int
     repeat_seconds: float  # that a repeat takes at least

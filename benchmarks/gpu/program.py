@@ -97,7 +97,7 @@ def read(text: str, images: int) -> dict[str, Any]:
 def wide_activations(text: str, images: int) -> list[str]:
     """Results of kernels of the backbone that keep one float32 value or more for each 16 pixels of every image."""
     found, entry = hlo.computations(text)
-    bodies = [entry, *(hlo._called(i, "body") for name in found for i in found[name] if i.operation == "while")]
+    bodies = [entry, *(hlo.called(i, "body") for name in found for i in found[name] if i.operation == "while")]
     types = {i.name: i.type for name in bodies for i in found[name]}
     wide = []
     for i in (i for name in bodies for i in found[name] if i.operation in ("fusion", "custom-call", "copy", "convert")):

@@ -31,12 +31,13 @@ FLAGS = {
 NAMED = {"sizes": ("short", "of the suite"), "output": (None, "file for the JSON, besides stdout")}
 
 
-def measure(sizes: str) -> dict[str, Any]:
-    """{flag: {"expected", program: images/s}}, and the first again as "none, at the end"."""
+def measure(sizes: str, output_path: str | None) -> dict[str, Any]:
+    """{flag: {"expected", program: images/s}}, and the first again as "none, at the end"; said and kept after each."""
     found: dict[str, Any] = {}
     for flag in [*FLAGS, ""]:
         name = flag or ("none" if not found else "none, at the end")
         found[name] = {"expected": FLAGS[flag]} | _one(flag, sizes)
+        output.keep(found, output_path)
     return found
 
 
@@ -49,7 +50,8 @@ def _one(flag: str, sizes: str) -> dict[str, Any]:
         if done.returncode:
             return {"failed": (done.stdout + done.stderr)[-500:]}
         suite = json.loads(path.read_text())
-    programs = {name: part for name, part in (suite["steps"] | suite["demo"]).items() if "images_per_second" in part}
+    measured = suite.get("steps", {}) | suite.get("demo", {})
+    programs = {name: part for name, part in measured.items() if "images_per_second" in part}
     seconds = [part["compile_seconds"] for part in programs.values()]
     return {"card": suite["card"], "longest_compile_seconds": max(seconds)} | {
         name: part["images_per_second"] for name, part in programs.items()
@@ -64,7 +66,7 @@ def main() -> int:
 def command(argv: Sequence[str]) -> int:
     """Measure all."""
     _, named = flags.parse_without_page(argv, places={}, named=NAMED, usage=__doc__ or "")
-    output.keep(measure(named["sizes"]), named["output"])
+    measure(named["sizes"], named["output"])
     return 0
 
 

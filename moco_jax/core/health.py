@@ -13,16 +13,18 @@ def alignment(positive_similarity: jax.Array) -> jax.Array:
     return 2.0 - 2.0 * positive_similarity
 
 
-def uniformity(keys: jax.Array, n: int) -> jax.Array:
-    """log E exp(-2 |a - b|^2) over all pairs of different keys (G, C), about -4 when spread, 0 when collapsed -> ().
-
-    Each device takes its own n rows against all; the mean over devices is the mean over all pairs.
-    """
+def potential(keys: jax.Array, n: int) -> jax.Array:
+    """Mean exp(-2 |a - b|^2) of this device's n keys with all other keys (G, C) -> (): over devices, of all pairs."""
     own = axis.mine(keys, n)  # (N, C)
     similarity = jnp.einsum("nc,gc->ng", own, keys, precision=lax.Precision.HIGHEST)  # (N, G)
     others = axis.here(n)[:, None] != jnp.arange(keys.shape[0], dtype=jnp.int32)[None, :]
-    potential = jnp.where(others, jnp.exp(4.0 * similarity - 4.0), 0.0)  # |a - b|^2 = 2 - 2 a.b
-    return jnp.log(axis.mean(jnp.mean(jnp.sum(potential, axis=1)) / max(keys.shape[0] - 1, 1)))
+    each = jnp.where(others, jnp.exp(4.0 * similarity - 4.0), 0.0)  # |a - b|^2 = 2 - 2 a.b
+    return jnp.mean(jnp.sum(each, axis=1)) / max(keys.shape[0] - 1, 1)
+
+
+def uniformity(mean_potential: jax.Array) -> jax.Array:
+    """The logarithm of the mean `potential` over devices: about -4 when keys are spread, 0 when collapsed."""
+    return jnp.log(mean_potential)
 
 
 def effective_rank(keys: jax.Array) -> jax.Array:

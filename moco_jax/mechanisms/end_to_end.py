@@ -113,8 +113,8 @@ def make(
 
         value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
         (loss, (batch_stats, measures, keys)), gradients = value_and_grad(params_of(networks))
-        means = axis.mean(({"loss": loss, **measures}, gradients, batch_stats))  # over devices, once, together
-        metrics, gradients, batch_stats = means
+        own_means = {"loss": loss, **measures}, gradients, batch_stats, health.potential(keys, n)
+        metrics, gradients, batch_stats, potential = axis.mean(own_means)  # over devices, once, together
         ok = guard.finite((metrics["loss"], gradients, batch_stats))
 
         params, optimizer_state = optimizer.update(gradients, state.optimizer, params_of(networks), state.step)
@@ -127,7 +127,7 @@ def make(
         metrics |= {
             "skipped": 1 - ok.astype(metrics["loss"].dtype),
             "alignment": health.alignment(metrics["positive_similarity"]),
-            "uniformity": health.uniformity(keys, n),
+            "uniformity": health.uniformity(potential),
             "effective_rank": health.effective_rank(keys),
         }
         return State(state.step + 1, online, target, optimizer_state, memory=()), metrics

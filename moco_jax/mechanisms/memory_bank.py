@@ -88,8 +88,9 @@ def make(
             return ({"loss": loss, **measures}, gradients, batch_stats), q
 
         means, q = in_parts(part, (raw, positions, ids))
-        metrics, gradients, batch_stats = axis.mean(means)  # over devices, once, together
         features = axis.gather(q)  # (G, C)
+        means, potential = axis.mean((means, health.potential(features, n)))  # over devices, once, together
+        metrics, gradients, batch_stats = means
         ok = guard.finite((metrics["loss"], gradients, batch_stats))
 
         params, optimizer_state = optimizer.update(gradients, state.optimizer, state.online.params, state.step)
@@ -101,7 +102,7 @@ def make(
         metrics |= {
             "skipped": 1 - ok.astype(metrics["loss"].dtype),
             "alignment": health.alignment(metrics["positive_similarity"]),
-            "uniformity": health.uniformity(features, n),
+            "uniformity": health.uniformity(potential),
             "effective_rank": health.effective_rank(features),
             **health.ages("bank", state.memory.written, state.step, q.dtype),
         }

@@ -16,7 +16,7 @@ from jax import lax
 from moco_jax.config import Config, Moco, Queue
 from moco_jax.core import axis, chunks, guard, health
 from moco_jax.core.ema import ema
-from moco_jax.core.losses import Compared, compared, contrast_logits, info_nce, leave_out, unit
+from moco_jax.core.losses import Compared, compared, contrast_logits, leave_out, unit
 from moco_jax.core.microbatch import Part, microbatched
 from moco_jax.core.nce import chance, log_z, nce, remembered
 from moco_jax.core.optimizers import Optimizer
@@ -29,9 +29,7 @@ from moco_jax.state import Contrast, Facts, Mechanism, Network, State
 # (step, direction) -> (G,) int32: the original position that fills each shuffled slot, equal on all devices.
 Permutation = Callable[[jax.Array, int], jax.Array]
 Arrays = Sequence[jax.Array]  # of every direction
-Own = tuple[
-    jax.Array, jax.Array
-]  # ids (n, V) of rows and records (K,) behind the queue, by which old keys are a row's own
+Own = tuple[jax.Array, jax.Array]  # ids (n, V) of rows, records (K,) behind the queue: which keys are a row's own
 
 
 def make(
@@ -127,36 +125,28 @@ def make(
         logits = [contrast_logits(q, k, state.memory.queue, section.temperature) for q, k in pairs]
         return [leave_out(x, own_keys(*own)) for x in logits] if queue.mask_same_image and own else logits
 
-    def loss_of(queries: Arrays, keys: Arrays, own: Own | None, state: State) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """The loss, summed over directions, and what else is to be known of these logits."""
-        logits, measures = logits_of(queries, keys, own, state), {}
-        if section.loss == "infonce":
-            losses = [info_nce(x) for x in logits]
-        else:
-            negatives = jnp.concatenate(logits)[:, 1:]  # a key of one's own is no draw from the dictionary
-            measures["log_z"] = log_z(state.memory, negatives, facts.records, section.nce_batches)
-            losses = [nce(x, measures["log_z"], facts.records) for x in logits]
-        loss = jnp.stack(losses).sum()
-        measures |= health.similarities(compared(jnp.concatenate(logits)), section.temperature)
-        if own is not None:  # old keys of a query's own image, whether left out or not
-            measures["own_keys"] = jnp.mean(jnp.sum(own_keys(*own), axis=1, dtype=loss.dtype))
-        return loss, measures
-
-    def compare_in_chunks(queries: Arrays, keys: Arrays, own: Own | None, state: State, chunk: int) -> Compared:
-        """What those logits come to, rows of all directions (directions * n,), without forming them."""
+    def compare(queries: Arrays, keys: Arrays, own: Own | None, state: State) -> Compared:
+        """Every direction's queries against their own keys and the queue: rows (directions * n,)."""
+        if not queue.chunk:
+            return compared(jnp.concatenate(logits_of(queries, keys, own, state)))
         q, k = jnp.concatenate(queries), jnp.concatenate(keys)
         left_out = (jnp.tile(own[0], (len(queries), 1)), own[1]) if queue.mask_same_image and own else None
-        return chunks.compared(q, k, state.memory.queue, section.temperature, chunk=chunk, left_out=left_out)
+        return chunks.compared(q, k, state.memory.queue, section.temperature, chunk=queue.chunk, left_out=left_out)
 
-    def loss_in_chunks(
-        queries: Arrays, keys: Arrays, own: Own | None, state: State, chunk: int
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """`loss_of` with InfoNCE, from `chunk` rows of the queue at a time."""
-        found = compare_in_chunks(queries, keys, own, state, chunk)
+    def loss_of(queries: Arrays, keys: Arrays, own: Own | None, state: State) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """The loss, summed over directions, and what else is to be known of the comparison."""
+        found = compare(queries, keys, own, state)
+        loss = len(directions) * jnp.mean(found.info_nce)
         measures = health.similarities(found, section.temperature)
-        if own is not None:
-            measures["own_keys"] = jnp.mean(chunks.own_count(*own, chunk), dtype=found.positive.dtype)
-        return len(queries) * jnp.mean(found.info_nce), measures
+        if section.loss == "nce":
+            logits = logits_of(queries, keys, own, state)
+            negatives = jnp.concatenate(logits)[:, 1:]  # a key of one's own is no draw from the dictionary
+            measures["log_z"] = log_z(state.memory, negatives, facts.records, section.nce_batches)
+            loss = jnp.stack([nce(x, measures["log_z"], facts.records) for x in logits]).sum()
+        if own is not None:  # old keys of a query's own image, whether left out or not
+            counts = chunks.own_count(*own, queue.chunk or queue_size)
+            measures["own_keys"] = jnp.mean(counts, dtype=loss.dtype)
+        return loss, measures
 
     def step(state: State, batch: Any, data: Any) -> tuple[State, dict[str, jax.Array]]:
         """One step of MoCo seen from one device: batch {ids (N, V), ...} -> (new state, metrics)."""
@@ -173,15 +163,15 @@ def make(
 
             def loss_fn(params: Any) -> tuple[jax.Array, Any]:
                 queries, batch_stats = queries_of(params, raw, positions, state)
-                asked = queries, positives, own, state
-                loss, measures = loss_in_chunks(*asked, queue.chunk) if queue.chunk else loss_of(*asked)
+                loss, measures = loss_of(queries, positives, own, state)
                 return loss, (batch_stats, measures)
 
             (loss, (batch_stats, measures)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(state.online.params)
             return ({"loss": loss, **measures}, gradients, batch_stats), None
 
         means, _ = in_parts(part, (raw, positives, positions, batch["ids"]))
-        means, target_stats = axis.mean((means, target.batch_stats))  # over devices, once, together
+        own_means = means, target.batch_stats, health.potential(keys[0], n)
+        means, target_stats, potential = axis.mean(own_means)  # over devices, once, together
         metrics, gradients, online_stats = means
         ok = guard.finite((metrics["loss"], gradients, online_stats, target_stats))
 
@@ -195,7 +185,7 @@ def make(
         metrics |= {
             "skipped": 1 - ok.astype(metrics["loss"].dtype),
             "alignment": health.alignment(metrics["positive_similarity"]),
-            "uniformity": health.uniformity(keys[0], n),
+            "uniformity": health.uniformity(potential),
             "effective_rank": health.effective_rank(keys[0]),
             **health.ages("queue", state.memory.written, state.step, state.memory.queue.dtype),
         }
@@ -213,10 +203,8 @@ def make(
             raw, positives, positions, ids = rows
             own = None if records is None else (ids, records)
             queries, _ = queries_of(state.online.params, raw, positions, state)
-            asked = queries, positives, own, state
-            logits = logits_of(*asked)
-            found = compare_in_chunks(*asked, queue.chunk) if queue.chunk else compared(jnp.concatenate(logits))
-            hits = found.hit.reshape(len(directions), -1)
+            logits = logits_of(queries, positives, own, state)
+            hits = compare(queries, positives, own, state).hit.reshape(len(directions), -1)
             return None, (jnp.stack(logits, axis=1), hits.T)  # (n, directions, 1 + K), (n, directions)
 
         _, (logits, hits) = in_parts(part, (raw, positives, positions, batch["ids"]))

@@ -20,7 +20,9 @@ def test_uniformity_is_over_all_pairs_of_different_keys(devices):
     keys = rows(8, 5)
     distance = np.square(np.asarray(keys)[:, None] - np.asarray(keys)[None]).sum(-1)
     expected = np.log(np.exp(-2 * distance)[~np.eye(8, dtype=bool)].mean())
-    got = jax.vmap(lambda _: health.uniformity(keys, 8 // devices), axis_name=axis.AXIS)(jnp.arange(devices))
+    got = jax.vmap(lambda _: health.uniformity(axis.mean(health.potential(keys, 8 // devices))), axis_name=axis.AXIS)(
+        jnp.arange(devices)
+    )
     np.testing.assert_allclose(got, np.full(devices, expected), rtol=1e-5)
 
 
