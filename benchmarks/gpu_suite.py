@@ -69,7 +69,13 @@ def compile_all(run: Run, pool: ThreadPoolExecutor, names: list[str]) -> None:
     }
     for name, make, c in (program for section in names for program in needed.get(section, [])):
         if name not in run.programs:
-            run.programs[name] = pool.submit(make, c)
+            run.programs[name] = pool.submit(_in_time, run, make, c)
+
+
+def _in_time(run: Run, make: Callable[[Any], step_time.Program], c: Any) -> step_time.Program:
+    if run.late():
+        raise TimeoutError("not compiled, for want of time")
+    return make(c)
 
 
 def timed(run: Run, name: str, *, costs: bool = False) -> dict[str, Any]:
@@ -237,7 +243,7 @@ def main() -> int:
 
 
 def command(argv: Sequence[str]) -> int:
-    """Measure; status 1 where a section failed or the step is not right."""
+    """Measure; status 1 where a section failed or was not reached, or the step is not right."""
     from benchmarks.gpu import table
 
     _, named = flags.parse_without_page(argv, places={}, named=NAMED, usage=__doc__ or "")
@@ -259,13 +265,13 @@ def command(argv: Sequence[str]) -> int:
 
         def keep(found: dict[str, Any]) -> None:
             if named["output"]:
-                Path(named["output"]).write_text(json.dumps(found, indent=2) + "\n")
+                Path(named["output"] + ".part").write_text(json.dumps(found, indent=2) + "\n")
+                os.replace(named["output"] + ".part", named["output"])
 
         found = measure(named["sizes"], seconds=float(named["seconds"]), names=names, keep=keep)
     print(table.of(found))
-    failed = [name for name in names if "failed" in found.get(name, {})]
-    right = found.get("correct", {}).get("all_hold", True)
-    return 1 if failed or not right else 0
+    failed = [name for name in names if "failed" in found.get(name, {"failed": "not reached"})]
+    return 1 if failed or not found.get("correct", {}).get("all_hold", True) else 0
 
 
 if __name__ == "__main__":

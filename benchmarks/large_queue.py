@@ -15,9 +15,11 @@ from typing import Any
 
 from benchmarks import output
 from moco_jax.cli import flags
+from moco_jax.config import ConfigError
 
 DIM, TEMPERATURE = 128, 0.2
 CHUNKS = (4096, 16384, 65536)
+BATCH = 128  # of the digits page, whose keys a queue must hold
 NAMED = {
     "rows": ("256", "queries, of one device"),
     "sizes": ("65536,1048576", "rows of the queue"),
@@ -144,7 +146,10 @@ def _run(argv: list[str]) -> int:
 
     sizes, chunks, timed = (tuple(map(int, named[name].split(","))) for name in ("sizes", "chunks", "timed"))
     rows, repeats = int(named["rows"]), int(named["repeats"])
-    found = {"devices": parallel.describe(), "jax": jax.__version__, "rows": rows, "dim": DIM}
+    for size in sizes:  # what the step would refuse, after the loss was measured
+        if size < BATCH or any(size % chunk for chunk in chunks if chunk < size):
+            raise ConfigError(f"--sizes={size}: take {BATCH} or more, and what --chunks={named['chunks']} divide")
+    found = {"devices": parallel.describe(), "jax": jax.__version__, "rows": rows, "dim": DIM, "repeats": repeats}
     found["loss"] = measure(sizes, rows=rows, repeats=repeats, chunks=chunks, timed=timed)
     output.keep(found | {"step": steps(sizes, chunks=chunks)}, named["output"])
     return 0

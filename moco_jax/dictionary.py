@@ -111,10 +111,11 @@ def _check_queue(config: Config, queue: Queue, records: int) -> list[str]:
 def _check_chunk(config: Config, size: int, chunk: int) -> None:
     """Whole chunks alone: a shorter last one would be a second program beside the first."""
     if size % chunk:
-        below = largest_chunk(size, chunk)
+        below = largest_chunk(size, min(chunk, size // 2))
+        other = f"{below}, another divisor" if below else "a queue.size with larger divisors"
         raise ConfigError(
-            f"queue.chunk {chunk} does not divide queue.size {size}: it leaves {size % chunk} rows over; use {below}, "
-            "another divisor, or None for all rows at once"
+            f"queue.chunk {chunk} does not divide queue.size {size}: it leaves {size % chunk} rows over; use {other}, "
+            "or None for all rows at once"
         )
     if config.moco is not None and config.moco.loss == "nce":
         raise ConfigError(
@@ -123,9 +124,9 @@ def _check_chunk(config: Config, size: int, chunk: int) -> None:
         )
 
 
-def largest_chunk(size: int, most: int = 65536) -> int:
-    """Largest divisor of `size` up to `most`: a value for queue.chunk."""
-    return next(chunk for chunk in range(min(size, most), 0, -1) if size % chunk == 0)
+def largest_chunk(size: int, most: int) -> int | None:
+    """Largest divisor of `size` up to `most`, a value for queue.chunk; None where only a loop of over 64 turns is."""
+    return next((chunk for chunk in range(min(size, most), max(size // 64, 1) - 1, -1) if size % chunk == 0), None)
 
 
 def _smaller_queue(config: Config, records: int) -> str:

@@ -293,9 +293,10 @@ def _about_logits(config: Config, memory: Memory | None) -> Iterator[str]:
     rows *= len(dictionary.key_views(config))
     if (logits := 4 * rows * queue.size) >= memory.peak / 4:
         chunk = dictionary.largest_chunk(queue.size, min(65536, max(queue.size // 4, 1)))
+        way = f"queue.chunk={chunk}" if chunk else "a queue.size with larger divisors, and queue.chunk,"
         yield (
             f"logits of {rows} queries and {queue.size} keys take {_amount(logits, 'B')} of it, or more: "
-            f"queue.chunk={chunk} would never hold them all"
+            f"{way} would never hold them all"
         )
 
 

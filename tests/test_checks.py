@@ -96,7 +96,12 @@ def test_keys_of_the_queue_come_from_these_views_in_order():
             1,
             "queue.chunk 300 does not divide queue.size 1000: .* 100 rows over; use 250",
         ),
-        ({"queue": Queue(1000, chunk=2000)}, 1, "queue.chunk 2000 does not divide queue.size 1000"),
+        (
+            {"queue": Queue(1000, chunk=2000)},
+            1,
+            "queue.chunk 2000 does not divide queue.size 1000: .*; use 500, another",
+        ),
+        ({"queue": Queue(1009, chunk=256)}, 1, "use a queue.size with larger divisors, or None for all"),
         ({"queue": Queue(1024, chunk=0)}, 1, "queue.chunk must be above 0"),
         ({"queue": Queue(1024, chunk=256), "moco": Moco(loss="nce")}, 1, "queue.chunk 256 with moco.loss='nce'"),
         ({"train": Train(microbatch_size=48)}, 1, "train.microbatch_size 48 must divide"),

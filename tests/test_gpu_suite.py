@@ -1,5 +1,6 @@
 """The suite for a GPU runs whole on a CPU, shrunken; what it reads from a compiled program; its table."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -7,13 +8,15 @@ import sys
 import threading
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from benchmarks import gpu_suite
-from benchmarks.gpu import alone, hlo, program, table, xla_flags
+from benchmarks.gpu import alone, correct, hlo, pages, program, table, xla_flags
 from moco_jax import parallel
 from moco_jax.config import ConfigError
 
@@ -42,7 +45,7 @@ def test_it_runs_whole_on_a_cpu(tmp_path):
     assert steps["program"]["mb_per_image_by_part"]["backward"] > 0
     assert found["demo"]["an epoch per dispatch"]["steps_per_call"] == 2
     assert found["parts"]["SGD and the target's average"]["milliseconds"] > 0
-    assert found["parts"]["loss"]["loss"]["256"]["all"]["seconds"] > 0
+    assert found["parts"]["loss"]["256"]["all"]["seconds"] > 0
     assert len(found["profile"]["ten"]) == 10
     assert 0 < found["compiling"]["seconds from the cache"] < found["compiling"]["seconds, with others at once"]
     beside = found["beside_pytorch"]
@@ -163,16 +166,66 @@ def test_float32_activations_are_found():
     Statistics, bfloat16 maps, weights and partial sums over pixels are none.
     """
     line = '  %fusion.{} = {} fusion(%x), kind=kLoop, calls=%f, metadata={{op_name="jit(s)/Network/backbone/relu"}}'
-    kinds = [
-        "(f32[8,56,56,64]{3,2,1,0}, f32[64]{0})",
-        "bf16[8,56,56,64]{3,2,1,0}",
-        "f32[4,64,64]{2,1,0}",
-        "f32[2,4,3136,64]{3,2,1,0}",
-        "f32[2,4,64,64]{3,2,1,0}",
-    ]
+    maps = ["8,56,56,64", "2,4,3136,64", "25088,64", "2,4,56,56,64", "56,56,8,64"]
+    others = ["bf16[8,56,56,64]", "f32[4,64,64]", "f32[2,4,64,64]", "f32[64]", "f32[64,9,4096]"]
     entry = ["ENTRY %main (x: bf16[8,56,56,64]) -> f32[8] {", "  %x = bf16[8,56,56,64]{3,2,1,0} parameter(0)"]
+    entry.append("  %w = f32[9,64,4096]{2,1,0} parameter(1)")  # a weight, whose gradient is of its shape
+    kinds = [f"(f32[{shape}], f32[64])" for shape in maps] + others
     text = "\n".join([*entry, *(line.format(i, kind) for i, kind in enumerate(kinds)), "}"])
-    assert program.wide_activations(text, 8) == ["fusion.0 f32[8,56,56,64]", "fusion.3 f32[2,4,3136,64]"]
+    assert program.wide_activations(text, 8) == [f"fusion.{i} f32[{shape}]" for i, shape in enumerate(maps)]
+
+
+def test_an_operand_that_is_read_twice_counts_once():
+    """And a copy what it copies, there and back; what no size is known of is an error."""
+    lines = [
+        "ENTRY %main (x: f32[8]) -> f32[8] {",
+        "  %x = f32[8]{0} parameter(0)",
+        "  %m = f32[8]{0} multiply(%x, %x)",
+    ]
+    lines += ["  %c = (f32[8]{0}, f32[8]{0}, u32[]) copy-start(%m)", "  %d = f32[8]{0} copy-done(%c)", "}"]
+    assert [k.bytes for k in hlo.kernels("\n".join(lines))] == [64, 64]
+    with pytest.raises(ValueError, match="holds c64, of which it is not known"):
+        hlo.size("c64[8]{0}")
+
+
+def test_a_step_that_is_not_right_is_said_to_be_so(monkeypatch):
+    """One leaf in another bit, gradients beyond the bound of float32, or of bfloat16: none holds, and so not all."""
+    monkeypatch.setattr(correct, "_start", lambda c, cpu: None)
+    leaf = np.arange(1.0, 5.0, dtype=np.float32)
+
+    def stepper(spoilt):
+        def of(c, device, *, loop=True, options=None):
+            kind = "cpu" if not loop else "chunked" if options else "here"
+            off = spoilt.get((kind, c.model.dtype), 0.0) + (0.01 if c.model.dtype == "bfloat16" else 0.0)
+
+            def steps(start, count, per_call):
+                moved = leaf * (1 + off) + (1e-6 if per_call == 4 and "bits" in spoilt else 0)
+                network = SimpleNamespace(batch_stats={"m": leaf})
+                memory = SimpleNamespace(queue=leaf[:, None], written=np.zeros(4, np.int32))
+                return tree(optimizer=moved, online=network, memory=memory), [1.0] * count
+
+            return steps
+
+        return of
+
+    @jax.tree_util.register_dataclass
+    @dataclasses.dataclass
+    class tree:
+        optimizer: object
+        online: object = dataclasses.field(metadata={"static": True})
+        memory: object = dataclasses.field(metadata={"static": True})
+
+    def found(**spoilt):
+        monkeypatch.setattr(correct, "_stepper", stepper(spoilt.pop("spoilt", {}) | spoilt))
+        return correct.check(pages.SHRUNKEN)
+
+    assert found()["all_hold"]
+    for spoilt in ({("here", "float32"): 2e-3}, {("here", "bfloat16"): 0.02}, {"bits": True}):
+        said = found(spoilt=spoilt)
+        assert (
+            not said["all_hold"]
+            and [part["holds"] for part in said.values() if isinstance(part, dict)].count(False) == 1
+        )
 
 
 def test_scratch_of_a_convolution_is_no_result():

@@ -11,6 +11,7 @@ import pytest
 from benchmarks.gpu import hlo
 from moco_jax import parallel
 from moco_jax.config import BatchNorm, Queue, Shuffle
+from moco_jax.models import batch_norm, resnet
 from tests import tiny
 
 COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter")
@@ -125,3 +126,18 @@ def test_a_transpose_would_be_found():
     x, w = np.ones((2, 4, 4, 3), np.float32), jnp.ones((3, 3, 3, 5), jnp.bfloat16)
     convolutions, transposes = around_convolutions(jax.jit(f).lower(x, w).as_text())
     assert len(convolutions) == 1 and len(transposes) == 2
+
+
+def test_gradients_are_held_where_xla_would_compute_more():
+    """The barriers of batch norm's sums, and of what a block's ReLU gave, stand in the program for CUDA.
+
+    What they save shows in a compiled program alone: `benchmarks/gpu/program.py`.
+    """
+
+    def barriers(f, *arrays):
+        gradient = jax.jit(jax.grad(lambda *a: f(*a).sum(), argnums=tuple(range(len(arrays)))))
+        text = gradient.trace(*arrays).lower(lowering_platforms=("cuda",)).as_text()
+        return text.count("optimization_barrier")
+
+    maps, factor = jnp.ones((2, 3, 5, 4)), jnp.ones((2, 4))
+    assert barriers(batch_norm.scaled, maps, factor, factor) == 2 and barriers(resnet.rectified_sum, maps, maps) == 1

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-SIZES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2} | {
+SIZES = {"token": 0, "opaque": 0, "pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2} | {
     f"{kind}{bits}": bits // 8 for kind in "suf" for bits in (32, 64)
 }
 # These move nothing: names for what is there already, or the second half of what was counted.
@@ -61,9 +61,11 @@ def computations(text: str) -> tuple[dict[str, list[Instruction]], str]:
 
 def size(kind: str) -> int:
     """Bytes of a type, such as (f32[2,3]{1,0}, s32[])."""
-    return sum(
-        SIZES.get(dtype, 0) * math.prod(int(n) for n in shape.split(",") if n) for dtype, shape in ARRAY.findall(kind)
-    )
+    arrays = [(dtype, [int(n) for n in shape.split(",") if n]) for dtype, shape in ARRAY.findall(kind)]
+    unknown = sorted({dtype for dtype, _ in arrays} - set(SIZES))
+    if unknown:
+        raise ValueError(f"{kind} holds {', '.join(unknown)}, of which it is not known how many bytes one takes")
+    return sum(SIZES[dtype] * math.prod(shape) for dtype, shape in arrays)
 
 
 def kernels(text: str) -> list[Kernel]:
@@ -84,7 +86,8 @@ def _walk(found: dict[str, list[Instruction]], name: str, times: int) -> Iterato
             yield from _walk(found, called(i, "to_apply|calls"), times)
         else:
             result = re.sub(r", u8\[\d*\]\S*\)$", ")", i.type) if i.operation == "custom-call" else i.type  # scratch
-            moved = size(result) + sum(size(types.get(o, "")) for o in i.operands)
+            read = sum(size(types.get(o, "")) for o in set(i.operands))
+            moved = 2 * read if i.operation == "copy-start" else size(result) + read
             yield Kernel(i.name, _kind(i), times * moved, times, _source(i))
 
 

@@ -95,22 +95,31 @@ def read(text: str, images: int) -> dict[str, Any]:
 
 
 def wide_activations(text: str, images: int) -> list[str]:
-    """Results of kernels of the backbone that keep one float32 value or more for each 16 pixels of every image."""
+    """Results of a backbone's kernels that keep float32 maps of every image: 16 pixels or more, in whatever shape.
+
+    Parameters and their gradients are of other shapes, and partial sums much smaller than what they are sums of.
+    """
     found, entry = hlo.computations(text)
     bodies = [entry, *(hlo.called(i, "body") for name in found for i in found[name] if i.operation == "while")]
     types = {i.name: i.type for name in bodies for i in found[name]}
+    parameters = {_sides(s) for i in found[entry] if i.operation == "parameter" for s in F32.findall(i.type)}
     wide = []
-    for i in (i for name in bodies for i in found[name] if i.operation in ("fusion", "custom-call", "copy", "convert")):
-        for shape in re.findall(r"\bf32\[([\d,]+)\]", i.type):
-            sides = [int(n) for n in shape.split(",")]
-            grouped = len(sides) == 4 and sides[0] * sides[1] == images  # (groups, members, pixels, C)
-            pixels = sides[2] if grouped else math.prod(sides[1:3])
-            whole = (
-                4 * math.prod(sides) >= max((hlo.size(types.get(o, "")) for o in i.operands), default=0) / 2
-            )  # no partial sums
-            if "backbone" in i.rest and len(sides) == 4 and (grouped or sides[0] == images) and pixels >= 16 and whole:
+    for i in (i for name in bodies for i in found[name] if "backbone" in i.rest and i.operation not in hlo.FREE):
+        read = max((hlo.size(types.get(o, "")) for o in i.operands), default=0)
+        for shape in F32.findall(i.type):
+            sides = _sides(shape)
+            count, channels = math.prod(sides), int(shape.split(",")[-1])
+            if count >= 16 * images * channels and 4 * count >= read / 2 and sides not in parameters:
                 wide.append(f"{i.name} f32[{shape}]")
     return wide
+
+
+F32 = re.compile(r"\bf32\[([\d,]+)\]")
+
+
+def _sides(shape: str) -> tuple[int, ...]:
+    """Sizes of an array's axes, in no order."""
+    return tuple(sorted(int(n) for n in shape.split(",")))
 
 
 def main() -> int:

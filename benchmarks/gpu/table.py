@@ -37,7 +37,7 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
     for name, part in found.get("parts", {}).items():
         if "milliseconds" in part:
             yield f"{name}: {part['milliseconds']:.3f} ms"
-    for size, ways in found.get("parts", {}).get("loss", {}).get("loss", {}).items():
+    for size, ways in found.get("parts", {}).get("loss", {}).items():
         for way, part in ways.items():
             took, bytes_ = 1e3 * part["seconds"], part["planned_bytes"]
             yield f"loss at K = {size}, rows at once {way}: {took:.2f} ms, {bytes_:,} bytes planned"

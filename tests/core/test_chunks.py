@@ -110,3 +110,19 @@ def test_the_compiled_loss_holds_no_array_of_all_logits():
     ]
     assert largest[0] >= 32 * 2048 > largest[1]
     assert chunked.memory_analysis().temp_size_in_bytes < 4 * 32 * 2048 < plain.memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.parametrize("chunk", [None, 2])
+def test_a_tie_is_a_hit_and_products_are_in_full(chunk):
+    """As torch's argmax takes the first; and no TF32, neither forward nor back."""
+    q = losses.unit(jnp.ones((1, 4)))
+    queue = jnp.concatenate([q, -q, -q, -q])
+
+    def loss(q):
+        found = at_once(q, q, queue) if chunk is None else chunks.compared(q, q, queue, T, chunk=chunk)
+        return found.info_nce.sum(), found.hit
+
+    assert loss(q)[1].all()
+    text = jax.jit(jax.grad(loss, has_aux=True)).lower(q).as_text()
+    products = re.findall(r"dot_general.*", text)
+    assert products and all("precision = [HIGHEST, HIGHEST]" in line for line in products)

@@ -96,3 +96,17 @@ def test_the_compiled_program_holds_no_array_of_all_logits(function, case):
     queue = DIM * LARGE
     chunked, plain = (sizes(function, case, chunk) - {queue} for chunk in (LARGE // 16, None))
     assert max(chunked) < logits <= max(plain)
+
+
+@pytest.mark.parametrize("chunk", [None, CHUNK])
+def test_hits_are_those_of_the_logits_row_by_row(chunk):
+    """Of both directions, own keys left out, in parts of four images: what a mean over all would not tell."""
+    c, m = mechanism("symmetric micro-batches, own keys left out", chunk, double=False)
+    batch = tiny.batches(c, 1)[0]
+    found = jax.jit(jax.vmap(m.contrast, axis_name="batch", in_axes=(None, 0, None)))(
+        jax.jit(m.init)(), jax.tree.map(lambda a: a[None], batch), {"images": STORED}
+    )
+    logits, hits = np.asarray(found.logits[0]), np.asarray(found.hits[0])
+    assert hits.shape == logits.shape[:2] == (2, 16)
+    np.testing.assert_array_equal(hits, logits[..., 0] >= logits[..., 1:].max(-1))
+    assert 0 < hits.sum() < hits.size

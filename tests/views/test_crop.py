@@ -167,3 +167,14 @@ def test_a_thousand_boxes_equal_pillow():
     gap = np.abs(found.astype(int) - wanted)
     assert gap.max() <= 1 and gap.mean() < 0.1, (gap.max(), gap.mean())
     assert (widths / heights).max() > 20 and (widths / heights).min() < 1 / 15 and (widths < 24).any()
+
+
+def test_levels_between_the_two_passes_are_bytes():
+    """A quarter of the memory of floats; other storage stays as it is computed."""
+
+    def between(dtype):
+        f = jax.jit(functools.partial(crop.crop_and_resize, size=5))
+        text = f.lower(jnp.zeros((8, 8, 3), dtype), Box(*map(jnp.int32, (0, 0, 8, 8)))).as_text()
+        return text.split("dot_general")[1].count("xui8>")
+
+    assert between(jnp.uint8) > 0 and between(jnp.uint16) == 0
