@@ -13,6 +13,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from moco_jax import config, pages
+from moco_jax.cli import xla
 from moco_jax.config import ConfigError
 
 PEER_DIED = 134  # as of JAX, which aborts
@@ -143,6 +144,7 @@ def prepare_environment() -> None:
         raise ConfigError(f"JAX_NUM_CPU_DEVICES must be a whole number above 0, not {count!r}")
     # Collectives of several CPU devices deadlock when XLA has as few pool threads as there are cores.
     os.environ.setdefault("NPROC", str(max(32, os.cpu_count() or 1)))
+    os.environ["XLA_FLAGS"] = xla.flags_with_ours(os.environ.get("XLA_FLAGS", ""))
 
 
 def evaluated(evaluate: Callable[[], str]) -> int:

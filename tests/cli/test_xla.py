@@ -1,0 +1,71 @@
+"""What XLA is told: only where the flag is known and nothing but the CPU reads it, and never against the user."""
+
+import os
+import subprocess
+import sys
+from importlib import metadata
+
+import pytest
+
+from moco_jax.cli import flags, xla
+
+OURS = f"{xla.NAME}={xla.VALUE}"
+COUNT = """
+from moco_jax.cli import flags
+flags.prepare_environment()
+import jax, jax.numpy as jnp
+from jax import lax
+shape = ("NHWC", "HWIO", "NHWC")
+conv = lambda x, w: lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=shape)
+print(jax.jit(conv).lower(jnp.ones((4, 8, 8, 32)), jnp.ones((3, 3, 32, 32))).compile().as_text().count("__ynn_fusion"))
+"""
+
+
+@pytest.fixture(autouse=True)
+def cpu(monkeypatch):
+    """A machine with nothing but its CPU, and a jaxlib that knows the flag."""
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    monkeypatch.setattr(xla, "accelerators", list)
+    monkeypatch.setattr(metadata, "version", lambda name: {"jaxlib": "0.10.2"}[name])
+
+
+def test_the_users_flags_stay_and_the_same_one_is_theirs():
+    """Ours comes beside others; where the user gives it, whatever the value, nothing is added."""
+    assert xla.flags_with_ours("") == OURS and xla.flags_with_ours("--xla_a=1") == f"--xla_a=1 {OURS}"
+    for own in (OURS, f"{xla.NAME}=-reduce"):
+        assert xla.flags_with_ours(f"--xla_a=1 {own}") == f"--xla_a=1 {own}"
+
+
+def test_a_jaxlib_that_may_not_know_it_is_not_told(monkeypatch):
+    """An unknown flag would end the process."""
+    for version, told in (("0.10.0", True), ("0.12.0.1", True), ("0.9.2", False), ("0.13.0", False), ("1.0", False)):
+        monkeypatch.setattr(metadata, "version", lambda name, version=version: version)
+        assert (xla.flags_with_ours("") == OURS) == told, version
+
+
+def test_other_backends_are_not_told(monkeypatch):
+    """With a plugin for GPU or TPU only where the platform is to be the CPU alone."""
+    monkeypatch.setattr(xla, "accelerators", lambda: ["libtpu"])
+    for platforms, told in (("", False), ("cpu", True), ("cuda,cpu", False), ("tpu", False)):
+        monkeypatch.setenv("JAX_PLATFORMS", platforms)
+        assert (xla.flags_with_ours("") == OURS) == told, platforms
+
+
+def test_commands_tell_it(monkeypatch):
+    """What every command does before JAX is imported."""
+    monkeypatch.setenv("XLA_FLAGS", "--xla_a=1")
+    flags.prepare_environment()
+    assert os.environ["XLA_FLAGS"] == f"--xla_a=1 {OURS}"
+
+
+@pytest.mark.slow
+def test_the_compiler_listens():
+    """The flag as we write it leaves convolutions out, where they otherwise go to YNNPACK."""
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"JAX_PLATFORMS": "cpu"}
+    counts = {}
+    for name, own in (("ours", {}), ("theirs", {"XLA_FLAGS": f"{xla.NAME}=-reduce"})):
+        ran = subprocess.run(
+            [sys.executable, "-c", COUNT], env=environment | own, capture_output=True, text=True, check=True
+        )
+        counts[name] = int(ran.stdout)
+    assert counts == {"ours": 0, "theirs": 1}
