@@ -66,6 +66,7 @@ def test_a_run_without_space_trains_on_says_so_and_ends_with_an_error(tmp_path):
     assert ran.returncode == 1, ran.stderr[-2000:]
     assert "step 24/24" in ran.stdout and ran.stdout.count("could not be written") == 5  # the sixth is the error
     assert ran.stderr.strip().splitlines()[-1].startswith("error: checkpoint ") and "there is no other" in ran.stderr
+    assert "Traceback" not in ran.stderr and "ERROR" not in ran.stderr  # nothing of orbax's before it or after it
     assert [p.name for p in (tmp_path / "run/checkpoints").iterdir()] == []
     log = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
     assert sum(r.get("event") == "warning" for r in log) == 5

@@ -5,6 +5,7 @@ The first process writes; any may read. Nothing here waits for another process, 
 
 import functools
 import json
+import logging
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,8 +29,7 @@ def write(folder: Path, tree: Any, beside: Mapping[str, Any]) -> None:
 
     Raises whatever orbax and the disk do; a folder with TEMPORARY in its name may be left.
     """
-    absl_logging.set_verbosity(absl_logging.ERROR)  # orbax narrates every save
-    _ignore_late_work()
+    _quiet()
     items: dict[str, Any] = {STATE: ocp.PyTreeCheckpointHandler(multiprocessing_options=FIRST)}
     items |= {name: ocp.JsonCheckpointHandler(multiprocessing_options=FIRST) for name in beside}
     options = ocp.CompositeOptions(multiprocessing_options=FIRST)
@@ -62,8 +62,7 @@ def read(folder: Path, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _handler() -> Any:
-    absl_logging.set_verbosity(absl_logging.FATAL)  # what goes wrong is raised as well
-    _ignore_late_work()
+    _quiet()
     return ocp.PyTreeCheckpointHandler()
 
 
@@ -82,6 +81,13 @@ def _ignore_late_work() -> None:
             before(found)
 
     sys.unraisablehook = hook
+
+
+def _quiet() -> None:
+    """Have orbax keep to itself what it also raises: it narrates every save, and every piece of one that failed."""
+    absl_logging.set_verbosity(absl_logging.FATAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of its pieces, when they are thrown away: after the error
+    _ignore_late_work()
 
 
 def _has_shape(node: Any) -> bool:
