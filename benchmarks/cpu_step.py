@@ -8,7 +8,8 @@ augmented from resident images, and with jaxlib's own choice of convolutions; Py
 (`tests/parity/torch_reference.py`) as it comes and with channels last, plain and in groups. Each is a process of its
 own, which is idle while others are timed; all take turns, `repeats` times, so that a busy machine is busy for all.
 Speeds are medians, and ratios medians of the ratios within a turn. CPU seconds are those of all threads: where others
-use the cores as well, they tell more than the clock. Without torch PyTorch is left out.
+use the cores as well, they tell more than the clock. Without torch PyTorch is left out. `--xla_flags` times ours with
+each of a few flags of XLA instead.
 """
 
 import importlib.util
@@ -30,9 +31,10 @@ NAMED = {
     "models": ("digits,width16", "of: digits, width16, width64"),
     "repeats": ("5", "turns of each; medians count"),
     "seconds": ("1", "of a turn, at least one step"),
+    "xla_flags": (False, "ours with flags of XLA, each alone, instead of ours beside PyTorch"),
     "output": (None, "file for the JSON, besides stdout"),
 }
-USAGE = "usage: python -m benchmarks.cpu_step [--models=A,B] [--repeats=N] [--seconds=S] [--output=FILE]"
+USAGE = "usage: python -m benchmarks.cpu_step [--models=A,B] [--repeats=N] [--seconds=S] [--xla_flags] [--output=FILE]"
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {  # page, and changes of its keys
     "digits": ("digits", {}),
     "width16": ("cifar10_demo", {"model.width": 16, "batch_size": 128, "shuffle.block": 128}),
@@ -67,6 +69,14 @@ CONTESTANTS = {
 }
 
 
+XLA_FLAGS = {  # of jaxlib 0.10 to 0.12
+    "fast math": "--xla_cpu_enable_fast_math=true",
+    "512-bit vectors": "--xla_cpu_prefer_vector_width=512",
+    "oneDNN": "--xla_cpu_use_onednn=true --xla_cpu_experimental_onednn_custom_call=true",
+    "no YNNPACK reductions": "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution,-reduce",
+}
+
+
 def page_of(name: str, changes: Mapping[str, Any], contestant: Contestant) -> Any:
     """The page of a model as a contestant trains it; ready views are floats that need no more."""
     from moco_jax import pages
@@ -86,7 +96,7 @@ def our_step(page: Any, *, augmented: bool) -> tuple[Callable[[], float], float]
     import jax
     import numpy as np
 
-    from moco_jax import assembly, config, dry_run, parallel
+    from moco_jax import assembly, config, costs, parallel
     from moco_jax.data.sources import ArraySource
     from moco_jax.views.recipes import Crop, ViewRecipe
 
@@ -99,7 +109,7 @@ def our_step(page: Any, *, augmented: bool) -> tuple[Callable[[], float], float]
     if not augmented:
         batch["raw"] = tuple(rng.standard_normal((1, batch_size, *shape)).astype(np.float32) for _ in range(2))
     placed, data = parallel.put_batch(batch), parallel.put_data({"images": images} if augmented else {})
-    call, seconds = dry_run.compile_call(parts, placed, data)
+    call, seconds = costs.compile_call(parts, placed, data)
     state = parallel.born(parts.mechanism.init)
 
     def step() -> float:
@@ -260,6 +270,9 @@ def _run(argv: list[str]) -> int:
     _, named = flags.parse_without_page(argv, places={}, named=NAMED, usage=USAGE)
     with_torch = importlib.util.find_spec("torch") is not None
     contestants = {n: c for n, c in CONTESTANTS.items() if c.library == OURS or with_torch}
+    if named["xla_flags"]:
+        tried = {f"ours, {name}": Contestant(environment={"XLA_FLAGS": given}) for name, given in XLA_FLAGS.items()}
+        contestants = {"ours": Contestant(), "ours, jaxlib's choice": CONTESTANTS["ours, jaxlib's choice"]} | tried
     libraries = ["jax", "jaxlib", *(["torch"] if with_torch else [])]
     how = {"repeats": int(named["repeats"]), "seconds": float(named["seconds"])}
     result: dict[str, Any] = {

@@ -86,7 +86,7 @@ def timed(run: Run, name: str, *, costs: bool = False) -> dict[str, Any]:
     repeats = run.sizes.repeats
     found = step_time.pace(program, step_time.timed(program, calls=calls, repeats=repeats))
     if costs:
-        found |= step_time.costs(program, step_seconds=found["step_milliseconds"] / 1e3, repeats=repeats)
+        found |= step_time.counted(program, step_seconds=found["step_milliseconds"] / 1e3, repeats=repeats)
     return found
 
 

@@ -29,7 +29,7 @@ def measure(run_config: config.Config, *, steps: int, repeats: int) -> dict[str,
     import jax.numpy as jnp
     import numpy as np
 
-    from moco_jax import assembly, dry_run, parallel
+    from moco_jax import assembly, costs, parallel
     from moco_jax.core import guard
     from moco_jax.data.sources import ArraySource
 
@@ -45,12 +45,12 @@ def measure(run_config: config.Config, *, steps: int, repeats: int) -> dict[str,
             guard.finite, guard.anew = (lambda _: jnp.bool_(True)), (lambda tree: tree)
         try:
             parts = assembly.assemble(run_config, source=ArraySource(images, name="random"))
-            calls[name], _ = dry_run.compile_call(parts, batch, data)
+            calls[name], _ = costs.compile_call(parts, batch, data)
         finally:
             guard.finite, guard.anew = real
-        memory = dry_run.memory_of(calls[name], parts, data)
+        memory = costs.memory_of(calls[name], parts, data)
         planned[name] = memory.peak if memory else None
-        moved[name] = dry_run.bytes_per_image(calls[name], run_config.batch_size)
+        moved[name] = costs.bytes_per_image(calls[name], run_config.batch_size)
     states = {name: call(parallel.born(parts.mechanism.init), batch, data)[0] for name, call in calls.items()}
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     processor: dict[str, list[float]] = {name: [] for name in calls}

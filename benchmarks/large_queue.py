@@ -111,7 +111,7 @@ def _of_step(size: int, chunk: int | None) -> int | None:
     import jax
     import numpy as np
 
-    from moco_jax import assembly, config, dry_run, pages, parallel
+    from moco_jax import assembly, config, costs, pages, parallel
     from moco_jax.data.sources import ArraySource
 
     page = pages.load("digits")
@@ -122,7 +122,7 @@ def _of_step(size: int, chunk: int | None) -> int | None:
     parts = assembly.assemble(run_config, source=source)
     local = (len(parallel.positions(run_config.batch_size)), 2)
     batch = jax.eval_shape(lambda: parallel.put_batch({"ids": np.zeros((1, *local), np.int32)}))
-    call, _ = dry_run.compile_call(parts, batch, dry_run.abstract_images(parts))
+    call, _ = costs.compile_call(parts, batch, costs.abstract_images(parts))
     return _planned(call)
 
 

@@ -5,7 +5,7 @@
 Images are random and resident, so that nothing but the step is timed. images/s is the median over the repeats of
 `steps` steps (in calls of train.steps_per_call) dispatched back to back and waited for once. The share of augmentation
 is the time of crop and augmentation of both views alone, mapped the same way, over the time of a step. FLOPs, bytes and
-planned memory are what `moco_jax/dry_run.py` says of a run.
+planned memory are what `moco_jax/costs.py` says of a run.
 """
 
 import dataclasses
@@ -146,17 +146,17 @@ def measure(run_config: config.Config, *, steps: int, repeats: int) -> dict[str,
     """All figures of one config on the devices at hand."""
     program = compiled(run_config)
     found = pace(program, timed(program, calls=max(1, steps // program.steps), repeats=repeats))
-    return found | costs(program, step_seconds=found["step_milliseconds"] / 1e3, repeats=repeats)
+    return found | counted(program, step_seconds=found["step_milliseconds"] / 1e3, repeats=repeats)
 
 
 def pace(program: Program, seconds: list[float]) -> dict[str, Any]:
     """What is said at once of a program that took so many seconds a step in each repeat."""
     import jax
 
-    from moco_jax import dry_run, parallel
+    from moco_jax import costs, parallel
 
     parts, step_seconds = program.parts, statistics.median(seconds)
-    memory = dry_run.memory_of(program.call, parts, program.data)
+    memory = costs.memory_of(program.call, parts, program.data)
     return {
         "devices": parallel.describe(),
         "jax": jax.__version__,
@@ -171,16 +171,16 @@ def pace(program: Program, seconds: list[float]) -> dict[str, Any]:
     }
 
 
-def costs(program: Program, *, step_seconds: float, repeats: int) -> dict[str, Any]:
+def counted(program: Program, *, step_seconds: float, repeats: int) -> dict[str, Any]:
     """What takes longer to find out: it lowers the step once more, and compiles crop and augmentation alone."""
-    from moco_jax import dry_run
+    from moco_jax import costs
 
     parts = program.parts
     return {
         "augmentation_share": views_seconds(program, repeats) / step_seconds,
-        "flops_per_image": dry_run.flops_per_image(parts, program.batch, program.data),
+        "flops_per_image": costs.flops_per_image(parts, program.batch, program.data),
         # XLA counts the body of a loop once, so that of several steps is of one.
-        "bytes_per_image": dry_run.bytes_per_image(program.call, parts.config.batch_size),
+        "bytes_per_image": costs.bytes_per_image(program.call, parts.config.batch_size),
     }
 
 

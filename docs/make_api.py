@@ -16,7 +16,7 @@ PUBLIC = {  # heading: (file below moco_jax/, names in the order of the page)
     "moco_jax.protocols": (
         ("protocols.py", ("page", "read", "Linear", "Finetune", "Fit", "Knn", "Transfer", "Labelled")),
     ),
-    "moco_jax.dry_run": (("dry_run.py", ("report", "Plan", "Memory", "Pace")),),
+    "moco_jax.dry_run": (("dry_run.py", ("report", "Plan", "Pace")), ("costs.py", ("Memory",))),
     "moco_jax.data.sources": (("data/sources.py", ("Source", "ArraySource")),),
     "moco_jax.data.measured": (("data/measured.py", ("measure", "Measured")),),
     "moco_jax.data.opening": (("data/opening.py", ("open_split",)),),

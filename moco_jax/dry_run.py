@@ -10,29 +10,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from moco_jax import config as schema
-from moco_jax import dictionary, parallel, places, pretrain, run_folder
+from moco_jax import costs, dictionary, parallel, places, pretrain, run_folder
 from moco_jax.assembly import Parts, assemble, batches_of
 from moco_jax.config import Config
 from moco_jax.data import loader, order, sources
 
 STEPS = 10  # timed, at least, unless they take longer than SECONDS
 SECONDS = 20.0  # after which no further step is begun, while warming up and while timing
-
-
-class Memory(NamedTuple):
-    """Bytes on each device at a step, as the compiler plans them."""
-
-    state: int
-    images: int  # resident images
-    workspace: int  # everything else: the batch, activations, gradients
-
-    @property
-    def peak(self) -> int:
-        return sum(self)
 
 
 class Pace(NamedTuple):
@@ -53,7 +40,7 @@ class Plan(NamedTuple):
     total_steps: int
     resolved: dict[str, Any]  # what None stands for, by config key
     warnings: list[str]
-    memory: Memory | None
+    memory: costs.Memory | None
     flops_per_image: float | None
     compile_seconds: float
     pace: Pace | None
@@ -88,10 +75,10 @@ def report(
             say(line)
         host = batches_of(parts)
         begin = first_step if first_step < total else 0  # of a complete run: its first steps
-        batch, images = first_batch(parts, host, begin), abstract_images(parts)
+        batch, images = first_batch(parts, host, begin), costs.abstract_images(parts)
         say("compiling the step ...")
-        call, compile_seconds = compile_call(parts, batch, images)
-        memory, flops = memory_of(call, parts, images), flops_per_image(parts, batch, images)
+        call, compile_seconds = costs.compile_call(parts, batch, images)
+        memory, flops = costs.memory_of(call, parts, images), costs.flops_per_image(parts, batch, images)
         say(_memory_line(memory))
         for line in _about_logits(parts.config, memory):
             say(line)
@@ -138,59 +125,6 @@ def first_batch(parts: Parts, host: Callable[..., Iterator[Any]], step: int) -> 
     """The batch of the call that begins at `step`, on the devices."""
     count = parts.config.train.steps_per_call
     return _placed(host(first_step=step, last_step=step + count), count)
-
-
-def abstract_images(parts: Parts) -> Any:
-    """Shape and dtype of what is resident, as the step takes it; empty for a streamed run."""
-    if parts.config.data.path != "resident":
-        return {}
-    image = sources.read(parts.source, 0)
-    return parallel.abstract(lambda: {"images": jnp.zeros((len(parts.source), *image.shape), image.dtype)})
-
-
-def compile_call(parts: Parts, batch: Any, data: Any) -> tuple[Any, float]:
-    """The compiled call of a run, to be called as (state, batch, data) with the state donated, and its seconds."""
-    began = time.perf_counter()
-    state = parallel.abstract(parts.mechanism.init)
-    return parallel.lowered(parts.mechanism.step, state, batch, data).compile(), time.perf_counter() - began
-
-
-def memory_of(call: Any, parts: Parts, data: Any) -> Memory | None:
-    """The compiler's plan for each device: what goes in, what comes out beside it, and the workspace between."""
-    plan = call.memory_analysis()
-    if plan is None:
-        return None
-    held, images = (
-        sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-        for tree in (jax.eval_shape(parts.mechanism.init), data)
-    )
-    peak = plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes + plan.temp_size_in_bytes
-    return Memory(held, images, peak - held - images)
-
-
-def flops_per_image(parts: Parts, batch: Any, data: Any) -> float | None:
-    """XLA's count for one training step, per image of the global batch, before any optimisation: alike everywhere.
-
-    Counted without micro-batches, for one step and with the whole queue, since a loop counts as one turn of it.
-    """
-    train = dataclasses.replace(parts.config.train, microbatch_size=None, steps_per_call=1)
-    queue = parts.config.queue and dataclasses.replace(parts.config.queue, chunk=None)
-    mechanism = parts.make(dataclasses.replace(parts.config, train=train, queue=queue))
-    one_step = jax.eval_shape(lambda b: jax.tree.map(lambda a: a[:, :1], b), batch)
-    lowered = parallel.lowered(mechanism.step, parallel.abstract(mechanism.init), one_step, data)
-    try:
-        flops = (lowered.cost_analysis() or {}).get("flops")
-    except NotImplementedError:  # a backend without the analysis
-        return None
-    return None if flops is None else flops * parallel.device_count() / parts.config.batch_size
-
-
-def bytes_per_image(call: Any, batch_size: int) -> float | None:
-    """XLA's count of bytes that the compiled call reads and writes, per image of the global batch."""
-    cost = call.cost_analysis() or {}
-    cost = cost[0] if isinstance(cost, list) else cost  # of several programs, which there are not
-    touched = cost.get("bytes accessed")
-    return None if touched is None else touched * parallel.device_count() / batch_size
 
 
 def measure(parts: Parts, call: Any, host: Callable[..., Iterator[Any]], begin: int) -> Pace:
@@ -265,7 +199,7 @@ def about(
     yield from (f"warning: {warning}" for warning in parts.warnings)
 
 
-def _memory_line(memory: Memory | None) -> str:
+def _memory_line(memory: costs.Memory | None) -> str:
     limit = parallel.memory_stats().get("bytes_limit")
     if memory is None:
         return "memory: not known, the compiler of these devices does not tell"
@@ -284,7 +218,7 @@ def _memory_line(memory: Memory | None) -> str:
     )
 
 
-def _about_logits(config: Config, memory: Memory | None) -> Iterator[str]:
+def _about_logits(config: Config, memory: costs.Memory | None) -> Iterator[str]:
     """A line where all logits of a queue are a quarter of the memory, and need not be."""
     queue, moco = config.queue, config.moco
     if memory is None or queue is None or queue.size is None or queue.chunk or moco is None or moco.loss != "infonce":

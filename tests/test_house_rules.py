@@ -25,7 +25,7 @@ LAYERS = (
     ("loop",),
     ("evaluation",),
     ("assembly", "initial", "suggest"),
-    ("bad_files", "gallery", "run_folder"),
+    ("bad_files", "costs", "gallery", "run_folder"),
     ("pretrain",),
     ("conversion", "dry_run"),
     ("cli",),
