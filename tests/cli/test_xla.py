@@ -36,6 +36,11 @@ def test_the_users_flags_stay_and_the_same_one_is_theirs():
         assert xla.flags_with_ours(f"--xla_a=1 {own}") == f"--xla_a=1 {own}"
 
 
+def test_a_file_of_flags_is_left_alone():
+    """XLA takes the whole of XLA_FLAGS for its path: with ours behind it, the process would end at a missing file."""
+    assert xla.flags_with_ours("/tmp/flags.txt") == "/tmp/flags.txt"
+
+
 def test_a_jaxlib_that_may_not_know_it_is_not_told(monkeypatch):
     """An unknown flag would end the process."""
     for version, told in (("0.10.0", True), ("0.12.0.1", True), ("0.9.2", False), ("0.13.0", False), ("1.0", False)):
