@@ -125,8 +125,10 @@ def _check_chunk(config: Config, size: int, chunk: int) -> None:
 
 
 def largest_chunk(size: int, most: int) -> int | None:
-    """Largest divisor of `size` up to `most`, a value for queue.chunk; None where only a loop of over 64 turns is."""
-    return next((chunk for chunk in range(min(size, most), max(size // 64, 1) - 1, -1) if size % chunk == 0), None)
+    """A divisor of `size`, for queue.chunk: the next up to `most`, or above; None where only over 64 turns are."""
+    least = -(-size // 64)
+    divisors = [chunk for chunk in range(size // 2, least - 1, -1) if size % chunk == 0]
+    return next((chunk for chunk in divisors if chunk <= most), divisors[-1] if divisors else None)
 
 
 def _smaller_queue(config: Config, records: int) -> str:

@@ -101,6 +101,7 @@ def test_keys_of_the_queue_come_from_these_views_in_order():
             1,
             "queue.chunk 2000 does not divide queue.size 1000: .*; use 500, another",
         ),
+        ({"queue": Queue(65536, chunk=100)}, 1, "36 rows over; use 1024, another divisor"),
         ({"queue": Queue(1009, chunk=256)}, 1, "use a queue.size with larger divisors, or None for all"),
         ({"queue": Queue(1024, chunk=0)}, 1, "queue.chunk must be above 0"),
         ({"queue": Queue(1024, chunk=256), "moco": Moco(loss="nce")}, 1, "queue.chunk 256 with moco.loss='nce'"),
