@@ -6,7 +6,8 @@ Both get the same ready views and do what their step does with them: keys, queri
 Ours runs on one device, on several, on one with batch norm over the whole batch (`plain`), with views cut and
 augmented from resident images, and with jaxlib's own choice of convolutions; PyTorch's reference step
 (`tests/parity/torch_reference.py`) as it comes and with channels last, plain and in groups. Each is a process of its
-own, which is idle while others are timed; all take turns, `repeats` times, so that a busy machine is busy for all.
+own, which is idle while others are timed; all take turns, `repeats` times and each time another first, so that a busy
+machine is busy for all.
 Speeds are medians, and ratios medians of the ratios within a turn. CPU seconds are those of all threads: where others
 use the cores as well, they tell more than the clock. Without torch PyTorch is left out. `--xla_flags` times ours with
 each of a few flags of XLA instead.
@@ -42,7 +43,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {  # page, and changes of its ke
 }
 MARK = "measured: "  # begins the lines that are for us
 OURS, THEIRS = "moco_jax", "pytorch"
-JAXLIBS_CHOICE = {"XLA_FLAGS": "--xla_cpu_experimental_ynn_fusion_type=+individual_convolution"}
+JAXLIBS_CHOICE = "--xla_cpu_experimental_ynn_fusion_type=+individual_convolution"
 
 
 class Contestant(NamedTuple):
@@ -53,7 +54,7 @@ class Contestant(NamedTuple):
     plain: bool = False  # batch norm over the whole batch instead of the page's groups
     augmented: bool = False  # views cut and augmented in the step, instead of ready ones
     channels_last: bool = False
-    environment: Mapping[str, str] = {}
+    xla_flags: str = ""  # beside those of the environment
 
 
 CONTESTANTS = {
@@ -61,7 +62,7 @@ CONTESTANTS = {
     "ours, 2 devices": Contestant(devices=2),
     "ours, plain": Contestant(plain=True),
     "ours, augmenting": Contestant(augmented=True),
-    "ours, jaxlib's choice": Contestant(environment=JAXLIBS_CHOICE),
+    "ours, jaxlib's choice": Contestant(xla_flags=JAXLIBS_CHOICE),
     "pytorch": Contestant(THEIRS),
     "pytorch, channels last": Contestant(THEIRS, channels_last=True),
     "pytorch, plain": Contestant(THEIRS, plain=True),
@@ -171,9 +172,10 @@ class Process:
     def __init__(self, page: str, changes: Mapping[str, Any], contestant: Contestant) -> None:
         """Start it; what it says of its start is in `about`."""
         environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(contestant.devices)}
+        environment["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {contestant.xla_flags}".strip()
         self.process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.cpu_step", "serve", json.dumps([page, changes, contestant])],
-            cwd=runs.ROOT, env=environment | contestant.environment, text=True,
+            cwd=runs.ROOT, env=environment, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
         self.about = self._heard()
@@ -207,9 +209,10 @@ def measure(
             processes[name] = Process(page, changes, contestant)
         steps = {name: max(1, round(seconds / process.timed(1)[0])) for name, process in processes.items()}
         turns = {name: [] for name in processes}
-        for _ in range(repeats):
-            for name, process in processes.items():
-                turns[name].append(process.timed(steps[name]))
+        for turn in range(repeats):
+            names = list(processes)
+            for name in names[turn % len(names) :] + names[: turn % len(names)]:
+                turns[name].append(processes[name].timed(steps[name]))
     finally:
         for process in processes.values():
             process.end()
@@ -217,6 +220,7 @@ def measure(
     return {
         "page": page,
         "changes": dict(changes),
+        "first_losses": {n: p.about["losses"] for n, p in processes.items()},
         "compile_seconds": {n: p.about["compile_seconds"] for n, p in processes.items() if p.about["compile_seconds"]},
         **compared(turns, found.batch_size),
     }
@@ -241,7 +245,7 @@ def compared(turns: Mapping[str, Sequence[Sequence[float]]], batch_size: int) ->
     own = {n: _median_ratio(wall[n], wall["ours"]) for n in turns if n.startswith("ours,")}
     return {
         "images_per_second": {n: round(batch_size / statistics.median(t), 1) for n, t in wall.items()},
-        "best_images_per_second": {n: round(batch_size / min(t), 1) for n, t in wall.items()},
+        "lowest_and_highest": {n: [round(batch_size / f(t), 1) for f in (max, min)] for n, t in wall.items()},
         "cpu_milliseconds_per_image": {n: round(1e3 * statistics.median(t) / batch_size, 3) for n, t in cpu.items()},
         "ours_over_pytorch": ratios,
         "seconds_over_those_of_ours": own,
@@ -271,7 +275,7 @@ def _run(argv: list[str]) -> int:
     with_torch = importlib.util.find_spec("torch") is not None
     contestants = {n: c for n, c in CONTESTANTS.items() if c.library == OURS or with_torch}
     if named["xla_flags"]:
-        tried = {f"ours, {name}": Contestant(environment={"XLA_FLAGS": given}) for name, given in XLA_FLAGS.items()}
+        tried = {f"ours, {name}": Contestant(xla_flags=given) for name, given in XLA_FLAGS.items()}
         contestants = {"ours": Contestant(), "ours, jaxlib's choice": CONTESTANTS["ours, jaxlib's choice"]} | tried
     libraries = ["jax", "jaxlib", *(["torch"] if with_torch else [])]
     how = {"repeats": int(named["repeats"]), "seconds": float(named["seconds"])}

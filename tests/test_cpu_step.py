@@ -3,6 +3,8 @@
 import importlib.util
 import json
 import sys
+from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -27,7 +29,7 @@ def test_ratios_are_of_one_turn_and_one_kind_of_batch_norm():
         "ours": {"speed": 0.75, "of": "pytorch, channels last", "CPU seconds": 1.25},
         "ours, plain": {"speed": 0.25, "of": "pytorch, plain", "CPU seconds": 3.0},
     }
-    assert found["images_per_second"]["ours"] == 2.0 and found["best_images_per_second"]["ours"] == 4.0
+    assert found["images_per_second"]["ours"] == 2.0 and found["lowest_and_highest"]["ours"] == [0.4, 4.0]
     assert found["cpu_milliseconds_per_image"]["ours"] == 500.0
     assert found["seconds_over_those_of_ours"] == {"ours, plain": 0.25}
     alone = cpu_step.compared({"ours": [(1.0, 1.0)]}, batch_size=1)
@@ -45,15 +47,55 @@ def test_ready_views_need_nothing_more():
     assert (augmented.data.range, augmented.data.mean) == (None, (0.305,))
 
 
+def test_flags_come_beside_those_of_the_environment(monkeypatch):
+    """And devices, and whose step it is: what a contestant's process is told."""
+    seen = {}
+
+    def start(command, *, env, **options):
+        seen.update(env=env, command=command)
+        said = [cpu_step.MARK + json.dumps({"compile_seconds": None, "losses": [1.0, 2.0]})]
+        return SimpleNamespace(stdout=iter(said), args=command)
+
+    monkeypatch.setattr(cpu_step.subprocess, "Popen", start)
+    monkeypatch.setenv("XLA_FLAGS", "--xla_a=1")
+    process = cpu_step.Process("digits", TINY, Contestant(devices=2, xla_flags="--xla_b=2"))
+    assert process.about["losses"] == [1.0, 2.0]
+    assert seen["env"]["XLA_FLAGS"] == "--xla_a=1 --xla_b=2" and seen["env"]["JAX_NUM_CPU_DEVICES"] == "2"
+    assert Contestant(*json.loads(seen["command"][-1])[2]) == Contestant(devices=2, xla_flags="--xla_b=2")
+
+
+def test_each_is_first_in_turn(monkeypatch):
+    """What comes first finds other caches, and another moment, than what comes last."""
+    order = []
+
+    class Fake:
+        about: ClassVar = {"compile_seconds": None, "losses": [1.0, 2.0]}
+
+        def __init__(self, page, changes, contestant):
+            self.name = contestant.devices
+
+        def timed(self, steps):
+            order.append(self.name)
+            return [1.0, 1.0]
+
+        def end(self):
+            pass
+
+    monkeypatch.setattr(cpu_step, "Process", Fake)
+    some = {f"ours, {n}": Contestant(devices=n) for n in (1, 2)} | {"ours": Contestant(devices=3)}
+    cpu_step.measure("digits", {}, some, repeats=4, seconds=1)
+    assert order == [1, 2, 3, *(1, 2, 3), *(2, 3, 1), *(3, 1, 2), *(1, 2, 3)]  # once to be counted, then four turns
+
+
 @pytest.mark.slow
-def test_both_take_turns_and_learn(tmp_path, monkeypatch, capfd):
+def test_both_take_turns_and_train(tmp_path, monkeypatch, capfd):
     """The whole command on a tiny net: each contestant in a process of its own, PyTorch where it is installed."""
     with_torch = importlib.util.find_spec("torch") is not None
     some = {
         "ours": Contestant(),
         "ours, 2 devices": Contestant(devices=2),
         "ours, augmenting": Contestant(augmented=True),
-        "pytorch": Contestant(THEIRS),
+        "pytorch, channels last": Contestant(THEIRS, channels_last=True),
     }
     monkeypatch.setattr(cpu_step, "CONTESTANTS", some)
     monkeypatch.setattr(cpu_step, "MODELS", {"tiny": ("digits", TINY)})
@@ -66,6 +108,10 @@ def test_both_take_turns_and_learn(tmp_path, monkeypatch, capfd):
     took_part = [n for n, c in some.items() if c.library == OURS or with_torch]
     assert list(tiny["images_per_second"]) == took_part and ("torch" in found["versions"]) == with_torch
     assert all(np.isfinite(v) and v > 0 for v in tiny["images_per_second"].values())
+    # Two steps of each, of the same loss over the same number of keys, between which something was learnt.
+    losses = np.array(list(tiny["first_losses"].values()))
+    assert losses.shape == (len(took_part), 2) and (losses[:, 0] != losses[:, 1]).all()
+    assert (np.abs(losses - np.log(1 + TINY["queue.size"])) < 1.5).all(), losses
     assert set(tiny["compile_seconds"]) == {n for n in took_part if n.startswith("ours")}
     assert set(tiny["ours_over_pytorch"]) == (set(tiny["compile_seconds"]) if with_torch else set())
     capfd.readouterr()

@@ -189,7 +189,7 @@ def test_an_operand_that_is_read_twice_counts_once():
 
 
 def test_a_step_that_is_not_right_is_said_to_be_so(monkeypatch):
-    """One leaf in another bit, gradients beyond the bound of float32, or of bfloat16: none holds, and so not all."""
+    """A leaf in another bit, gradients or keys beyond a bound, of float32 or bfloat16: not all holds."""
     monkeypatch.setattr(correct, "_start", lambda c, cpu: None)
     leaf = np.arange(1.0, 5.0, dtype=np.float32)
 
@@ -201,7 +201,8 @@ def test_a_step_that_is_not_right_is_said_to_be_so(monkeypatch):
             def steps(start, count, per_call):
                 moved = leaf * (1 + off) + (1e-6 if per_call == 4 and "bits" in spoilt else 0)
                 network = SimpleNamespace(batch_stats={"m": leaf})
-                memory = SimpleNamespace(queue=leaf[:, None], written=np.zeros(4, np.int32))
+                keys = leaf * (1 + spoilt.get((kind, c.model.dtype, "keys"), 0.0) + (off > 0) * 0.01)
+                memory = SimpleNamespace(queue=keys[:, None], written=np.zeros(4, np.int32))
                 return tree(optimizer=moved, online=network, memory=memory), [1.0] * count
 
             return steps
@@ -220,7 +221,10 @@ def test_a_step_that_is_not_right_is_said_to_be_so(monkeypatch):
         return correct.check(pages.SHRUNKEN)
 
     assert found()["all_hold"]
-    for spoilt in ({("here", "float32"): 2e-3}, {("here", "bfloat16"): 0.02}, {"bits": True}):
+    beyond = {"float32": 2e-3, "bfloat16": 0.02}
+    spoils = [{("here", name): off} for name, off in beyond.items()]
+    spoils += [{("here", name, "keys"): off} for name, off in beyond.items()]
+    for spoilt in (*spoils, {"bits": True}):
         said = found(spoilt=spoilt)
         assert (
             not said["all_hold"]

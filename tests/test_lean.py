@@ -10,7 +10,8 @@ import pytest
 
 from benchmarks.gpu import hlo
 from moco_jax import parallel
-from moco_jax.config import BatchNorm, Queue, Shuffle
+from moco_jax.config import BatchNorm, Moco, Queue, Shuffle
+from moco_jax.core import axis
 from moco_jax.models import batch_norm, resnet
 from tests import tiny
 
@@ -57,6 +58,24 @@ def test_one_mean_over_devices_and_two_gathers():
     calls, arrays = collectives(c)
     assert arrays["all-reduce"] == leaves(c), calls
     assert calls["all-gather"] == 2 and set(calls) == {"all-reduce", "all-gather"}, calls
+
+
+@pytest.mark.parametrize(
+    "c",
+    [
+        pytest.param(tiny.config(batch_size=32), id="moco"),
+        pytest.param(tiny.config(moco=Moco(momentum=0.9, symmetric=True)), id="symmetric"),
+        pytest.param(tiny.end_to_end(batch_size=32), id="end to end"),
+        pytest.param(tiny.memory_bank(batch_size=32), id="bank"),
+    ],
+)
+def test_means_are_taken_once_and_together(c, monkeypatch):
+    """Whatever the backend combines: every mechanism asks once, for all of its leaves."""
+    asked, mean = [], axis.mean
+    monkeypatch.setattr(axis, "mean", lambda tree: asked.append(len(jax.tree.leaves(tree))) or mean(tree))
+    m, shapes = abstract(c, 8)
+    parallel.lowered(m.step, *shapes)
+    assert len(asked) == 1 and asked[0] > len(jax.tree.leaves(shapes[0].online.params))
 
 
 def test_groups_over_devices_cost_three_more_per_norm():

@@ -4,7 +4,7 @@ import importlib.util
 import os
 from importlib import metadata
 
-# YNNPACK, which jaxlib takes for convolutions on CPU, needs up to 2.5 times as long as Eigen for gradients of weights.
+# YNNPACK, which jaxlib takes for convolutions on CPU, trains slower than Eigen: `benchmarks/cpu_step.py`.
 NAME, VALUE = "--xla_cpu_experimental_ynn_fusion_type", "-individual_convolution"
 KNOWN_TO = ("0.10.", "0.11.", "0.12.")  # of jaxlib, which ends the process at a flag that it does not know
 
@@ -18,10 +18,17 @@ def flags_with_ours(given: str) -> str:
     if given.strip() and not given.lstrip().startswith("-"):
         return given
     for_cpu = os.environ.get("JAX_PLATFORMS", "") == "cpu" or not accelerators()
-    known = metadata.version("jaxlib").startswith(KNOWN_TO)
-    return f"{given} {NAME}={VALUE}".strip() if for_cpu and known and NAME not in given else given
+    return f"{given} {NAME}={VALUE}".strip() if for_cpu and _known() and NAME not in given else given
+
+
+def _known() -> bool:
+    try:
+        return metadata.version("jaxlib").startswith(KNOWN_TO)
+    except metadata.PackageNotFoundError:  # built from source and not installed
+        return False
 
 
 def accelerators() -> list[str]:
-    """Packages that bring JAX another backend, of those that are installed."""
-    return [name for name in ("jax_plugins", "libtpu") if importlib.util.find_spec(name)]
+    """What brings JAX another backend, of what is installed: packages, and entry points of packages."""
+    packages = [name for name in ("jax_plugins", "libtpu") if importlib.util.find_spec(name)]
+    return packages + [point.name for point in metadata.entry_points(group="jax_plugins")]

@@ -1,9 +1,11 @@
 """What XLA is told: only where the flag is known and nothing but the CPU reads it, and never against the user."""
 
+import importlib.util
 import os
 import subprocess
 import sys
 from importlib import metadata
+from types import SimpleNamespace
 
 import pytest
 
@@ -19,6 +21,9 @@ shape = ("NHWC", "HWIO", "NHWC")
 conv = lambda x, w: lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=shape)
 print(jax.jit(conv).lower(jnp.ones((4, 8, 8, 32)), jnp.ones((3, 3, 32, 32))).compile().as_text().count("__ynn_fusion"))
 """
+
+
+ACCELERATORS = xla.accelerators
 
 
 @pytest.fixture(autouse=True)
@@ -43,17 +48,44 @@ def test_a_file_of_flags_is_left_alone():
 
 def test_a_jaxlib_that_may_not_know_it_is_not_told(monkeypatch):
     """An unknown flag would end the process."""
-    for version, told in (("0.10.0", True), ("0.12.0.1", True), ("0.9.2", False), ("0.13.0", False), ("1.0", False)):
+    for version, told in (
+        ("0.10.0", True),
+        ("0.11.1", True),
+        ("0.12.0.1", True),
+        ("0.9.2", False),
+        ("0.13.0", False),
+        ("1.0", False),
+    ):
         monkeypatch.setattr(metadata, "version", lambda name, version=version: version)
         assert (xla.flags_with_ours("") == OURS) == told, version
+
+    def nowhere(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", nowhere)
+    assert xla.flags_with_ours("") == ""
 
 
 def test_other_backends_are_not_told(monkeypatch):
     """With a plugin for GPU or TPU only where the platform is to be the CPU alone."""
     monkeypatch.setattr(xla, "accelerators", lambda: ["libtpu"])
-    for platforms, told in (("", False), ("cpu", True), ("cuda,cpu", False), ("tpu", False)):
+    for platforms, told in (("", False), ("cpu", True), ("cuda,cpu", False), ("cpu,cuda", False), ("tpu", False)):
         monkeypatch.setenv("JAX_PLATFORMS", platforms)
         assert (xla.flags_with_ours("") == OURS) == told, platforms
+
+
+def test_other_backends_are_found_as_jax_finds_them(monkeypatch):
+    """In the namespace `jax_plugins`, by the entry point of that name, and libtpu."""
+
+    def found(*packages, points=()):
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: name if name in packages else None)
+        named = [SimpleNamespace(name=name) for name in points]
+        monkeypatch.setattr(metadata, "entry_points", lambda *, group: named if group == "jax_plugins" else None)
+        return ACCELERATORS()
+
+    assert found() == [] and found("numpy") == []
+    assert found("jax_plugins") == ["jax_plugins"] and found("libtpu") == ["libtpu"]
+    assert found(points=["xla_cuda13"]) == ["xla_cuda13"]
 
 
 def test_commands_tell_it(monkeypatch):
