@@ -25,6 +25,9 @@ from moco_jax.views.recipes import RECIPES, ColorJitter, Crop, HorizontalFlip, V
 
 RECORDS, SIZE, STORED = 64, 8, 10  # images, side of a view, side of a stored image
 
+# Compiler options where the last bit counts: as users compile, unlike most tests.
+OPTIMISED = {"xla_backend_optimization_level": 3}
+
 
 # Crop, a draw that changes values and one that moves them: enough where the operations are not what a test is about.
 LIGHT = (ViewRecipe(Crop((0.2, 1.0)), (ColorJitter(0.4, 0.0, 0.0, 0.0, p=0.8), HorizontalFlip(0.5))),) * 2
