@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks import output
 from moco_jax.cli import flags
 
-NAMED = {"flips": ("2000", "bits changed in each format"), "output": (None, "file for the JSON, besides stdout")}
+NAMED = {"flips": (2000, "bits changed in each format"), "output": (None, "file for the JSON, besides stdout")}
 USAGE = "usage: python -m benchmarks.bad_weights [--flips=N] [--output=FILE]"
 
 
@@ -65,7 +65,7 @@ def _run(argv: list[str]) -> int:
     _, named = flags.parse_without_page(argv, places={}, named=NAMED, usage=USAGE)
     flags.prepare_environment()
     with tempfile.TemporaryDirectory() as folder:
-        output.keep(measure(Path(folder), times=int(named["flips"])), named["output"])
+        output.keep(measure(Path(folder), times=named["flips"]), named["output"])
     return 0
 
 

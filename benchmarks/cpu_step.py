@@ -30,8 +30,8 @@ from moco_jax.cli import flags
 
 NAMED = {
     "models": ("digits,width16", "of: digits, width16, width64"),
-    "repeats": ("5", "turns of each; medians count"),
-    "seconds": ("1", "of a turn, at least one step"),
+    "repeats": (5, "turns of each; medians count"),
+    "seconds": (1.0, "of a turn, at least one step"),
     "xla_flags": (False, "ours with flags of XLA, each alone, instead of ours beside PyTorch"),
     "output": (None, "file for the JSON, besides stdout"),
 }
@@ -278,7 +278,7 @@ def _run(argv: list[str]) -> int:
         tried = {f"ours, {name}": Contestant(xla_flags=given) for name, given in XLA_FLAGS.items()}
         contestants = {"ours": Contestant(), "ours, jaxlib's choice": CONTESTANTS["ours, jaxlib's choice"]} | tried
     libraries = ["jax", "jaxlib", *(["torch"] if with_torch else [])]
-    how = {"repeats": int(named["repeats"]), "seconds": float(named["seconds"])}
+    how = {"repeats": named["repeats"], "seconds": named["seconds"]}
     result: dict[str, Any] = {
         "processor": processor(),
         "cores": os.cpu_count(),

@@ -20,7 +20,7 @@ from moco_jax import config
 from moco_jax.cli import flags
 
 NAMED = {
-    "devices": ("8", "fake CPU devices; a micro-batch, and a batch-norm group, are the images of one"),
+    "devices": (8, "fake CPU devices; a micro-batch, and a batch-norm group, are the images of one"),
     "output": (None, "file for the JSON, besides stdout"),
 }
 STEPS = (1, 3, 10, 30, 100)  # after which the runs are compared
@@ -91,7 +91,7 @@ def main() -> int:
     flags.prepare_environment()
     import jax
 
-    devices = int(named["devices"])
+    devices = named["devices"]
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", devices)
     output.keep(measure(config.read(page), devices=devices, steps=STEPS, dtypes=DTYPES), named["output"])

@@ -22,8 +22,8 @@ from benchmarks import output
 from moco_jax.cli import flags
 
 NAMED = {
-    "flips": ("2000", "bits flipped"),
-    "megabytes": ("100", "size of the state that digests are timed on"),
+    "flips": (2000, "bits flipped"),
+    "megabytes": (100, "size of the state that digests are timed on"),
     "output": (None, "file for the JSON, besides stdout"),
 }
 USAGE = "usage: python -m benchmarks.flips [--flips=N] [--megabytes=N] [--output=FILE]"
@@ -137,7 +137,7 @@ def _run(argv: list[str]) -> int:
     _, named = flags.parse_without_page(argv, places={}, named=NAMED, usage=USAGE)
     flags.prepare_environment()
     with tempfile.TemporaryDirectory() as folder:
-        found = measure(Path(folder), flips=int(named["flips"]), megabytes=int(named["megabytes"]))
+        found = measure(Path(folder), flips=named["flips"], megabytes=named["megabytes"])
     output.keep(found, named["output"])
     return int(bool(found["total"]["silent"] or found["total"]["unexplained"]))
 

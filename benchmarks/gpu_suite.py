@@ -268,7 +268,7 @@ def command(argv: Sequence[str]) -> int:
                 Path(named["output"] + ".part").write_text(json.dumps(found, indent=2) + "\n")
                 os.replace(named["output"] + ".part", named["output"])
 
-        found = measure(named["sizes"], seconds=float(named["seconds"]), names=names, keep=keep)
+        found = measure(named["sizes"], seconds=named["seconds"], names=names, keep=keep)
     print(table.of(found))
     failed = [name for name in names if "failed" in found.get(name, {"failed": "not reached"})]
     return 1 if failed or not found.get("correct", {}).get("all_hold", True) else 0

@@ -17,8 +17,8 @@ from moco_jax import config
 from moco_jax.cli import flags
 
 NAMED = {
-    "steps": ("10", "steps per repeat"),
-    "repeats": ("15", "repeats of both, in turn"),
+    "steps": (10, "steps per repeat"),
+    "repeats": (15, "repeats of both, in turn"),
     "output": (None, "file for the JSON, besides stdout"),
 }
 
@@ -89,7 +89,7 @@ def main() -> int:
 def _run(argv: list[str]) -> int:
     page, named = flags.parse(argv, page="digits", named=NAMED, usage=__doc__ or "")
     flags.prepare_environment()
-    output.keep(measure(config.read(page), steps=int(named["steps"]), repeats=int(named["repeats"])), named["output"])
+    output.keep(measure(config.read(page), steps=named["steps"], repeats=named["repeats"]), named["output"])
     return 0
 
 

@@ -20,10 +20,10 @@ from benchmarks import output
 from moco_jax.cli import flags
 
 NAMED = {
-    "minutes": ("10", "for each of the two"),
-    "entries": ("100000", "of the tree"),
-    "workers": ("2", "threads"),
-    "batch_size": ("256", "images"),
+    "minutes": (10.0, "for each of the two"),
+    "entries": (100000, "of the tree"),
+    "workers": (2, "threads"),
+    "batch_size": (256, "images"),
     "output": (None, "file for the JSON, besides stdout"),
 }
 USAGE = "usage: python -m benchmarks.input_memory FOLDER [--minutes=M] [--entries=N] [--workers=W] [--output=FILE]"
@@ -99,8 +99,8 @@ def main() -> int:
 
 def _run(argv: list[str]) -> int:
     (folder,), named = flags.parse_without_page(argv, places={"FOLDER": "images"}, named=NAMED, usage=USAGE)
-    numbers = {name: int(named[name]) for name in ("entries", "batch_size", "workers")}
-    output.keep(measure(Path(folder), minutes=float(named["minutes"]), **numbers), named["output"])
+    numbers = {name: named[name] for name in ("entries", "batch_size", "workers")}
+    output.keep(measure(Path(folder), minutes=named["minutes"], **numbers), named["output"])
     return 0
 
 

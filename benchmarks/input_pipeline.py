@@ -34,12 +34,12 @@ from benchmarks import converted, output
 from moco_jax.cli import flags
 
 NAMED = {
-    "repeats": ("9", "of each loop; medians count"),
-    "images": ("256", "per repeat"),
-    "batch_size": ("64", "of ours"),
+    "repeats": (9, "of each loop; medians count"),
+    "images": (256, "per repeat"),
+    "batch_size": (64, "of ours"),
     "kind": ("jpeg", "large, png16 or tiff13: what the files are written as first"),
-    "size": ("224", "of a view, in pixels"),
-    "canvas": ("512", "pixels a side, where the device cuts"),
+    "size": (224, "of a view, in pixels"),
+    "canvas": (512, "pixels a side, where the device cuts"),
     "output": (None, "file for the JSON, besides stdout"),
 }
 USAGE = "usage: python -m benchmarks.input_pipeline FOLDER [--repeats=N] [--images=N] [--size=S] [--output=FILE]"
@@ -241,7 +241,7 @@ def _run(argv: list[str]) -> int:
     (folder,), named = flags.parse_without_page(
         argv, places={"FOLDER": "a tree of JPEG files"}, named=NAMED, usage=USAGE
     )
-    numbers = {name: int(named[name]) for name in ("repeats", "images", "batch_size", "size", "canvas")}
+    numbers = {name: named[name] for name in ("repeats", "images", "batch_size", "size", "canvas")}
     with tempfile.TemporaryDirectory() as place:
         if named["kind"] != "jpeg":
             converted.write(Path(folder), Path(place), named["kind"])

@@ -28,9 +28,9 @@ from benchmarks import output, runs
 from moco_jax.cli import flags
 
 NAMED = {
-    "store": ("200", "kills of a process that saves in a tight loop"),
-    "train": ("40", "kills of training runs"),
-    "seed": ("0", "of the moments"),
+    "store": (200, "kills of a process that saves in a tight loop"),
+    "train": (40, "kills of training runs"),
+    "seed": (0, "of the moments"),
     "output": (None, "file for the JSON, besides stdout"),
 }
 USAGE = "usage: python -m benchmarks.kills [--store=N] [--train=N] [--seed=N] [--output=FILE]"
@@ -199,7 +199,7 @@ def _run(argv: list[str]) -> int:
     _, named = flags.parse_without_page(argv, places={}, named=NAMED, usage=USAGE)
     flags.prepare_environment()
     os.environ["JAX_PLATFORMS"] = "cpu"
-    store, training, seed = (int(named[name]) for name in ("store", "train", "seed"))
+    store, training, seed = (named[name] for name in ("store", "train", "seed"))
     with tempfile.TemporaryDirectory() as folder:
         found = measure(Path(folder), store=store, training=training, seed=seed)
     output.keep(found, named["output"])

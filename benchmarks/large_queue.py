@@ -21,11 +21,11 @@ DIM, TEMPERATURE = 128, 0.2
 CHUNKS = (4096, 16384, 65536)
 BATCH = 128  # of the digits page, whose keys a queue must hold
 NAMED = {
-    "rows": ("256", "queries, of one device"),
+    "rows": (256, "queries, of one device"),
     "sizes": ("65536,1048576", "rows of the queue"),
     "chunks": (",".join(map(str, CHUNKS)), "rows compared at once"),
     "timed": ("65536,1048576", "those of the sizes that are run, and not compiled alone"),
-    "repeats": ("5", "calls of each way, of which the median counts"),
+    "repeats": (5, "calls of each way, of which the median counts"),
     "output": (None, "file for the JSON, besides stdout"),
 }
 USAGE = "usage: python -m benchmarks.large_queue [--rows=N] [--sizes=K,...] [--chunks=ROWS,...] [--timed=K,...]"
@@ -145,7 +145,7 @@ def _run(argv: list[str]) -> int:
     from moco_jax import parallel
 
     sizes, chunks, timed = (tuple(map(int, named[name].split(","))) for name in ("sizes", "chunks", "timed"))
-    rows, repeats = int(named["rows"]), int(named["repeats"])
+    rows, repeats = named["rows"], named["repeats"]
     for size in sizes:  # what the step would refuse, after the loss was measured
         if size < BATCH or any(size % chunk for chunk in chunks if chunk < size):
             raise ConfigError(f"--sizes={size}: take {BATCH} or more, and what --chunks={named['chunks']} divide")

@@ -69,7 +69,7 @@ NAMED = {
     "data_dir": (None, "where TFDS has cifar10"),
     "workdir": ("runs/mechanisms", "a folder per run goes here"),
     "output": ("benchmarks/results/mechanisms.jsonl", "a line per run goes here"),
-    "jobs": (1.0, "runs at a time"),
+    "jobs": (1, "runs at a time"),
     "run": (None, "only this run, in this process, its line to stdout"),
 }
 
@@ -247,7 +247,7 @@ def run_all(left: Sequence[Run], named: dict[str, Any], output: Path) -> int:
     """Run some, a few at a time, each line written as its run ends; how many failed."""
     output.parent.mkdir(parents=True, exist_ok=True)
     failed = 0
-    pool = ThreadPoolExecutor(max(int(named["jobs"]), 1))
+    pool = ThreadPoolExecutor(max(named["jobs"], 1))
     try:
         for run in as_completed([pool.submit(spawned, run, named) for run in left]):
             if text := run.result():

@@ -16,11 +16,11 @@ from moco_jax import config
 from moco_jax.cli import flags
 
 NAMED = {
-    "rates": ("8", "learning rates of the sweep"),
-    "classes": ("10", "classes"),
-    "batch": ("256", "images per step"),
-    "steps": ("4", "steps per repeat"),
-    "repeats": ("5", "repeats; the medians count"),
+    "rates": (8, "learning rates of the sweep"),
+    "classes": (10, "classes"),
+    "batch": (256, "images per step"),
+    "steps": (4, "steps per repeat"),
+    "repeats": (5, "repeats; the medians count"),
     "output": (None, "file for the JSON, besides stdout"),
 }
 
@@ -104,7 +104,7 @@ def main() -> int:
     """Measure what the flags say."""
     page, named = flags.parse(sys.argv[1:], page="cifar10_small", named=NAMED, usage=__doc__ or "")
     flags.prepare_environment()
-    numbers = {name: int(named[name]) for name in ("rates", "classes", "batch", "steps", "repeats")}
+    numbers = {name: named[name] for name in ("rates", "classes", "batch", "steps", "repeats")}
     output.keep(measure(config.read(page), **numbers), named["output"])
     return 0
 

@@ -24,11 +24,11 @@ from moco_jax.cli import flags
 from moco_jax.data import crops, files, pixels, smaller
 
 NAMED = {
-    "short_side": (512.0, "as of `moco-jax prepare shrink`"),
+    "short_side": (512, "as of `moco-jax prepare shrink`"),
     "quality": (float(smaller.QUALITY), "as there"),
     "megapixels": (0.0, "enlarge every image to so many first; 0: as they are"),
-    "images": (256.0, "how many, from the first"),
-    "repeats": (3.0, "of the timing; the median counts"),
+    "images": (256, "how many, from the first"),
+    "repeats": (3, "of the timing; the median counts"),
     "output": (None, "file for the JSON, besides stdout"),
 }
 SIZE, SCALE, RATIO, VIEWS = 224, (0.2, 1.0), (3 / 4, 4 / 3), 8
@@ -105,10 +105,10 @@ def main() -> int:
 def _run(argv: list[str]) -> int:
     (folder,), named = flags.parse_without_page(argv, places={"FOLDER": "of images"}, named=NAMED, usage=__doc__ or "")
     listing = files.list_folder(folder)
-    encoded = [(listing.root / path).read_bytes() for path in listing.paths[: int(named["images"])]]
+    encoded = [(listing.root / path).read_bytes() for path in listing.paths[: named["images"]]]
     if named["megapixels"]:
         encoded = [enlarged(one, named["megapixels"]) for one in encoded]
-    how = {name: int(named[name]) for name in ("short_side", "quality", "repeats")}
+    how = {name: named[name] for name in ("short_side", "quality", "repeats")}
     given = {name: named[name] for name in ("short_side", "quality", "megapixels")}
     output.keep({**given, **measure(encoded, **how)}, named["output"])
     return 0

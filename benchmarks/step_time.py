@@ -20,8 +20,8 @@ from moco_jax import config
 from moco_jax.cli import flags
 
 NAMED = {
-    "steps": ("20", "steps per repeat"),
-    "repeats": ("3", "repeats; the median counts"),
+    "steps": (20, "steps per repeat"),
+    "repeats": (3, "repeats; the median counts"),
     "output": (None, "file for the JSON, besides stdout"),
 }
 
@@ -223,7 +223,7 @@ def main() -> int:
     """Measure what the flags say."""
     page, named = flags.parse(sys.argv[1:], page="digits", named=NAMED, usage=__doc__ or "")
     flags.prepare_environment()
-    found = measure(config.read(page), steps=int(named["steps"]), repeats=int(named["repeats"]))
+    found = measure(config.read(page), steps=named["steps"], repeats=named["repeats"])
     output.keep(found, named["output"])
     return 0
 

@@ -23,9 +23,9 @@ from benchmarks import kills, output, runs
 from moco_jax.cli import flags
 
 NAMED = {
-    "minutes": ("20", "of training to be disturbed, about"),
+    "minutes": (20.0, "of training to be disturbed, about"),
     "every": ("20,60", "seconds between two signals: from, to"),
-    "seed": ("0", "of moments and signals"),
+    "seed": (0, "of moments and signals"),
     "output": (None, "file for the JSON, besides stdout"),
 }
 USAGE = "usage: python -m benchmarks.supervised [--minutes=M] [--every=FROM,TO] [--seed=N] [--output=FILE]"
@@ -105,7 +105,7 @@ def _run(argv: list[str]) -> int:
     _, named = flags.parse_without_page(argv, places={}, named=NAMED, usage=USAGE)
     first, last = (float(part) for part in named["every"].split(","))
     with tempfile.TemporaryDirectory() as folder:
-        found = measure(Path(folder), minutes=float(named["minutes"]), every=(first, last), seed=int(named["seed"]))
+        found = measure(Path(folder), minutes=named["minutes"], every=(first, last), seed=named["seed"])
     output.keep(found, named["output"])
     return int(bool(found["disturbed"]["torn"]) or not found["same state"] or not found["same log"])
 

@@ -16,9 +16,9 @@ from benchmarks import output
 from moco_jax.cli import flags
 
 NAMED = {
-    "images": ("8", "in the programs"),
-    "size": ("224", "pixels of a view"),
-    "canvas": ("512", "pixels of a canvas"),
+    "images": (8, "in the programs"),
+    "size": (224, "pixels of a view"),
+    "canvas": (512, "pixels of a canvas"),
     "recipe": ("moco_v2", "of the views"),
     "output": (None, "file for the JSON, besides stdout"),
 }
@@ -92,7 +92,7 @@ def main() -> int:
 
 def _run(argv: list[str]) -> int:
     _, named = flags.parse_without_page(argv, places={}, named=NAMED, usage=USAGE)
-    numbers = {name: int(named[name]) for name in ("images", "size", "canvas")}
+    numbers = {name: named[name] for name in ("images", "size", "canvas")}
     output.keep(measure(recipe=named["recipe"], **numbers), named["output"])
     return 0
 

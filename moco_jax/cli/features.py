@@ -21,7 +21,7 @@ NAMED = {
     "data_dir": (None, "TFDS data directory of the images; the run's where not given"),
     "feature": ("backbone", "backbone (pooled) or head (what the loss compares)"),
     "format": (None, "npz, or parquet (pip install moco_jax[parquet]); what --output ends in where not given"),
-    "batch_size": (256.0, "images encoded at once"),
+    "batch_size": (256, "images encoded at once"),
 }
 FORMATS = ("npz", "parquet")
 
@@ -40,13 +40,13 @@ def _features(argv: Sequence[str]) -> int:
         raise unknown("--format", form, FORMATS)
     if form is not None and Path(output).suffix != f".{form}":
         raise ConfigError(f"--format={form} writes a file that ends in .{form}, not --output={output}")
-    if not batch_size >= 1 or batch_size % 1:
+    if not batch_size:
         raise ConfigError(f"--batch_size must be a whole number from 1 on, not {batch_size}")
     flags.prepare_environment()
 
     from moco_jax.evaluation import export
 
     chosen = {name: named[name] for name in ("images", "split", "data_dir", "feature")}
-    arrays = export.export(run, output, batch_size=int(batch_size), say=print, **chosen)
+    arrays = export.export(run, output, batch_size=batch_size, say=print, **chosen)
     print(f"{output}: " + ", ".join(f"{name} {values.shape}" for name, values in arrays.items()))
     return 0

@@ -13,7 +13,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from moco_jax import config, pages
-from moco_jax.cli import xla
+from moco_jax.cli import help_text, xla
 from moco_jax.config import ConfigError
 
 PEER_DIED = 134  # as of JAX, which aborts
@@ -29,14 +29,16 @@ def parse(
     """
     argv = _with_page_paths(argv, page)
     if any(a in ("--help", "-h", "-help") for a in argv):
-        print(_help(page, _page_of(argv), named, usage))
+        print(help_text.of_page(page, _page_of(argv), named, usage))
         sys.exit(0)
     argv, cleared = _checked(argv, _page_of(argv), named)
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=["program", *argv], lock_config=True)
     for name, (default, text) in named.items():
-        define: Callable[..., Any] = flags.DEFINE_boolean if isinstance(default, bool) else flags.DEFINE_string
-        define(name, default, text, flag_values=values)
+        if isinstance(default, bool):
+            flags.DEFINE_boolean(name, default, text, flag_values=values)
+        else:
+            flags.DEFINE_string(name, None if default is None else str(default), text, flag_values=values)
     try:
         rest = values(["program", *argv])[1:]
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
@@ -45,7 +47,7 @@ def parse(
         raise ConfigError(f"unexpected argument {rest[0]!r}; flags are written --name=value")
     chosen = typing.cast(ConfigDict, values["config"].value)
     chosen.update_from_flattened_dict(dict.fromkeys(cleared))
-    return chosen, {name: values[name].value for name in named}
+    return chosen, {name: _typed(name, default, values[name].value) for name, (default, _) in named.items()}
 
 
 def parse_without_page(
@@ -58,12 +60,12 @@ def parse_without_page(
 ) -> tuple[list[str], dict[str, Any]]:
     """Arguments by their place {name: help}, and named flags {name: (default, help)}: for a command without a config.
 
-    The last place may be given several times where `repeated`. A flag whose default is a number holds one. Raises
-    ConfigError for anything else; exits 0 after printing help.
+    The last place may be given several times where `repeated`. A flag whose default is a number holds one of its kind,
+    and one whose default is False is a switch. Raises ConfigError for anything else; exits 0 after printing help.
     """
     if any(a in ("--help", "-h", "-help") for a in argv):
         lines = [usage, "", *(f"  {name:<27}{text}" for name, text in places.items()), "", "flags:"]
-        print("\n".join(lines + _help_named(named)))
+        print("\n".join(lines + help_text.of_flags(named)))
         sys.exit(0)
     given, values = [], {name: default for name, (default, _) in named.items()}
     for argument in argv:
@@ -74,11 +76,9 @@ def parse_without_page(
         name, value = match.groups()
         if name not in named:
             raise config.unknown("flag", name, named)
-        if value is None:
+        if value is None and named[name][0] is not False:
             raise ConfigError(f"write --{name}=VALUE, with an equals sign")
-        if isinstance(values[name], float) and not _fits(float, value):
-            raise ConfigError(f"--{name} must be a number, not {value!r}")
-        values[name] = float(value) if isinstance(values[name], float) else value
+        values[name] = _typed(name, named[name][0], "true" if value is None else value)
     if len(given) < len(places) or (len(given) > len(places) and not repeated):
         what = (
             f"unexpected argument {given[-1]!r}"
@@ -247,6 +247,17 @@ def _check_named(name: str, value: str | None, named: Mapping[str, tuple[Any, st
         raise ConfigError(f"--{name} must be true or false, not {value!r}")
 
 
+def _typed(name: str, default: Any, value: Any) -> Any:
+    """The value of a flag as its default is: a number, a switch, or what it was given as."""
+    if not isinstance(default, bool | int | float) or not isinstance(value, str):
+        return value
+    kind = type(default)
+    words = {bool: "true or false", int: "a whole number", float: "a number"}
+    if not _fits(kind, value) or (kind is int and int(value) < 0):
+        raise ConfigError(f"--{name} must be {words[kind]}, not {value!r}")
+    return value.lower() in ("true", "1") if kind is bool else kind(value)
+
+
 def _kinds(page: ConfigDict, name: str) -> list[tuple[str, type]]:
     """Keys below `name` and the types that they hold."""
     section = page[name]
@@ -271,34 +282,3 @@ def _one_line(error: Exception, argv: Sequence[str]) -> str:
     text = " ".join(str(error.args[0] if isinstance(error, KeyError) else error).split())
     overrides = [a for a in argv if re.match(r"--?config\.", a)]
     return f"{text}" + (f" (among: {' '.join(overrides)})" if overrides and "config." not in text else "")
-
-
-def _help(default: str, page: ConfigDict, named: Mapping[str, tuple[Any, str]], usage: str) -> str:
-    """Usage, flags, the shipped pages, and every key of a page with its value."""
-    lines = [
-        usage,
-        "",
-        "flags:",
-        f"  --config=PAGE            a file or a shipped page: {_shipped(page)} (default {default})",
-    ]
-    lines += _help_named(named)
-    lines += ["  --config.KEY=VALUE       override any key of the page:", ""]
-    lines += [f"  {f'{key} = {value!r}':<44}{comment}" for key, value, comment in pages.explained(page)]
-    return "\n".join(lines)
-
-
-def _help_named(named: Mapping[str, tuple[Any, str]]) -> list[str]:
-    """A switch takes no value; a text that is not given has no default; numbers as people write them."""
-
-    def line(name: str, default: Any, text: str) -> str:
-        if default is False:
-            return f"  {f'--{name}':<25}{text}"
-        shown = f"{default:g}" if isinstance(default, float) else default
-        return f"  {f'--{name}=':<25}{text}" + (f" (default {shown})" if default is not None else "")
-
-    return [line(name, default, text) for name, (default, text) in named.items()]
-
-
-def _shipped(like: ConfigDict) -> str:
-    """Names of the shipped pages of the same kind as a page: of training, or of the same evaluation."""
-    return ", ".join(n for n in pages.names() if pages.load(n).get("protocol") == like.get("protocol"))

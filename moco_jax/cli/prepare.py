@@ -36,7 +36,7 @@ CONVERT_NAMED = {
         None,
         "folder for data sets that it goes to, as NAME/VERSION; None: TFDS's own, ~/tensorflow_datasets",
     ),
-    "workers": ("4", "files that are converted at once, a thread each"),
+    "workers": (4, "files that are converted at once, a thread each"),
 }
 SHRINK_USAGE = (
     "usage: moco-jax prepare shrink SRC DST [--short_side=N] [--quality=Q] [--workers=N]\n\n"
@@ -51,9 +51,9 @@ SHRINK_PLACES = {
     "DST": "the folder for the copy, new, empty or begun earlier",
 }
 SHRINK_NAMED = {
-    "short_side": (512.0, "pixels of the shorter side of those that are longer there"),
-    "quality": (95.0, "of JPEG and lossy WebP that are made smaller, 1 to 100"),
-    "workers": (float(os.cpu_count() or 1), "threads"),
+    "short_side": (512, "pixels of the shorter side of those that are longer there"),
+    "quality": (95, "of JPEG and lossy WebP that are made smaller, 1 to 100"),
+    "workers": (os.cpu_count() or 1, "threads"),
 }
 
 
@@ -84,12 +84,12 @@ def _dataset(argv: Sequence[str]) -> int:
 
 def _convert(argv: Sequence[str]) -> int:
     (source,), named = flags.parse_without_page(argv, places=CONVERT_PLACES, named=CONVERT_NAMED, usage=CONVERT)
-    if not named["workers"].isdecimal() or int(named["workers"]) < 1:
-        raise ConfigError(f"--workers must be a whole number above 0, not {named['workers']!r}")
+    if not named["workers"]:
+        raise ConfigError("--workers must be a whole number above 0, not 0")
 
     from moco_jax.data import convert, prepare
 
-    plan, made = convert.convert(source, named["data_dir"], workers=int(named["workers"]))
+    plan, made = convert.convert(source, named["data_dir"], workers=named["workers"])
     folder = prepare.folder_of(named["data_dir"])
     done = "each read back and equal" if made else "there already"
     print(f"{plan.name} is in {folder}: {plan.records:,} records in {len(plan.shards):,} files, {done}")
@@ -103,9 +103,9 @@ def _shrink(argv: Sequence[str]) -> int:
         argv, places=SHRINK_PLACES, named=SHRINK_NAMED, usage=SHRINK_USAGE
     )
     for name, most in (("short_side", 100_000), ("quality", 100), ("workers", 1_000)):
-        if not (1 <= named[name] <= most and named[name] == int(named[name])):
-            raise config.ConfigError(f"--{name} must be a whole number from 1 to {most}, not {named[name]:g}")
-    how = {name: int(named[name]) for name in ("short_side", "quality")}
+        if not 1 <= named[name] <= most:
+            raise config.ConfigError(f"--{name} must be a whole number from 1 to {most}, not {named[name]}")
+    how = {name: named[name] for name in ("short_side", "quality")}
 
     from tqdm import tqdm
 
@@ -114,7 +114,7 @@ def _shrink(argv: Sequence[str]) -> int:
     counts, before, after, bad = Counter[str](), 0, 0, set()
     with shrink.begun(source, target, **how) as (listing, folder):
         with tqdm(total=len(listing.paths), unit="image", disable=None) as bar:  # None: not where stderr is no terminal
-            for done in shrink.copy(listing, folder, workers=int(named["workers"]), **how):
+            for done in shrink.copy(listing, folder, workers=named["workers"], **how):
                 bar.update()
                 counts[done.what] += 1
                 before, after = before + done.before, after + done.after

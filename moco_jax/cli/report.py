@@ -21,7 +21,7 @@ NAMED = {
     "output": (None, "folder for the report; RUN/report where not given, and ./report for several runs"),
     "bands": (None, "channels to show, from 1: one as gray, or three as red, green, blue; the first where not given"),
     "map": ("pca", "how features become points of a plane: pca or tsne"),
-    "images": (500.0, "images encoded at most for neighbours and map, over all runs"),
+    "images": (500, "images encoded at most for neighbours and map, over all runs"),
 }
 
 
@@ -37,8 +37,8 @@ def _report(argv: Sequence[str]) -> int:
         raise ConfigError(f"a run is given twice: {' '.join(given)}")
     if named["map"] not in ("pca", "tsne"):
         raise unknown("--map", named["map"], ("pca", "tsne"))
-    if not (named["images"] >= 4 and named["images"] == int(named["images"])):
-        raise ConfigError(f"--images must be a whole number, 4 or more, not {named['images']:g}")
+    if named["images"] < 4:
+        raise ConfigError(f"--images must be a whole number, 4 or more, not {named['images']}")
     read = [runs.read(folder) for folder in folders]
     if not named["output"] and len(folders) == 1 and places.is_remote(folders[0]):
         raise ConfigError(f"{folders[0]} is in a bucket: give --output, a folder of this machine for the report")
@@ -108,7 +108,7 @@ def _images(
     from moco_jax.evaluation import loading
 
     run, everything = shown.run, (gallery.VIEWS, gallery.NEIGHBOURS, gallery.MAP)
-    options = gallery.Options(named["bands"], named["map"], max(int(named["images"]) // count, 4))
+    options = gallery.Options(named["bands"], named["map"], max(named["images"] // count, 4))
     label = _label(shown, count)
     if run.objects.get("source"):
         why = f"the images are an object given from Python, {run.objects['source']!r}; a command cannot open them"

@@ -62,6 +62,32 @@ def test_a_switch_is_given_with_or_without_a_value():
             switch(*argv)
 
 
+@pytest.mark.parametrize("parsed", ["with a page", "without one"])
+def test_a_flag_holds_what_its_default_is(parsed):
+    """A number, of its kind; a switch; or text."""
+    named = {"n": (3, "a count"), "seconds": (1.0, "how long"), "all": (False, "everything"), "output": (None, "file")}
+
+    def values(*argv):
+        if parsed == "with a page":
+            return flags.parse(argv, page="digits", named=named, usage="usage")[1]
+        return flags.parse_without_page(argv, places={}, named=named, usage="usage")[1]
+
+    assert values() == {"n": 3, "seconds": 1.0, "all": False, "output": None}
+    given = values("--n=12", "--seconds=2", "--all", "--output=1")
+    assert given == {"n": 12, "seconds": 2.0, "all": True, "output": "1"}
+    assert [type(v) for v in given.values()] == [int, float, bool, str] and values("--all=false")["all"] is False
+    for argument, message in (
+        ("--n=x", "--n must be a whole number, not 'x'"),
+        ("--n=2.5", "--n must be a whole number, not '2.5'"),
+        ("--n=-1", "--n must be a whole number, not '-1'"),
+        ("--seconds=soon", "--seconds must be a number, not 'soon'"),
+        ("--all=maybe", "--all must be true or false, not 'maybe'"),
+        ("--m=1", "flag 'm' is unknown"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            values(argument)
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
