@@ -16,6 +16,7 @@ ifeq ($(VERSION),)
 $(error PYTHON=$(PYTHON) does not run; give the name or the path of a Python 3.11 or newer)
 endif
 endif
+OPTIMISED = XLA_FLAGS="--xla_backend_optimization_level=1 $(XLA_FLAGS)"  # tests that run long want faster programs
 VENV = .venv$(VERSION)$(EXTRA:%=-%)
 PY = $(VENV)/bin/python
 
@@ -38,10 +39,10 @@ check: test check-rest  ## everything that must hold before a change lands: test
 check-rest: lint types test-slow  ## what `make check` does beyond `make test`
 
 test-slow: $(VENV)/.dev  ## the tests of `make check` that `make test` leaves out
-	$(PY) -m pytest -n $(JOBS) --dist loadfile -m slow
+	$(OPTIMISED) $(PY) -m pytest -n $(JOBS) --dist loadfile -m slow
 
 test-long: $(VENV)/.dev  ## the other cases of what slow tests show (half an hour)
-	$(PY) -m pytest -n $(JOBS) --dist loadfile -m long
+	$(OPTIMISED) $(PY) -m pytest -n $(JOBS) --dist loadfile -m long
 
 soak: test-long  ## those, and kill -9, signals, damage and stops, many times over (two hours); figures into benchmarks/results
 	$(PY) -m benchmarks.kills --store=200 --train=40 --output=benchmarks/results/kills.json

@@ -271,7 +271,7 @@ def main() -> int:
 def _run(argv: list[str]) -> int:
     from importlib import metadata
 
-    _, named = flags.parse_without_page(argv, places={}, named=NAMED, usage=USAGE)
+    _, named = flags.parse_without_page(argv, places={}, named=NAMED, usage=f"{USAGE}\n\n{__doc__}")
     with_torch = importlib.util.find_spec("torch") is not None
     contestants = {n: c for n, c in CONTESTANTS.items() if c.library == OURS or with_torch}
     if named["xla_flags"]:

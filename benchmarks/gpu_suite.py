@@ -3,11 +3,14 @@
     python -m benchmarks.gpu_suite --output=FILE.json            needs the package and JAX; for PyTorch's side torch
     python -m benchmarks.gpu_suite --sizes=shrunken              everything small, on a CPU, in minutes
 
-Correctness first, then speed, then a table; the JSON is rewritten after every figure, so that what was measured stays.
-A section that would begin after --seconds is left out, and named. benchmarks/README.md says what each one is.
+Correctness first, then speed, then a table. A line is said as each section ends, and the JSON is rewritten after every
+figure: stopped in the middle, it holds what was measured, and names what was not. A section that would begin after
+--seconds is left out, and named. benchmarks/README.md says what each one is:
+correct, ceilings, steps, beside_pytorch, demo, parts, profile, compiling.
 """
 
 import dataclasses
+import functools
 import json
 import os
 import sys
@@ -15,6 +18,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +29,10 @@ from moco_jax.cli import flags
 from moco_jax.config import ConfigError, unknown
 
 NAMED = {
-    "output": (None, "file for the JSON"),
+    "output": (None, "file for the JSON, which must not be there yet"),
     "seconds": (440.0, "no section begins after so many"),
     "sections": (None, "only these, separated by commas"),
-    "sizes": ("full", "full, or shrunken: everything small, as on a CPU"),
+    "sizes": ("full", "full; short: fewer; shrunken: everything small, for a CPU"),
 }
 BYTES, FLOPS = 448e6, 32.5e9  # per image of MoCo ResNet-50 at 224 pixels: arithmetic, with batch norm not fused away
 WORKERS = 6  # programs that compile at once, where there are as many cores
@@ -124,8 +129,6 @@ def steps(run: Run) -> Found:
 
 def beside_pytorch(run: Run) -> Found:
     """Our step and PyTorch's on views that are ready, of plain batch norm, and the ratio to its fastest variant."""
-    from importlib.util import find_spec
-
     from benchmarks.gpu import torch_step
 
     if find_spec("torch") is None:
@@ -199,19 +202,30 @@ SECTIONS: dict[str, Callable[[Run], Found]] = {
 
 
 def measure(
-    sizes: str, *, seconds: float, names: list[str], keep: Callable[[dict[str, Any]], None] = lambda found: None
+    sizes: str,
+    *,
+    seconds: float,
+    names: list[str],
+    keep: Callable[[dict[str, Any]], None] = lambda found: None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """The sections of `names`; `keep` receives what is known after each figure. ConfigError for several cards."""
-    import jax
+    """The sections of `names`; `keep` receives what is known after each figure, `say` a line after each section.
 
+    Raises ConfigError for several cards, and for none where the sizes are a card's.
+    """
     from moco_jax import parallel
 
     if parallel.device_count() > 1:
         raise ConfigError(f"{parallel.describe()}: this is of one card; set CUDA_VISIBLE_DEVICES=0")
+    if parallel.on_cpu() and sizes != "shrunken":
+        raise ConfigError(
+            f"JAX finds no GPU, but {parallel.describe()}: install jax[cuda12] or jax[cuda13], or take --sizes=shrunken"
+        )
     began = time.perf_counter()
     run = Run(pages.SIZES[sizes], began + seconds)
-    found: dict[str, Any] = {"card": parallel.describe(), "jax": jax.__version__, "sizes": sizes}
-    found |= {"not_measured": [], "seconds": {}}
+    found = about(sizes) | {"not_measured": list(names), "seconds": {}}
+    say(f"{found['card']}, JAX {found['jax']}: {', '.join(names)}")
+    keep(found)
     pool = ThreadPoolExecutor(min(WORKERS, parallel.host_cores()))
     try:
         compile_all(run, pool, names)
@@ -219,7 +233,6 @@ def measure(
             if name != "correct":  # XLA tries kernels on the card while it compiles: nothing is timed beside that
                 wait(run.programs.values())
             if run.late():
-                found["not_measured"].append(name)
                 continue
             start, found[name] = time.perf_counter(), {}
             try:
@@ -229,12 +242,25 @@ def measure(
             except Exception as error:  # what fails is said, and what comes after it is measured all the same
                 found[name]["failed"] = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
             found["seconds"][name] = time.perf_counter() - start
+            found["not_measured"].remove(name)
+            say(f"{name}: {found[name].get('failed', 'done')} ({found['seconds'][name]:.0f} s)")
             keep(found)
     finally:
         pool.shutdown(cancel_futures=True)
     found["seconds"]["all"] = time.perf_counter() - began
     keep(found)
     return found
+
+
+def about(sizes: str) -> dict[str, Any]:
+    """What figures were measured on and with."""
+    import jax
+
+    from moco_jax import parallel
+
+    installed = {name: version(name) for name in ("jaxlib", "torch") if find_spec(name)}
+    platform = jax.devices()[0].client.platform_version.splitlines()
+    return {"card": parallel.describe(), "jax": jax.__version__, "platform": platform, **installed, "sizes": sizes}
 
 
 def main() -> int:
@@ -255,6 +281,8 @@ def command(argv: Sequence[str]) -> int:
         raise unknown("--sizes", named["sizes"], pages.SIZES)
     if named["output"] and not Path(named["output"]).absolute().parent.is_dir():
         raise ConfigError(f"--output={named['output']}: there is no such folder")
+    if named["output"] and Path(named["output"]).exists():
+        raise ConfigError(f"--output={named['output']} is there already, with figures in it: name another file")
     flags.prepare_environment()
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch is to have memory beside it
     platforms = os.environ.get("JAX_PLATFORMS", "")
@@ -268,7 +296,8 @@ def command(argv: Sequence[str]) -> int:
                 Path(named["output"] + ".part").write_text(json.dumps(found, indent=2) + "\n")
                 os.replace(named["output"] + ".part", named["output"])
 
-        found = measure(named["sizes"], seconds=named["seconds"], names=names, keep=keep)
+        say = functools.partial(print, flush=True)
+        found = measure(named["sizes"], seconds=named["seconds"], names=names, keep=keep, say=say)
     print(table.of(found))
     failed = [name for name in names if "failed" in found.get(name, {"failed": "not reached"})]
     return 1 if failed or not found.get("correct", {}).get("all_hold", True) else 0

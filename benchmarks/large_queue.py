@@ -138,7 +138,7 @@ def main() -> int:
 
 
 def _run(argv: list[str]) -> int:
-    _, named = flags.parse_without_page(argv, places={}, named=NAMED, usage=USAGE)
+    _, named = flags.parse_without_page(argv, places={}, named=NAMED, usage=f"{USAGE}\n\n{__doc__}")
     flags.prepare_environment()
     import jax
 

@@ -219,17 +219,17 @@ def _memory_line(memory: costs.Memory | None) -> str:
 
 
 def _about_logits(config: Config, memory: costs.Memory | None) -> Iterator[str]:
-    """A line where all logits of a queue are a quarter of the memory, and need not be."""
+    """A line where all logits of a queue, of which the loss holds a few copies, are an eighth of the memory."""
     queue, moco = config.queue, config.moco
     if memory is None or queue is None or queue.size is None or queue.chunk or moco is None or moco.loss != "infonce":
         return
     rows = config.train.microbatch_size or config.batch_size // parallel.device_count()
     rows *= len(dictionary.key_views(config))
-    if (logits := 4 * rows * queue.size) >= memory.peak / 4:
+    if (logits := 4 * rows * queue.size) >= memory.peak / 8:
         chunk = dictionary.largest_chunk(queue.size, min(65536, max(queue.size // 4, 1)))
         way = f"queue.chunk={chunk}" if chunk else "a queue.size with larger divisors, and queue.chunk,"
         yield (
-            f"logits of {rows} queries and {queue.size} keys take {_amount(logits, 'B')} of it, or more: "
+            f"logits of {rows} queries and {queue.size} keys take {_amount(logits, 'B')} of it, several times over: "
             f"{way} would never hold them all"
         )
 

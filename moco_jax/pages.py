@@ -43,6 +43,10 @@ def load(name: str) -> ConfigDict:
     Raises ConfigError naming the line of a page that cannot be run, such as one that asks for a key that there is not.
     """
     path = find(name)
+    if path.suffix == ".json":
+        raise ConfigError(
+            f"{path} is no config page, which is a .py file with get_config(): build one on page() (README)"
+        )
     try:
         page = runpy.run_path(str(path)).get("get_config", dict)()
     except ConfigError:  # of a page that this one builds on

@@ -261,7 +261,7 @@ def _announce(log: RunLog, parts: Parts, start: initial.Start, step: int, cadenc
             f"a process that dies ends the others within {config.train.heartbeat_seconds} s, after a long message of "
             "JAX's; the same command then goes on from the newest checkpoint"
         )
-    log.say(f"continuing at step {step}" if step else "starting")
+    log.say((f"continuing at step {step}" if step else "starting") + "; the step is compiled first")
     log.write(
         {
             "event": "start",

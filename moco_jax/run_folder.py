@@ -77,7 +77,10 @@ def check(parts: Parts, workdir: str | Path) -> int:
         checks.check_same_records(parts.records, about.get("records"), f"{workdir}{hint}")
         objects = about["objects"]
     except KeyError as error:
-        raise ConfigError(f"{workdir}/config.json lacks {error}; delete it, or use another workdir") from None
+        raise ConfigError(
+            f"{workdir}/config.json is not that of a run, which would hold {error}: use another --workdir, and leave "
+            "what is there to whom it belongs"
+        ) from None
     for name, label in objects.items():
         if parts.objects.get(name) != label:
             raise ConfigError(

@@ -87,7 +87,7 @@ def test_each_is_first_in_turn(monkeypatch):
     assert order == [1, 2, 3, *(1, 2, 3), *(2, 3, 1), *(3, 1, 2), *(1, 2, 3)]  # once to be counted, then four turns
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_both_take_turns_and_train(tmp_path, monkeypatch, capfd):
     """The whole command on a tiny net: each contestant in a process of its own, PyTorch where it is installed."""
     with_torch = importlib.util.find_spec("torch") is not None

@@ -110,9 +110,11 @@ def report(monkeypatch):
 
 
 def test_logits_that_are_much_of_the_memory_are_named(report, tmp_path):
-    """2 queries a device against 16 keys: 128 bytes. Of 500 they are a quarter, of 5,000 not worth a word."""
-    advice = "logits of 2 queries and 16 keys take 128 B of it, or more: queue.chunk=4 would never hold them all"
-    for peak, named in ((500, True), (5000, False)):
+    """2 queries a device against 16 keys: 128 bytes. Of 1,024 they are an eighth, of more not worth a word."""
+    advice = (
+        "logits of 2 queries and 16 keys take 128 B of it, several times over: queue.chunk=4 would never hold them all"
+    )
+    for peak, named in ((1024, True), (1032, False)):
         _, said = report(tmp_path / "none", planned(peak, 0, 0, 0))
         assert (advice in said) == named == ("queue.chunk" in said)
 

@@ -80,10 +80,54 @@ def test_what_fails_or_comes_too_late_is_named(monkeypatch):
         "shrunken", seconds=100, names=["a", "b"], keep=lambda found: kept.append(json.dumps(found))
     )
     assert found["a"] == {"first": 1, "failed": "ValueError: no such kernel"} and found["b"] == {"x": 1}
-    assert '"first": 1' in kept[0] and '"b"' not in kept[0] and '"b"' in kept[-1]
+    assert '"first": 1' in kept[1] and '"b": {' not in kept[1] and '"b": {' in kept[-1]
+    left = [json.loads(text)["not_measured"] for text in kept]
+    assert left[0] == ["a", "b"] and left[-1] == [] and ["b"] in left  # whenever it is stopped
     late = gpu_suite.measure("shrunken", seconds=-1, names=["a", "b"])
     assert late["not_measured"] == ["a", "b"] and "b" not in late
-    assert "for want of time: a, b" in table.of(late) and "a FAILED: ValueError" in table.of(found)
+    assert "not measured: a, b" in table.of(late) and "a FAILED: ValueError" in table.of(found)
+
+
+def test_it_is_heard_of(monkeypatch):
+    """What it runs on at once, then each section as it ends: a run of minutes does not look hung."""
+
+    def fails(run):
+        yield "first", 1
+        raise ValueError("no such kernel")
+
+    sections(monkeypatch, a=lambda run: iter([("x", 1)]), b=fails)
+    said = []
+    gpu_suite.measure("shrunken", seconds=100, names=["a", "b"], say=said.append)
+    assert "cpu" in said[0] and said[0].endswith("a, b")
+    assert said[1:] == ["a: done (0 s)", "b: ValueError: no such kernel (0 s)"]
+
+
+def test_what_was_measured_is_not_written_over(monkeypatch, tmp_path, capsys):
+    """A file with figures in it is left as it is, before anything is measured."""
+    kept = tmp_path / "suite.json"
+    kept.write_text("{}")
+    monkeypatch.setattr(sys, "argv", ["gpu_suite", "--sizes=shrunken", f"--output={kept}"])
+    assert gpu_suite.main() == 2
+    assert "is there already, with figures in it: name another file" in capsys.readouterr().err
+    assert kept.read_text() == "{}"
+
+
+def test_the_status_says_whether_all_is_well(monkeypatch, capsys):
+    """0 only where every section was reached and ended, and the step is right."""
+
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+
+    def status(**found):
+        monkeypatch.setattr(gpu_suite, "measure", lambda *a, **k: found)
+        monkeypatch.setattr(table, "of", str)
+        monkeypatch.setattr(sys, "argv", ["gpu_suite", "--sizes=shrunken", "--sections=correct,demo"])
+        return gpu_suite.main()
+
+    assert status(correct={"all_hold": True}, demo={}) == 0
+    assert status(correct={"all_hold": False}, demo={}) == 1
+    assert status(correct={"all_hold": True}) == 1 and status(correct={"failed": "why"}, demo={}) == 1
+    assert status(correct={"all_hold": True}, demo={"failed": "why"}) == 1
+    capsys.readouterr()
 
 
 def test_nothing_is_timed_while_programs_compile(monkeypatch):
@@ -101,7 +145,8 @@ def test_nothing_is_timed_while_programs_compile(monkeypatch):
 
     def keep(found):
         seen.append(found.get("correct", {}).get("done"))
-        free.set()
+        if "correct" in found:
+            free.set()
 
     found = gpu_suite.measure("shrunken", seconds=100, names=["correct", "steps"], keep=keep)
     assert found["correct"] == {"done": False} and found["steps"] == {"done": True} and seen
@@ -112,6 +157,14 @@ def test_several_cards_are_refused(monkeypatch):
     monkeypatch.setattr(parallel, "device_count", lambda: 8)
     with pytest.raises(ConfigError, match="this is of one card; set CUDA_VISIBLE_DEVICES=0"):
         gpu_suite.measure("shrunken", seconds=1, names=["correct"])
+
+
+def test_a_card_is_not_looked_for_on_a_cpu(monkeypatch):
+    """As where JAX was installed without its plugin: full sizes would take hours, and say nothing of a card."""
+    monkeypatch.setattr(parallel, "device_count", lambda: 1)
+    for sizes in ("full", "short"):
+        with pytest.raises(ConfigError, match=r"no GPU, but .*: install jax.cuda12. or .* --sizes=shrunken"):
+            gpu_suite.measure(sizes, seconds=1, names=["correct"])
 
 
 def test_batch_norm_alone_reads_and_writes_what_a_step_does():

@@ -85,7 +85,7 @@ def test_two_devices_and_micro_batches_equal_one(float64):
     ("case", "counts"),
     [
         pytest.param("everything on", (8,), marks=pytest.mark.slow),
-        pytest.param("bank, nce", (4,), marks=pytest.mark.slow),
+        pytest.param("bank, nce", (4,), marks=pytest.mark.long),
         *(
             pytest.param(case, counts, marks=pytest.mark.long)
             for case, counts in {
@@ -123,7 +123,7 @@ def test_device_count_does_not_matter_to_streamed_rows(float64):
     ("case", "devices", "scan"),
     [
         pytest.param("groups and blocks inside a device", 1, False, marks=pytest.mark.long),
-        pytest.param("groups and blocks inside a device", 1, True, marks=pytest.mark.slow),
+        pytest.param("groups and blocks inside a device", 1, True, marks=pytest.mark.long),
         pytest.param("symmetric", 2, False, marks=pytest.mark.long),
         pytest.param("bank", 2, False, marks=pytest.mark.long),
     ],

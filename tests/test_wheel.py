@@ -22,8 +22,6 @@ SMALL = (
 )
 SMALL += ("--config.eval.every_epochs=0", "--config.leak.every_epochs=0")
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
@@ -47,6 +45,7 @@ def moco_jax_command(wheel, tmp_path_factory):
     return home / "bin" / "moco-jax"
 
 
+@pytest.mark.slow
 def test_wheel_holds_the_package_and_the_pages(wheel):
     """Types, license and every config page are inside; nothing that belongs to the clone is."""
     names = set(zipfile.ZipFile(wheel).namelist())
@@ -57,6 +56,7 @@ def test_wheel_holds_the_package_and_the_pages(wheel):
     assert {n.split("/")[0] for n in names} == {"moco_jax", info}
 
 
+@pytest.mark.slow
 def test_train_and_evaluate_in_an_empty_folder(moco_jax_command, tmp_path):
     """A dry run leaves nothing; a page found by name trains, a second call finds it complete; it is evaluated."""
     where = _run(moco_jax_command.parent / "python", "-c", "import moco_jax; print(moco_jax.__file__)", cwd=tmp_path)
@@ -85,6 +85,7 @@ def test_train_and_evaluate_in_an_empty_folder(moco_jax_command, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir() if p.name not in ("tfds", ".jax")) == ["f.npz", "linear", "run"]
 
 
+@pytest.mark.long
 def test_what_is_said_of_objects_of_ones_own_runs(moco_jax_command, tmp_path):
     """Every snippet of docs/extend.md, in the wheel's environment; and a run without its object is refused in words."""
     python, page = moco_jax_command.parent / "python", ROOT / "docs" / "extend.md"

@@ -1,6 +1,12 @@
-"""What the suite found, as lines for people: numbers, and how they stand to what was aimed at."""
+"""What the suite found, as lines for people: numbers, and how they stand to what was aimed at.
 
+python -m benchmarks.gpu.table FILE.json      of a run that was stopped, too
+"""
+
+import json
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.torch_step import VALID
@@ -25,7 +31,7 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
         if isinstance(part, dict) and "failed" in part:
             yield f"{name} FAILED: {part['failed']}"
     if found["not_measured"]:
-        yield f"not measured, for want of time: {', '.join(found['not_measured'])}"
+        yield f"not measured: {', '.join(found['not_measured'])}"
     yield from _correct(found.get("correct", {}))
     if "copy_tb_per_second" in (part := found.get("ceilings", {})):
         yield f"ceilings: {part['copy_tb_per_second']:.2f} TB/s copied, {part['bfloat16_product_tflops']:.0f} TFLOP/s"
@@ -98,3 +104,7 @@ def _beside(card: str, found: dict[str, Any]) -> Iterator[str]:
     ]
     if rates and least:
         yield f"  a fair comparison: {'yes' if max(rates) >= least else f'NO, its fastest is below {least:,} images/s'}"
+
+
+if __name__ == "__main__":
+    print(of(json.loads(Path(sys.argv[1]).read_text())))

@@ -1,6 +1,10 @@
 """The shipped step against what Facebook's own code computed, and that the comparison can fail."""
 
+import os
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +13,20 @@ import pytest
 from tests.parity import against_golden, differences
 
 FOLDER = Path(__file__).parent / "fb_golden"
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.slow
-def test_ten_steps_equal_the_originals(float64):
-    """ResNet-18, two ranks, a queue that wraps: losses, logits, queue, parameters, momentum; see against_golden."""
-    worst = against_golden.compare(FOLDER, "v1_r18")
-    assert set(worst) == {
+def test_ten_steps_equal_the_originals():
+    """ResNet-18, two ranks, a queue that wraps: losses, logits, queue, parameters, momentum; see against_golden.
+
+    In a process with flags of its own: double precision is fastest as jaxlib would have it, and much is computed.
+    """
+    command = [sys.executable, "-m", "tests.parity.against_golden", str(FOLDER), "v1_r18"]
+    environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert set(re.findall(r"^  (\S.*?) +\S+  within ", done.stdout, re.MULTILINE)) == {
         "inputs",
         "initial tensors",
         "tensors",
@@ -29,7 +40,6 @@ def test_ten_steps_equal_the_originals(float64):
         "momentum",
         "learning rate",
     }
-    assert not against_golden.beyond(worst), worst
 
 
 def test_rows_put_interleaved_groups_together():
