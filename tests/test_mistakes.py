@@ -53,6 +53,7 @@ MISTAKES = {
         train --workdir= | --workdir=
         train --dry_run=maybe | --dry_run 'maybe'
         train --config digits | --config=digits
+        train --config=run/config.json | run/config.json .py
         compare run | REFERENCE.csv | 2
         convert run out | --format
         convert run out --format=tf | 'tf' timm
@@ -214,7 +215,7 @@ MISTAKES = {
     """,
     "damaged by hand": """
         RUN --workdir=edited | edited/config.json damaged delete
-        RUN --workdir=poor | poor/config.json lacks delete
+        RUN --workdir=poor | poor/config.json another
         KNN --workdir=half | half/result.json damaged delete
         KNN --workdir=text | text/result.json damaged delete
     """,
