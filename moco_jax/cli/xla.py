@@ -4,13 +4,14 @@ import importlib.util
 import os
 from importlib import metadata
 
-# YNNPACK, which jaxlib takes for convolutions on CPU, trains slower than Eigen: `benchmarks/cpu_step.py`.
+# YNNPACK, which jaxlib takes for convolutions on CPU, needs less of one core than Eigen, but spreads its work over
+# several so badly that a training step takes longer: `benchmarks/cpu_step.py`.
 NAME, VALUE = "--xla_cpu_experimental_ynn_fusion_type", "-individual_convolution"
 KNOWN_TO = ("0.10.", "0.11.", "0.12.")  # of jaxlib, which ends the process at a flag that it does not know
 
 
 def flags_with_ours(given: str) -> str:
-    """XLA_FLAGS `given` and, where JAX will find nothing but the CPU, ours; who gives the same one has the last word.
+    """XLA_FLAGS `given` and, where JAX will find nothing but CPU cores, ours; who gives the same one has the last word.
 
     Other backends read XLA_FLAGS as well, and need not know all that jaxlib knows. What does not begin with a dash is
     the path of a file of flags, which takes nothing beside it.
@@ -18,7 +19,13 @@ def flags_with_ours(given: str) -> str:
     if given.strip() and not given.lstrip().startswith("-"):
         return given
     for_cpu = os.environ.get("JAX_PLATFORMS", "") == "cpu" or not accelerators()
-    return f"{given} {NAME}={VALUE}".strip() if for_cpu and _known() and NAME not in given else given
+    ours = for_cpu and cores() > 1 and _known() and NAME not in given
+    return f"{given} {NAME}={VALUE}".strip() if ours else given
+
+
+def cores() -> int:
+    """Cores that this process may use; as `parallel.host_cores`, which imports JAX."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _known() -> bool:

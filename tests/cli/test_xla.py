@@ -28,9 +28,10 @@ ACCELERATORS = xla.accelerators
 
 @pytest.fixture(autouse=True)
 def cpu(monkeypatch):
-    """A machine with nothing but its CPU, and a jaxlib that knows the flag."""
+    """A machine with nothing but two CPU cores, and a jaxlib that knows the flag."""
     monkeypatch.delenv("JAX_PLATFORMS", raising=False)
     monkeypatch.setattr(xla, "accelerators", list)
+    monkeypatch.setattr(xla, "cores", lambda: 2)
     monkeypatch.setattr(metadata, "version", lambda name: {"jaxlib": "0.10.2"}[name])
 
 
@@ -44,6 +45,12 @@ def test_the_users_flags_stay_and_the_same_one_is_theirs():
 def test_a_file_of_flags_is_left_alone():
     """XLA takes the whole of XLA_FLAGS for its path: with ours behind it, the process would end at a missing file."""
     assert xla.flags_with_ours("/tmp/flags.txt") == "/tmp/flags.txt"
+
+
+def test_one_core_is_best_as_jaxlib_has_it(monkeypatch):
+    """The flag is about how work is spread."""
+    monkeypatch.setattr(xla, "cores", lambda: 1)
+    assert xla.flags_with_ours("--xla_a=1") == "--xla_a=1"
 
 
 def test_a_jaxlib_that_may_not_know_it_is_not_told(monkeypatch):
@@ -96,6 +103,7 @@ def test_commands_tell_it(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="on one core nothing is asked for")
 def test_the_compiler_listens():
     """The flag as we write it leaves convolutions out, where they otherwise go to YNNPACK."""
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"JAX_PLATFORMS": "cpu"}
