@@ -11,7 +11,7 @@ KNOWN_TO = ("0.10.", "0.11.", "0.12.")  # of jaxlib, which ends the process at a
 
 
 def flags_with_ours(given: str) -> str:
-    """XLA_FLAGS `given` and, where JAX will find nothing but CPU cores, ours; who gives the same one has the last word.
+    """XLA_FLAGS `given` and, where JAX will find nothing but a CPU of several cores, ours, unless it is in `given`.
 
     Other backends read XLA_FLAGS as well, and need not know all that jaxlib knows. What does not begin with a dash is
     the path of a file of flags, which takes nothing beside it.
@@ -19,7 +19,8 @@ def flags_with_ours(given: str) -> str:
     if given.strip() and not given.lstrip().startswith("-"):
         return given
     for_cpu = os.environ.get("JAX_PLATFORMS", "") == "cpu" or not accelerators()
-    ours = for_cpu and cores() > 1 and _known() and NAME not in given
+    several = cores() > int(os.environ.get("JAX_NUM_CPU_DEVICES", "1"))  # for a device
+    ours = for_cpu and several and _known() and NAME not in given
     return f"{given} {NAME}={VALUE}".strip() if ours else given
 
 

@@ -29,7 +29,8 @@ ACCELERATORS = xla.accelerators
 @pytest.fixture(autouse=True)
 def cpu(monkeypatch):
     """A machine with nothing but two CPU cores, and a jaxlib that knows the flag."""
-    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    for name in ("JAX_PLATFORMS", "JAX_NUM_CPU_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(xla, "accelerators", list)
     monkeypatch.setattr(xla, "cores", lambda: 2)
     monkeypatch.setattr(metadata, "version", lambda name: {"jaxlib": "0.10.2"}[name])
@@ -48,9 +49,11 @@ def test_a_file_of_flags_is_left_alone():
 
 
 def test_one_core_is_best_as_jaxlib_has_it(monkeypatch):
-    """The flag is about how work is spread."""
-    monkeypatch.setattr(xla, "cores", lambda: 1)
-    assert xla.flags_with_ours("--xla_a=1") == "--xla_a=1"
+    """The flag is about how the work of a device is spread."""
+    for cores, devices, told in ((1, 1, False), (2, 1, True), (2, 2, False), (8, 2, True)):
+        monkeypatch.setattr(xla, "cores", lambda cores=cores: cores)
+        monkeypatch.setenv("JAX_NUM_CPU_DEVICES", str(devices))
+        assert (xla.flags_with_ours("") == OURS) == told, (cores, devices)
 
 
 def test_a_jaxlib_that_may_not_know_it_is_not_told(monkeypatch):
