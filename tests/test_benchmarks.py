@@ -27,6 +27,7 @@ def test_step_time_measures_every_figure():
     assert figures["augmentation_share"] < 1 and figures["batch_size"] == 64
 
 
+@pytest.mark.long
 def test_a_large_queue_is_measured_whole_and_in_chunks():
     """Both ways give one loss; chunks need less, in the loss and in a step; what is not timed is compiled alone."""
     from benchmarks import large_queue

@@ -45,7 +45,7 @@ def left(case, chunk, devices, scan):
     ("case", "devices", "scan"),
     [
         ("as it comes", 1, False),
-        ("symmetric, own keys left out", 2, False),
+        pytest.param("symmetric, own keys left out", 2, False, marks=pytest.mark.long),
         ("micro-batches", 1, True),
         ("symmetric micro-batches, own keys left out", 2, False),
     ],
@@ -85,7 +85,7 @@ def hits(m, *arguments):
 @pytest.mark.parametrize(
     ("function", "case"),
     [
-        (step, "as it comes"),
+        pytest.param(step, "as it comes", marks=pytest.mark.long),
         (step, "symmetric micro-batches, own keys left out"),
         (hits, "symmetric, own keys left out"),
     ],
