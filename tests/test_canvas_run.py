@@ -73,7 +73,7 @@ def test_every_mechanism_takes_canvases(case):
     assert shapes[0] == shapes[1]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_with_canvases_goes_on_and_is_the_run_of_the_host(tmp_path):
     """Stopped and resumed: the same bits. Beside host crops: what a level of 255 makes, a tenth of another seed."""
     c = CASES["moco"]

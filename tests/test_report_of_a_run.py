@@ -27,7 +27,7 @@ def trained(tmp_path_factory):
     return folders
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["small", "no-momentum"])
 def test_a_run_ends_with_its_verdict(trained, name):
     """In the log as an event, and the same from the folder."""
@@ -37,7 +37,7 @@ def test_a_run_ends_with_its_verdict(trained, name):
     assert (last["kind"], last["cause"], last["advice"]) == found
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_its_events_hold_the_log_and_two_pictures(trained):
     """Views at the beginning, neighbours at the end, scalars as logged."""
     found = values(trained["small"] / "tensorboard")
@@ -47,7 +47,7 @@ def test_its_events_hold_the_log_and_two_pictures(trained):
         assert found[name] == pytest.approx(run.series[name], rel=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_report_shows_both_side_by_side(trained, tmp_path, capsys, monkeypatch):
     """Every picture of both runs, nothing missing but what no log holds, neighbours better than chance by label."""
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
