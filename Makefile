@@ -41,7 +41,7 @@ check-rest: lint types test-slow  ## what `make check` does beyond `make test`
 test-slow: $(VENV)/.dev  ## the tests of `make check` that `make test` leaves out
 	$(OPTIMISED) $(PY) -m pytest -n $(JOBS) --dist loadfile -m slow
 
-test-long: $(VENV)/.dev  ## the other cases of what slow tests show (half an hour)
+test-long: $(VENV)/.dev  ## the other cases of what slow tests show (half an hour and more)
 	$(OPTIMISED) $(PY) -m pytest -n $(JOBS) --dist loadfile -m long
 
 soak: test-long  ## those, and kill -9, signals, damage and stops, many times over (two hours); figures into benchmarks/results

@@ -259,10 +259,8 @@ def undisturbed(tmp_path_factory):
     return runs.state(workdir), runs.last_lines(workdir)
 
 
-@pytest.mark.parametrize(
-    "number",
-    [pytest.param(signal.SIGTERM, marks=pytest.mark.long), pytest.param(signal.SIGKILL, marks=pytest.mark.long)],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_stopped_run_ends_in_the_state_of_one_on_a_disk(bucket, undisturbed, tmp_path, number):
     """train.py stopped and killed, and started again: bit for bit, and the same log; then kNN reads it."""
     text = f"gs://{fake_gcs.BUCKET}/train{int(number)}"
