@@ -274,7 +274,7 @@ def test_a_step_that_is_not_right_is_said_to_be_so(monkeypatch):
         return correct.check(pages.SHRUNKEN)
 
     assert found()["all_hold"]
-    beyond = {"float32": 2e-3, "bfloat16": 0.02}
+    beyond = {"float32": 2e-3, "bfloat16": 0.006}  # of .01 by itself: 1.6 times
     spoils = [{("here", name): off} for name, off in beyond.items()]
     spoils += [{("here", name, "keys"): off} for name, off in beyond.items()]
     for spoilt in (*spoils, {"bits": True}):
