@@ -4,7 +4,7 @@
 
 Both get the same ready views and do what their step does with them: keys, queries, loss, gradients, optimizer, queue.
 Ours runs on one device, on several, on one with batch norm over the whole batch (`plain`), with views cut and
-augmented from resident images, and with jaxlib's own choice of convolutions; PyTorch's reference step
+augmented from resident images, with jaxlib's own choice of convolutions, and without barriers; PyTorch's reference step
 (`tests/parity/torch_reference.py`) as it comes and with channels last, plain and in groups. Each is a process of its
 own, which is idle while others are timed; all take turns, `repeats` times and each time another first, so that a busy
 machine is busy for all.
@@ -44,6 +44,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {  # page, and changes of its ke
 MARK = "measured: "  # begins the lines that are for us
 OURS, THEIRS = "moco_jax", "pytorch"
 JAXLIBS_CHOICE = "--xla_cpu_experimental_ynn_fusion_type=+individual_convolution"
+NO_BARRIERS = "--xla_disable_hlo_passes=none"  # a name that no pass has: dropped before fusion, as XLA does
 
 
 class Contestant(NamedTuple):
@@ -63,6 +64,7 @@ CONTESTANTS = {
     "ours, plain": Contestant(plain=True),
     "ours, augmenting": Contestant(augmented=True),
     "ours, jaxlib's choice": Contestant(xla_flags=JAXLIBS_CHOICE),
+    "ours, no barriers": Contestant(xla_flags=NO_BARRIERS),
     "pytorch": Contestant(THEIRS),
     "pytorch, channels last": Contestant(THEIRS, channels_last=True),
     "pytorch, plain": Contestant(THEIRS, plain=True),
@@ -276,12 +278,15 @@ def _run(argv: list[str]) -> int:
     contestants = {n: c for n, c in CONTESTANTS.items() if c.library == OURS or with_torch}
     if named["xla_flags"]:
         tried = {f"ours, {name}": Contestant(xla_flags=given) for name, given in XLA_FLAGS.items()}
-        contestants = {"ours": Contestant(), "ours, jaxlib's choice": CONTESTANTS["ours, jaxlib's choice"]} | tried
+        contestants = {
+            name: CONTESTANTS[name] for name in ("ours", "ours, jaxlib's choice", "ours, no barriers")
+        } | tried
     libraries = ["jax", "jaxlib", *(["torch"] if with_torch else [])]
     how = {"repeats": named["repeats"], "seconds": named["seconds"]}
     result: dict[str, Any] = {
         "processor": processor(),
         "cores": os.cpu_count(),
+        "commit": output.commit(),
         **how,
         "versions": {name: metadata.version(name) for name in libraries},
         "models": {},

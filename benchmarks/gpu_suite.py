@@ -23,7 +23,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from benchmarks import step_time
+from benchmarks import output, step_time
 from benchmarks.gpu import pages
 from moco_jax.cli import flags
 from moco_jax.config import ConfigError, unknown
@@ -260,7 +260,14 @@ def about(sizes: str) -> dict[str, Any]:
 
     installed = {name: version(name) for name in ("jaxlib", "torch") if find_spec(name)}
     platform = jax.devices()[0].client.platform_version.splitlines()
-    return {"card": parallel.describe(), "jax": jax.__version__, "platform": platform, **installed, "sizes": sizes}
+    return {
+        "card": parallel.describe(),
+        "commit": output.commit(),
+        "jax": jax.__version__,
+        "platform": platform,
+        **installed,
+        "sizes": sizes,
+    }
 
 
 def main() -> int:

@@ -130,8 +130,10 @@ def main() -> int:
 def command(argv: Sequence[str]) -> int:
     """Compile what the flags say."""
     page, named = flags.parse(argv, page="moco_v2_r50", named=NAMED, usage=__doc__ or "")
-    os.environ["JAX_PLATFORMS"] = "cpu"  # or JAX looks for a card, and gives the compiler up where there is none
+    given = os.environ.get("XLA_FLAGS", "")
     flags.prepare_environment()
+    os.environ["XLA_FLAGS"] = given  # what commands add is for a CPU, and compilers for GPUs fail with it
+    os.environ["JAX_PLATFORMS"] = "cpu"  # or JAX looks for a card, and gives the compiler up where there is none
     page.data.path, page.data.canvas = "resident", 0
     page.model.dtype = page.model.dtype.replace("auto", "bfloat16")
     run_config = config.read(page)

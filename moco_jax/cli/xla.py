@@ -6,22 +6,27 @@ from importlib import metadata
 
 # YNNPACK, which jaxlib takes for convolutions on CPU, needs less of one core than Eigen, but spreads its work over
 # several so badly that a training step takes longer: `benchmarks/cpu_step.py`.
-NAME, VALUE = "--xla_cpu_experimental_ynn_fusion_type", "-individual_convolution"
+EIGEN = ("--xla_cpu_experimental_ynn_fusion_type", "-individual_convolution")
+# XLA:CPU drops barriers before it fuses, and so computes again what they keep: `models/resnet.py`, `Convolution`.
+BARRIERS = ("--xla_disable_hlo_passes", "cse_barrier_expander")
 KNOWN_TO = ("0.10.", "0.11.", "0.12.")  # of jaxlib, which ends the process at a flag that it does not know
 
 
 def flags_with_ours(given: str) -> str:
-    """XLA_FLAGS `given` and, where JAX will find nothing but a CPU of several cores, ours, unless it is in `given`.
+    """XLA_FLAGS `given` and, where JAX will find nothing but a CPU, ours, of which none is in `given`.
 
-    Other backends read XLA_FLAGS as well, and need not know all that jaxlib knows. What does not begin with a dash is
-    the path of a file of flags, which takes nothing beside it.
+    Eigen is asked for where a device has several cores. Other backends read XLA_FLAGS as well, may not know what jaxlib
+    knows, and cannot compile barriers. What does not begin with a dash is the path of a file of flags, which takes
+    nothing beside it.
     """
     if given.strip() and not given.lstrip().startswith("-"):
         return given
     for_cpu = os.environ.get("JAX_PLATFORMS", "") == "cpu" or not accelerators()
+    if not for_cpu or not _known():
+        return given
     several = cores() > int(os.environ.get("JAX_NUM_CPU_DEVICES", "1"))  # for a device
-    ours = for_cpu and several and _known() and NAME not in given
-    return f"{given} {NAME}={VALUE}".strip() if ours else given
+    ours = [BARRIERS, *([EIGEN] if several else [])]
+    return " ".join([given, *(f"{name}={value}" for name, value in ours if name not in given)]).strip()
 
 
 def cores() -> int:
@@ -37,6 +42,7 @@ def _known() -> bool:
 
 
 def accelerators() -> list[str]:
-    """What brings JAX another backend, of what is installed: packages, and entry points of packages."""
+    """What brings JAX another backend: packages, entry points of packages, and libraries that its variable names."""
     packages = [name for name in ("jax_plugins", "libtpu") if importlib.util.find_spec(name)]
-    return packages + [point.name for point in metadata.entry_points(group="jax_plugins")]
+    points = [point.name for point in metadata.entry_points(group="jax_plugins")]
+    return packages + points + list(filter(None, [os.environ.get("PJRT_NAMES_AND_LIBRARY_PATHS")]))

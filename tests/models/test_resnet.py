@@ -217,3 +217,16 @@ def test_a_rectified_sum_has_relus_gradient():
     np.testing.assert_array_equal(out, [1.5, 0, 0, 0])
     for gradient in back(jnp.array([3.0, 5.0, 7.0, 9.0])):
         np.testing.assert_array_equal(gradient, [3, 0, 0, 0])
+
+
+def test_what_a_convolution_reads_is_computed_once():
+    """XLA:CPU, told as commands tell it, computes the ReLU before a convolution once, not again for its gradients."""
+    conv = resnet.convolution(4, 3, dtype=jnp.float32, param_dtype=jnp.float32, name="conv")
+    x = jnp.ones((2, 8, 8, 4))
+    variables = conv.init(jax.random.key(0), x)
+
+    def loss(variables, x):
+        return (conv.apply(variables, jax.nn.relu(3 * x)) ** 2).sum()
+
+    text = jax.jit(jax.grad(loss)).lower(variables, x).compile().as_text()
+    assert text.count(" maximum(") == 1 and text.count(" multiply(") == 2  # 3 x, and the square's gradient
