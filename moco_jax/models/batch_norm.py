@@ -109,9 +109,10 @@ def group_moments(y: jax.Array, layout: Layout) -> tuple[jax.Array, jax.Array]:
 def scaled(y: jax.Array, gain: jax.Array, shift: jax.Array) -> jax.Array:
     """y (groups, members, pixels, C) times its group's gain (groups, C), plus its shift.
 
-    Its gradient is written out to keep XLA from two detours on a GPU. It would see that the bias's gradient is a sum
-    over the groups, and sum all values once more for it; and it sums some shapes from a copy in float32, but not these:
-    over the pixels of an image first, then over images.
+    Its gradient is written out to keep XLA from detours. It would see that the bias's gradient is a sum over the
+    groups, and sum all values once more for it; on a GPU it sums some shapes from a copy in float32, but not these:
+    over the pixels of an image first, then over images; and on a CPU an axis of length 1, of a device that holds one
+    group, makes the sum of products sixty times as long.
     """
     return y * gain[:, None, None] + shift[:, None, None]
 
@@ -122,8 +123,13 @@ def _scaled(y: jax.Array, gain: jax.Array, shift: jax.Array) -> tuple[jax.Array,
 
 def _scaled_back(kept: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     y, gain = kept
-    by_image = lax.optimization_barrier(((gradient * y).sum(2), gradient.sum(2)))  # (groups, members, C) each
-    of_gain, of_shift = lax.optimization_barrier(tuple(s.sum(1) for s in by_image))  # (groups, C) each
+    groups, members, pixels, channels = y.shape
+    images = (groups * members, pixels, channels)
+    rows, of_rows = y.reshape(images), gradient.reshape(images)
+    by_image = lax.optimization_barrier(((of_rows * rows).sum(1), of_rows.sum(1)))  # (groups x members, C) each
+    of_gain, of_shift = lax.optimization_barrier(
+        tuple(s.reshape(groups, members, channels).sum(1) for s in by_image)  # (groups, C) each
+    )
     return gradient * gain[:, None, None], of_gain, of_shift
 
 
