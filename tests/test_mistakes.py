@@ -399,7 +399,7 @@ def test_a_result_that_lacks_its_numbers(place, answer, monkeypatch):
     check(error, "bare/result.json damaged delete --workdir")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_runs_at_once_and_one_after_kill_9(tmp_path):
     """The second of two is refused while the first goes on; once the first is killed nobody is in the way."""
 
