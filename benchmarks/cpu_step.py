@@ -271,9 +271,14 @@ def main() -> int:
 
 
 def _run(argv: list[str]) -> int:
-    from importlib import metadata
-
     _, named = flags.parse_without_page(argv, places={}, named=NAMED, usage=f"{USAGE}\n\n{__doc__}")
+    models = named["models"].split(",")
+    for name in models:
+        if name not in MODELS:
+            raise flags.config.unknown("model", name, MODELS)
+    if named["repeats"] < 1:
+        raise flags.ConfigError("--repeats must be 1 or more: speeds are medians over them")
+    output.check(named["output"])
     with_torch = importlib.util.find_spec("torch") is not None
     contestants = {n: c for n, c in CONTESTANTS.items() if c.library == OURS or with_torch}
     if named["xla_flags"]:
@@ -281,19 +286,16 @@ def _run(argv: list[str]) -> int:
         contestants = {
             name: CONTESTANTS[name] for name in ("ours", "ours, jaxlib's choice", "ours, no barriers")
         } | tried
-    libraries = ["jax", "jaxlib", *(["torch"] if with_torch else [])]
     how = {"repeats": named["repeats"], "seconds": named["seconds"]}
     result: dict[str, Any] = {
         "processor": processor(),
         "cores": os.cpu_count(),
         "commit": output.commit(),
         **how,
-        "versions": {name: metadata.version(name) for name in libraries},
+        "versions": output.versions("jax", "jaxlib", "torch"),
         "models": {},
     }
-    for name in named["models"].split(","):
-        if name not in MODELS:
-            raise flags.config.unknown("model", name, MODELS)
+    for name in models:
         result["models"][name] = measure(*MODELS[name], contestants, **how)
     output.keep(result, named["output"])
     return 0

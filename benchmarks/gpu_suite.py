@@ -18,7 +18,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -258,14 +257,13 @@ def about(sizes: str) -> dict[str, Any]:
 
     from moco_jax import parallel
 
-    installed = {name: version(name) for name in ("jaxlib", "torch") if find_spec(name)}
     platform = jax.devices()[0].client.platform_version.splitlines()
     return {
         "card": parallel.describe(),
         "commit": output.commit(),
         "jax": jax.__version__,
         "platform": platform,
-        **installed,
+        **output.versions("jaxlib", "torch"),
         "sizes": sizes,
     }
 
@@ -286,8 +284,7 @@ def command(argv: Sequence[str]) -> int:
             raise unknown("section", name, SECTIONS)
     if named["sizes"] not in pages.SIZES:
         raise unknown("--sizes", named["sizes"], pages.SIZES)
-    if named["output"] and not Path(named["output"]).absolute().parent.is_dir():
-        raise ConfigError(f"--output={named['output']}: there is no such folder")
+    output.check(named["output"])
     if named["output"] and Path(named["output"]).exists():
         raise ConfigError(f"--output={named['output']} is there already, with figures in it: name another file")
     flags.prepare_environment()

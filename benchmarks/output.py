@@ -2,8 +2,11 @@
 
 import json
 import subprocess
+from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from moco_jax.config import ConfigError
 
 
 def keep(result: dict[str, Any], path: str | None) -> None:
@@ -12,6 +15,23 @@ def keep(result: dict[str, Any], path: str | None) -> None:
     print(text)
     if path:
         Path(path).write_text(text + "\n")
+
+
+def check(path: str | None) -> None:
+    """Raises ConfigError where a result could not be kept at `path`: asked before anything is measured."""
+    if path and not Path(path).absolute().parent.is_dir():
+        raise ConfigError(f"--output={path}: there is no such folder")
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Those of the packages that are installed."""
+    found = {}
+    for name in packages:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
 
 
 def commit() -> str | None:

@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks import cpu_step
 from benchmarks.cpu_step import OURS, THEIRS, Contestant
+from moco_jax.cli import xla
 
 TINY = {"model.width": 4, "model.dim": 8, "queue.size": 64, "batch_size": 16, "bn.group_size": 8, "shuffle.block": 16}
 
@@ -117,8 +118,26 @@ def test_both_take_turns_and_train(tmp_path, monkeypatch, capfd):
     capfd.readouterr()
 
 
-def test_a_model_that_is_not_there_is_named(monkeypatch, capsys):
-    """One line that lists those that are."""
-    monkeypatch.setattr(sys, "argv", ["cpu_step", "--models=width17"])
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("--models=digits,width17", "width16"),
+        ("--repeats=0", "--repeats must be 1 or more"),
+        ("--output=/nowhere/at/all.json", "there is no such folder"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_is_measured(monkeypatch, capsys, flag, said):
+    """One line."""
+    monkeypatch.setattr(cpu_step, "measure", None)
+    monkeypatch.setattr(sys, "argv", ["cpu_step", flag])
     assert cpu_step.main() == 1
-    assert "width16" in capsys.readouterr().err
+    assert said in capsys.readouterr().err
+
+
+def test_contestants_flags_are_not_those_of_commands():
+    """Jaxlib's choice and no barriers are the other way round."""
+    ours = dict([xla.EIGEN, xla.BARRIERS])
+    for flag in (cpu_step.JAXLIBS_CHOICE, cpu_step.NO_BARRIERS):
+        name, value = flag.split("=")
+        assert value != ours.pop(name)
+    assert ours == {} and "+" in cpu_step.JAXLIBS_CHOICE

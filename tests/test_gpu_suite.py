@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import gpu_suite
+from benchmarks import gpu_suite, output
 from benchmarks.gpu import alone, correct, hlo, pages, program, table, xla_flags
 from moco_jax import parallel
 from moco_jax.config import ConfigError
@@ -359,3 +360,34 @@ def test_each_flag_is_tried_alone(monkeypatch):
     assert found["none, at the end"]["batch 32"] == len(seen) and found["none"]["demo"] == 1
     assert "no such flag" in found["--xla_gpu_enable_triton_gemm=false"]["failed"]
     assert all(part["expected"] for part in found.values())
+
+
+def test_a_compiler_for_a_gpu_gets_the_users_flags_alone(monkeypatch):
+    """What commands add for a CPU would end it; the compilation itself is left out."""
+    monkeypatch.setenv("XLA_FLAGS", "--xla_a=1")
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    seen = []
+
+    def compiled(c):
+        seen.append((c.model.dtype, os.environ["XLA_FLAGS"], os.environ["JAX_PLATFORMS"]))
+        raise ConfigError("seen")
+
+    monkeypatch.setattr(program, "compiled", compiled)
+    with pytest.raises(ConfigError, match="seen"):
+        program.command(["--config=cifar10_demo"])
+    assert seen == [("bfloat16", "--xla_a=1", "cpu")]
+
+
+def test_results_name_the_code(tmp_path, monkeypatch):
+    """The commit, and that it was changed; nothing outside of a clone."""
+    repo = tmp_path / "clone"
+    (repo / "benchmarks").mkdir(parents=True)
+    monkeypatch.setattr(output, "__file__", str(repo / "benchmarks" / "output.py"))
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
+    assert output.commit() is None
+    for command in ("init -q", "add .", "-c user.name=a -c user.email=a@b commit -qm one"):
+        (repo / "file").write_text("one")
+        subprocess.run(["git", *command.split()], cwd=repo, check=True)
+    assert re.fullmatch("[0-9a-f]{7,}", output.commit())
+    (repo / "file").write_text("two")
+    assert output.commit().endswith("-dirty")

@@ -148,9 +148,9 @@ def test_a_transpose_would_be_found():
 
 
 def test_gradients_are_held_where_xla_would_compute_more():
-    """The barriers of batch norm's sums, and of what a block's ReLU gave, stand in the program for CUDA.
+    """The barriers of batch norm's sums, of what a block's ReLU gave, and around convolutions stand in the program.
 
-    What they save shows in a compiled program alone: `benchmarks/gpu/program.py`.
+    What they save on a GPU shows in a compiled program alone: `benchmarks/gpu/program.py`.
     """
 
     def barriers(f, *arrays):
@@ -160,3 +160,6 @@ def test_gradients_are_held_where_xla_would_compute_more():
 
     maps, factor = jnp.ones((2, 3, 5, 4)), jnp.ones((2, 4))
     assert barriers(batch_norm.scaled, maps, factor, factor) == 2 and barriers(resnet.rectified_sum, maps, maps) == 1
+    conv = resnet.convolution(4, 3, dtype=jnp.float32, param_dtype=jnp.float32, name="conv")
+    kernel = jnp.ones((3, 3, 4, 4))
+    assert barriers(lambda x, k: conv.apply({"params": {"kernel": k}}, x), maps, kernel) == 2

@@ -148,6 +148,7 @@ def command(argv: Sequence[str]) -> int:
 
     found = {
         "compiled for": "NVIDIA H200, by its description; not run",
+        "commit": output.commit(),
         "jax": jax.__version__,
         "model": run_config.model.arch,
         "batch_size": run_config.batch_size,

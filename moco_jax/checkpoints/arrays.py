@@ -71,9 +71,8 @@ def _shapes(handler: Any, folder: Path) -> dict[str, Any]:
     return tree
 
 
-@functools.cache
 def _ignore_late_work() -> None:
-    """Once: work that fails leaves other work in flight, which would each print that orbax's event loop is closed."""
+    """Work that fails leaves other work in flight, which would each print that orbax's event loop is closed."""
     before = sys.unraisablehook
 
     def hook(found: Any) -> None:
@@ -83,10 +82,18 @@ def _ignore_late_work() -> None:
     sys.unraisablehook = hook
 
 
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+    return "orbax" not in record.pathname and "orbax" not in record.getMessage()
+
+
+@functools.cache
 def _quiet() -> None:
-    """Have orbax keep to itself what it also raises: it narrates every save, and every piece of one that failed."""
-    absl_logging.set_verbosity(absl_logging.FATAL)
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of its pieces, when they are thrown away: after the error
+    """Once: have orbax keep to itself what it also raises: it narrates every save, and every piece of a failed one.
+
+    asyncio speaks of those pieces when they are thrown away, after the error. What others log is heard.
+    """
+    for logger in (absl_logging.get_absl_logger(), logging.getLogger("asyncio")):
+        logger.addFilter(_not_of_orbax)
     _ignore_late_work()
 
 

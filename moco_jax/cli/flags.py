@@ -1,6 +1,7 @@
 """`--config=PAGE --config.a.b=v` and a few named flags, read without importing JAX."""
 
 import io
+import math
 import os
 import re
 import sys
@@ -253,7 +254,11 @@ def _typed(name: str, default: Any, value: Any) -> Any:
         return value
     kind = type(default)
     words = {bool: "true or false", int: "a whole number", float: "a number"}
-    if not _fits(kind, value) or (kind is int and int(value) < 0):
+    if (
+        not _fits(kind, value)
+        or (kind is int and int(value) < 0)
+        or (kind is float and not math.isfinite(float(value)))
+    ):
         raise ConfigError(f"--{name} must be {words[kind]}, not {value!r}")
     return value.lower() in ("true", "1") if kind is bool else kind(value)
 

@@ -7,7 +7,7 @@ from importlib import metadata
 # YNNPACK, which jaxlib takes for convolutions on CPU, needs less of one core than Eigen, but spreads its work over
 # several so badly that a training step takes longer: `benchmarks/cpu_step.py`.
 EIGEN = ("--xla_cpu_experimental_ynn_fusion_type", "-individual_convolution")
-# XLA:CPU drops barriers before it fuses, and so computes again what they keep: `models/resnet.py`, `Convolution`.
+# XLA:CPU drops barriers before it fuses, and so computes again what they keep: `models/resnet.py`, `convolved`.
 BARRIERS = ("--xla_disable_hlo_passes", "cse_barrier_expander")
 KNOWN_TO = ("0.10.", "0.11.", "0.12.")  # of jaxlib, which ends the process at a flag that it does not know
 
@@ -42,7 +42,8 @@ def _known() -> bool:
 
 
 def accelerators() -> list[str]:
-    """What brings JAX another backend: packages, entry points of packages, and libraries that its variable names."""
+    """What brings JAX another backend: packages, entry points of packages, and libraries that variables name."""
     packages = [name for name in ("jax_plugins", "libtpu") if importlib.util.find_spec(name)]
     points = [point.name for point in metadata.entry_points(group="jax_plugins")]
-    return packages + points + list(filter(None, [os.environ.get("PJRT_NAMES_AND_LIBRARY_PATHS")]))
+    named = [os.environ.get(name) for name in ("PJRT_NAMES_AND_LIBRARY_PATHS", "TPU_LIBRARY_PATH")]
+    return packages + points + list(filter(None, named))

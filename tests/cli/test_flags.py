@@ -81,6 +81,8 @@ def test_a_flag_holds_what_its_default_is(parsed):
         ("--n=2.5", "--n must be a whole number, not '2.5'"),
         ("--n=-1", "--n must be a whole number, not '-1'"),
         ("--seconds=soon", "--seconds must be a number, not 'soon'"),
+        ("--seconds=nan", "--seconds must be a number, not 'nan'"),
+        ("--seconds=inf", "--seconds must be a number, not 'inf'"),
         ("--all=maybe", "--all must be true or false, not 'maybe'"),
         ("--m=1", "flag 'm' is unknown"),
     ):

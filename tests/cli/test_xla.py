@@ -28,12 +28,13 @@ print(text(barrier, jnp.ones(8)).count("opt-barrier("))
 
 
 ACCELERATORS = xla.accelerators
+LIBRARIES = ("PJRT_NAMES_AND_LIBRARY_PATHS", "TPU_LIBRARY_PATH")
 
 
 @pytest.fixture(autouse=True)
 def cpu(monkeypatch):
     """A machine with nothing but two CPU cores, and a jaxlib that knows the flags."""
-    for name in ("JAX_PLATFORMS", "JAX_NUM_CPU_DEVICES", "PJRT_NAMES_AND_LIBRARY_PATHS"):
+    for name in ("JAX_PLATFORMS", "JAX_NUM_CPU_DEVICES", *LIBRARIES):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(xla, "accelerators", list)
     monkeypatch.setattr(xla, "cores", lambda: 2)
@@ -51,6 +52,7 @@ def test_the_users_flags_stay_and_the_same_one_is_theirs():
 def test_a_file_of_flags_is_left_alone():
     """XLA takes the whole of XLA_FLAGS for its path: with ours behind it, the process would end at a missing file."""
     assert xla.flags_with_ours("/tmp/flags.txt") == "/tmp/flags.txt"
+    assert xla.flags_with_ours(" --xla_a=1") == f"--xla_a=1 {OURS}"  # no file
 
 
 def test_one_core_is_best_as_jaxlib_has_it(monkeypatch):
@@ -90,7 +92,7 @@ def test_other_backends_are_not_told(monkeypatch):
 
 
 def test_other_backends_are_found_as_jax_finds_them(monkeypatch):
-    """In the namespace `jax_plugins`, by the entry point of that name, libtpu, and in JAX's variable."""
+    """In the namespace `jax_plugins`, by the entry point of that name, libtpu, and in variables of JAX."""
 
     def found(*packages, points=()):
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: name if name in packages else None)
@@ -101,8 +103,10 @@ def test_other_backends_are_found_as_jax_finds_them(monkeypatch):
     assert found() == [] and found("numpy") == []
     assert found("jax_plugins") == ["jax_plugins"] and found("libtpu") == ["libtpu"]
     assert found(points=["xla_cuda13"]) == ["xla_cuda13"]
-    monkeypatch.setenv("PJRT_NAMES_AND_LIBRARY_PATHS", "mine:/lib/mine.so")
-    assert found() == ["mine:/lib/mine.so"]
+    for name in LIBRARIES:
+        with monkeypatch.context() as patch:
+            patch.setenv(name, "/lib/mine.so")
+            assert found() == ["/lib/mine.so"], name
 
 
 def test_commands_tell_them(monkeypatch):
