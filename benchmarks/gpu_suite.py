@@ -232,6 +232,7 @@ def measure(
             if name != "correct":  # XLA tries kernels on the card while it compiles: nothing is timed beside that
                 wait(run.programs.values())
             if run.late():
+                say(f"{name}: left out, as --seconds={seconds:g} have passed")
                 continue
             start, found[name] = time.perf_counter(), {}
             try:
@@ -301,7 +302,12 @@ def command(argv: Sequence[str]) -> int:
                 os.replace(named["output"] + ".part", named["output"])
 
         say = functools.partial(print, flush=True)
-        found = measure(named["sizes"], seconds=named["seconds"], names=names, keep=keep, say=say)
+        try:
+            found = measure(named["sizes"], seconds=named["seconds"], names=names, keep=keep, say=say)
+        except KeyboardInterrupt:
+            if named["output"]:
+                say(f"what was measured: python -m benchmarks.gpu.table {named['output']}")
+            raise
     print(table.of(found))
     failed = [name for name in names if "failed" in found.get(name, {"failed": "not reached"})]
     return 1 if failed or not found.get("correct", {}).get("all_hold", True) else 0

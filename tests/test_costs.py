@@ -1,5 +1,7 @@
 """Costs of a compiled step: FLOPs beside a count by hand; memory is looked at in `tests/test_dry_run.py`."""
 
+from types import SimpleNamespace
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -37,3 +39,9 @@ def test_flops_are_those_of_a_count_by_hand():
     by_hand = 2 * (first + second) + first + 2 * second
     assert by_hand < flops(small()) < 1.1 * by_hand
     assert flops(small(queue=config.Queue(16, chunk=4))) == flops(small())
+
+
+def test_bytes_are_of_all_devices():
+    """XLA counts those of one."""
+    call = SimpleNamespace(cost_analysis=lambda: {"bytes accessed": 6.0})
+    assert costs.bytes_per_image(call, 16) == 6 * jax.device_count() / 16

@@ -86,9 +86,13 @@ def test_what_fails_or_comes_too_late_is_named(monkeypatch):
     assert '"first": 1' in kept[1] and '"b": {' not in kept[1] and '"b": {' in kept[-1]
     left = [json.loads(text)["not_measured"] for text in kept]
     assert left[0] == ["a", "b"] and left[-1] == [] and ["b"] in left  # whenever it is stopped
-    late = gpu_suite.measure("shrunken", seconds=-1, names=["a", "b"])
+    said = []
+    late = gpu_suite.measure("shrunken", seconds=-1, names=["a", "b"], say=said.append)
+    assert said[1:] == [f"{name}: left out, as --seconds=-1 have passed" for name in "ab"]
     assert late["not_measured"] == ["a", "b"] and "b" not in late
-    assert "not measured: a, b" in table.of(late) and "a FAILED: ValueError" in table.of(found)
+    assert "not measured: a, b; on their own: --sections=a,b --output=" in table.of(late)
+    assert "not measured: a, b (begun: not whole); on" in table.of(late | {"b": {"x": 1}})
+    assert "a FAILED: ValueError" in table.of(found)
 
 
 def test_it_is_heard_of(monkeypatch):

@@ -30,8 +30,9 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
     for name, part in found.items():
         if isinstance(part, dict) and "failed" in part:
             yield f"{name} FAILED: {part['failed']}"
-    if found["not_measured"]:
-        yield f"not measured: {', '.join(found['not_measured'])}"
+    if left := found["not_measured"]:
+        begun = [f"{name} (begun: not whole)" if name in found else name for name in left]
+        yield f"not measured: {', '.join(begun)}; on their own: --sections={','.join(left)} --output=ANOTHER.json"
     yield from _correct(found.get("correct", {}))
     if "copy_tb_per_second" in (part := found.get("ceilings", {})):
         yield f"ceilings: {part['copy_tb_per_second']:.2f} TB/s copied, {part['bfloat16_product_tflops']:.0f} TFLOP/s"
