@@ -159,6 +159,8 @@ def test_a_users_objects_train_and_are_asked_for_again(tmp_path):
         queue=config.Queue(16),
         train=config.Train(epochs=1),
         eval=config.Eval(every_epochs=0),
+        leak=config.Leak(every_epochs=0),
+        consistency=config.Consistency(every_epochs=0),
     )
     source = ArraySource(stored, name="mine")
     pretrain.train(c, tmp_path, source=source, pairs=neighbours)
